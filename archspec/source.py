@@ -1,0 +1,71 @@
+"""Where text came from: `Source` is one file, `Span` a piece of it.
+
+Every node that the language builds keeps a `Span`, so that a later stage can point at the smallest wrong text.
+Offsets count characters from 0; lines and columns count from 1, as editors do.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named text. `name` is what diagnostics print: the path as the user gave it."""
+
+    name: str
+    text: str = field(repr=False)
+
+    @cached_property
+    def _line_starts(self) -> list[int]:
+        return [0, *accumulate(len(line) for line in self.text.splitlines(keepends=True))]
+
+    def position(self, offset: int) -> tuple[int, int]:
+        """Return (line, column) of a character offset, both from 1.
+
+        >>> Source("a.yaml", "x: 1\\ny: 2\\n").position(5)
+        (2, 1)
+        """
+        offset = min(max(offset, 0), len(self.text))
+        row = bisect_right(self._line_starts, offset) - 1
+        row = min(row, max(len(self._line_starts) - 2, 0))
+        return row + 1, offset - self._line_starts[row] + 1
+
+    def line(self, number: int) -> str:
+        """Return the text of line `number` (from 1) without its end."""
+        lines = self.text.splitlines()
+        return lines[number - 1] if 0 < number <= len(lines) else ""
+
+    def span(self, start: int, end: int) -> Span:
+        return Span(self, start, max(start, end))
+
+
+@dataclass(frozen=True)
+class Span:
+    """The characters `start` to `end` (exclusive) of a source."""
+
+    source: Source
+    start: int
+    end: int
+
+    @property
+    def line(self) -> int:
+        return self.source.position(self.start)[0]
+
+    @property
+    def column(self) -> int:
+        return self.source.position(self.start)[1]
+
+    @property
+    def text(self) -> str:
+        return self.source.text[self.start : self.end]
+
+    def narrow(self, start: int, end: int) -> Span:
+        """Return the span of characters `start` to `end`, counted from this span's start."""
+        return self.source.span(self.start + start, min(self.start + end, self.end))
+
+    def __str__(self) -> str:
+        return f"{self.source.name}:{self.line}:{self.column}"

@@ -1,0 +1,131 @@
+"""The host as the language sees it: sites and tensor headers, without torch.
+
+A `Structure` is made from `config.json` and safetensors headers by a family of `archspec.families`. A `Site` is one
+place that a selector can name; its `SiteShape` is the tensor contract that an operator must keep, (batch, tokens,
+width) to the same; its `Port` says how the host's own code calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SiteShape:
+    """The contract of a site. Sizes are counts; `None` means unknown or not applicable."""
+
+    width: int
+    tokens: int | None = None
+    """Tokens at the host's native size; None for a host that takes any number (language models)."""
+    grid: tuple[int, int] | None = None
+    """(rows, columns) when the tokens are a raster of a 2-D grid."""
+    causal: bool = False
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    hidden: int | None = None
+    """Inner width of an MLP."""
+    activation: str | None = None
+    """Activation of an MLP, by its name in transformers' ACT2FN (`gelu_pytorch_tanh`, `silu`)."""
+    gated: bool = False
+    """MLP with a gate projection (SwiGLU)."""
+    bias: bool = True
+    """Input projections carry a bias."""
+    out_bias: bool = True
+    """The output projection carries a bias."""
+    rotary: bool = False
+    qk_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Port:
+    """How the host calls a site. `input` and the context names are parameter names of the host's module."""
+
+    input: str = "hidden_states"
+    returns: int = 0
+    """0: the module returns the tensor itself; n: a tuple of n whose first entry is the tensor, the rest None."""
+    rotary: str | None = None
+    """Parameter that holds (cos, sin), each (batch or 1, tokens, head_dim)."""
+    mask: str | None = None
+    cache: str | None = None
+    """Parameter that holds a transformers `Cache`."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in the host. `path` is its module path in the base, for example `transformer_blocks.3.attn1`."""
+
+    path: str
+    slot: str
+    shape: SiteShape
+    port: Port = Port()
+    group: str = "blocks"
+    """The list of blocks it belongs to, by its name in selectors."""
+    index: int | None = None
+    """Index of its block within the group, from 0."""
+    teacher: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Canonical weight name to tensor name in the base: attention q, k, v, o; MLP up, down, gate (each with
+    `.weight` and, where the host has it, `.bias`). What `inherit` reads."""
+
+    @property
+    def name(self) -> str:
+        """The name a user would write, for example `blocks[3].attn`; the path where no slot is known."""
+        if self.index is None:
+            return f'"{self.path}"'
+        block = f"{self.group}[{self.index}]"
+        return block if self.slot == "block" else f"{block}.{self.slot}"
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """A tensor of a safetensors file: `dtype` as safetensors spells it (F32, BF16), data at `start` to `end` bytes of
+    the whole file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    end: int
+
+    @property
+    def count(self) -> int:
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+@dataclass(frozen=True)
+class Structure:
+    """All that is known of a host without running it."""
+
+    family: str
+    """Name in `archspec.families.FAMILIES`; `unknown` for a host addressed by module paths."""
+    architecture: str
+    """Class name from the config: `DiTTransformer2DModel`, `LlamaForCausalLM`."""
+    library: str
+    """`diffusers` or `transformers`."""
+    config: Mapping[str, Any]
+    groups: Mapping[str, str]
+    """Selector name of each list of blocks to its module path: {"blocks": "transformer_blocks"}."""
+    sites: tuple[Site, ...]
+    tensors: Mapping[str, TensorHeader] | None = None
+    """None when only the config is at hand."""
+
+    def depth(self, group: str = "blocks") -> int:
+        return sum(1 for s in self.sites if s.slot == "block" and s.group == group)
+
+    def site(self, path: str) -> Site | None:
+        return next((s for s in self.sites if s.path == path), None)
+
+    def children(self, block: Site) -> tuple[Site, ...]:
+        """Return the sites inside a block, the block itself left out."""
+        return tuple(
+            s for s in self.sites if s.group == block.group and s.index == block.index and s.slot != "block"
+        )
+
+    @property
+    def tokens(self) -> int | None:
+        return next((s.shape.tokens for s in self.sites if s.shape.tokens), None)
