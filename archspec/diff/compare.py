@@ -1,0 +1,219 @@
+"""Two outlines to a `Difference`: what changed, grouped so that a person can read it.
+
+Changes of many sites that are the same change become one line whose indices are written as a selector would
+(`blocks[1::2].attn`). Three levels: the text of two specs, the structure from headers, and (elsewhere) values.
+Equal headers say nothing of equal values, so a difference without changes is never called identical here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any, Literal
+
+from archspec.diff.outline import Outline, Part, Tensor
+
+Kind = Literal["operator", "parameter", "removed", "added", "wiring", "config", "tensor", "spec"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change. `where` reads as a selector or a key path; `before`/`after` are None for added/removed."""
+
+    kind: Kind
+    where: str
+    before: str | None
+    after: str | None
+    count: int = 1
+    params: int = 0
+    """Change of the number of parameters."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table of totals. `unit` is `count`, `bytes` or empty."""
+
+    name: str
+    before: float | None
+    after: float | None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    before: Outline
+    after: Outline
+    changes: tuple[Change, ...]
+    measures: tuple[Measure, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+
+def compare(before: Outline, after: Outline) -> Difference:
+    changes = [
+        *_part_changes(before, after),
+        *_wiring_changes(before, after),
+        *_config_changes(before, after),
+        *_tensor_changes(before, after),
+        *_spec_changes(before, after),
+    ]
+    return Difference(before, after, tuple(changes), tuple(_measures(before, after)))
+
+
+def _part_changes(before: Outline, after: Outline) -> Iterator[Change]:
+    old, new = ({p.site: p for p in o.parts if p.path is not None} for o in (before, after))
+    groups: dict[tuple[str, str, str, str | None, str | None], list[tuple[Part, int]]] = {}
+    for site in dict.fromkeys([*old, *new]):
+        a, b = old.get(site), new.get(site)
+        kind = _part_kind(a, b)
+        if kind is None:
+            continue
+        part = a or b
+        assert part is not None
+        key = (kind, part.group, part.slot, a and a.description, b and b.description)
+        delta = (b.params if b else 0) - (a.params if a else 0)
+        groups.setdefault(key, []).append((part, delta))
+    for (kind, group, slot, was, now), members in groups.items():
+        where = _where(group, slot, [p for p, _ in members])
+        yield Change(kind, where, was, now, len(members), sum(d for _, d in members))  # type: ignore[arg-type]
+
+
+def _part_kind(a: Part | None, b: Part | None) -> Kind | None:
+    if a is None:
+        return "added"
+    if b is None:
+        return "removed"
+    if a.operator != b.operator:
+        return "operator"
+    return "parameter" if dict(a.config) != dict(b.config) or a.params != b.params else None
+
+
+def _where(group: str, slot: str, parts: list[Part]) -> str:
+    indices = [p.index for p in parts if p.index is not None]
+    if len(indices) != len(parts):
+        return ", ".join(p.site for p in parts)
+    return f"{group}[{compress(indices)}].{slot}"
+
+
+def compress(indices: Iterable[int]) -> str:
+    """Write indices as a selector does.
+
+    >>> compress([1, 3, 5]), compress([0, 1, 2, 3]), compress([0, 2, 7]), compress([4])
+    ('1:6:2', '0:4', '0,2,7', '4')
+    """
+    left = sorted(set(indices))
+    words: list[str] = []
+    while left:
+        step = left[1] - left[0] if len(left) > 1 else 1
+        size = 1
+        while size < len(left) and left[size] - left[size - 1] == step:
+            size += 1
+        if size >= 3:
+            run, left = left[:size], left[size:]
+            words.append(f"{run[0]}:{run[-1] + 1}" + (f":{step}" if step > 1 else ""))
+        else:
+            words.append(str(left.pop(0)))
+    return ",".join(words)
+
+
+def _wiring_changes(before: Outline, after: Outline) -> Iterator[Change]:
+    for group in dict.fromkeys([*before.wiring, *after.wiring]):
+        a, b = before.wiring.get(group, ()), after.wiring.get(group, ())
+        if a == b:
+            continue
+        for tag, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+            if tag != "equal":
+                yield Change("wiring", group, _entries(a[i:j]), _entries(b[k:m]), max(j - i, m - k))
+
+
+def _entries(entries: tuple[str, ...]) -> str | None:
+    if not entries:
+        return None
+    if all(e.isdigit() for e in entries):
+        return f"[{compress(map(int, entries))}]"
+    return "[" + ", ".join(entries) + "]"
+
+
+def _config_changes(before: Outline, after: Outline) -> Iterator[Change]:
+    a, b = ({k: v for k, v in o.config.items() if not k.startswith("_") and k != "archspec"} for o in (before, after))
+    if before.architecture != after.architecture:
+        yield Change("config", "architecture", before.architecture, after.architecture)
+    yield from _key_changes("config", flatten(a), flatten(b))
+
+
+def _spec_changes(before: Outline, after: Outline) -> Iterator[Change]:
+    if before.spec is not None and after.spec is not None:
+        yield from _key_changes("spec", flatten(before.spec), flatten(after.spec))
+
+
+def _key_changes(kind: Kind, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
+    for key in dict.fromkeys([*a, *b]):
+        if a.get(key, _ABSENT) != b.get(key, _ABSENT):
+            yield Change(kind, key, _shown(a.get(key, _ABSENT)), _shown(b.get(key, _ABSENT)))
+
+
+_ABSENT = object()
+
+
+def _shown(value: object) -> str | None:
+    return None if value is _ABSENT else str(value)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested data as key path -> leaf. Edits are keyed by verb and target, so that order alone moves nothing.
+
+    >>> flatten({"a": {"b": 1}, "edits": [{"drop": "blocks[3]"}]})
+    {'a.b': 1, 'edits[drop blocks[3]].drop': 'blocks[3]'}
+    """
+    if isinstance(value, Mapping):
+        children = [(f"{prefix}.{key}".lstrip("."), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        children = [(f"{prefix}[{_item_key(item, n)}]", item) for n, item in enumerate(value)]
+    else:
+        return {prefix: value}
+    return {k: v for key, item in children for k, v in flatten(item, key).items()}
+
+
+def _item_key(item: Any, number: int) -> str:
+    if isinstance(item, Mapping) and item:
+        verb, target = next(iter(item.items()))
+        return f"{verb} {target}"
+    return str(number) if not isinstance(item, str) else item
+
+
+def _tensor_changes(before: Outline, after: Outline) -> Iterator[Change]:
+    """Compare the tensors that both keep of their base, and those that stand outside all block lists.
+
+    What parts and lists gain or lose is told by their own changes; a change of dtype alone is one line.
+    """
+    if before.tensors is None or after.tensors is None:
+        return
+    old, new = _kept(before), _kept(after)
+    casts: dict[tuple[str, str], int] = {}
+    for name in dict.fromkeys([*old, *new]):
+        a, b = old.get(name), new.get(name)
+        if a and b and a.shape == b.shape and a.dtype != b.dtype:
+            casts[a.dtype, b.dtype] = casts.get((a.dtype, b.dtype), 0) + 1
+        elif (a and b and a.shape != b.shape) or ((a is None) != (b is None) and not name.startswith(_lists(before))):
+            yield Change("tensor", name, a and str(a), b and str(b))
+    for (was, now), count in casts.items():
+        yield Change("tensor", "dtype", was, now, count)
+
+
+def _kept(outline: Outline) -> dict[str, Tensor]:
+    return {t.base: t for t in (outline.tensors or {}).values() if t.base is not None}
+
+
+def _lists(outline: Outline) -> tuple[str, ...]:
+    return tuple(f"{path}." for path in outline.groups.values())
+
+
+def _measures(before: Outline, after: Outline) -> Iterator[Measure]:
+    yield Measure("depth", before.depth, after.depth, "count")
+    yield Measure("parameters", before.params, after.params, "count")
+    yield Measure("weights", before.weights, after.weights, "bytes")
+    for name in dict.fromkeys([*before.recorded, *after.recorded]):
+        unit = "bytes" if name.startswith("activations") else "count" if name.startswith("flops") else ""
+        yield Measure(name, before.recorded.get(name), after.recorded.get(name), unit)

@@ -1,0 +1,164 @@
+"""An `Outline`: what a spec, a compiled checkpoint or a plain host amounts to, in one comparable form.
+
+All three are a base structure plus a program of instructions (empty for a plain host), so they are outlined by one
+function. Parts are keyed by the name of their site in the base (`blocks[3].attn`), because selectors name sites of
+the base and edits never renumber them. Everything here comes from configs and headers; values are `archspec.runtime.values`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from archspec.instructions import Entry, Install, Instruction, Relist, Share
+from archspec.layout import result_path, tensor_sources
+from archspec.structure import Site, Structure
+
+BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the result; `dtype` as safetensors spells it, `base` the tensor of the base that it is, None if new."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    base: str | None
+
+    @property
+    def count(self) -> int:
+        return prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One site: the operator that fills it and its parameters. `path` is where it stands in the result, None if gone."""
+
+    site: str
+    slot: str
+    group: str
+    index: int | None
+    operator: str
+    config: Mapping[str, Any]
+    path: str | None
+    params: int
+
+    @property
+    def description(self) -> str:
+        arguments = ", ".join(f"{k}={v}" for k, v in self.config.items() if v is not None)
+        return f"{self.operator}({arguments})" if arguments else self.operator
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model's architecture on one page. `recorded` holds what a lock knows beside: FLOPs, memory, quality."""
+
+    label: str
+    kind: str
+    architecture: str
+    config: Mapping[str, Any]
+    parts: tuple[Part, ...]
+    wiring: Mapping[str, tuple[str, ...]]
+    groups: Mapping[str, str]
+    tensors: Tensors | None
+    recorded: Mapping[str, float] = field(default_factory=dict)
+    spec: Mapping[str, Any] | None = None
+    folder: str | None = None
+
+    @property
+    def depth(self) -> int:
+        return sum(len(entries) for entries in self.wiring.values())
+
+    @property
+    def params(self) -> int | None:
+        return None if self.tensors is None else sum(t.count for t in self.tensors.values())
+
+    @property
+    def weights(self) -> int | None:
+        """Bytes of all tensors."""
+        if self.tensors is None:
+            return None
+        return sum(t.count * BYTES.get(t.dtype, 1) for t in self.tensors.values())
+
+
+def outline(
+    label: str,
+    kind: str,
+    structure: Structure,
+    program: tuple[Instruction, ...],
+    tensors: Tensors | None = None,
+    **more: Any,
+) -> Outline:
+    """Outline `structure` with `program` applied. `tensors` are the result's when known, else they are derived."""
+    if tensors is None and structure.tensors is not None:
+        tensors = derived_tensors(structure, program)
+    installs = {i.path: i for i in program if isinstance(i, Install)}
+    parts = tuple(_part(site, program, installs, tensors) for site in structure.sites if site.slot != "block")
+    wiring = {group: _wiring(path, structure.depth(group), program) for group, path in structure.groups.items()}
+    return Outline(
+        label, kind, structure.architecture, structure.config, parts, wiring, structure.groups, tensors, **more
+    )
+
+
+def derived_tensors(structure: Structure, program: tuple[Instruction, ...]) -> Tensors:
+    """Return the tensors that the result will have: kept ones as in the base, new ones in the base's dtype."""
+    base = structure.tensors or {}
+    dtype = _common_dtype(base)
+    found: dict[str, Tensor] = {}
+    for name, source in tensor_sources(program, structure).items():
+        if source.base is not None:
+            found[name] = Tensor(base[source.base].dtype, base[source.base].shape, source.base)
+        elif source.shape is not None:
+            found[name] = Tensor(dtype, source.shape, None)
+    return found
+
+
+def _common_dtype(base: Mapping[str, Any]) -> str:
+    sizes: dict[str, int] = {}
+    for header in base.values():
+        sizes[header.dtype] = sizes.get(header.dtype, 0) + header.count
+    return max(sizes, key=lambda d: sizes[d], default="F32")
+
+
+def _part(
+    site: Site, program: tuple[Instruction, ...], installs: Mapping[str, Install], tensors: Tensors | None
+) -> Part:
+    path = result_path(program, site.path)
+    install = installs.get(site.path)
+    shared = next((i.to for i in program if isinstance(i, Share) and i.path == site.path), None)
+    operator = install.operator if install else "host"
+    config = dict(install.config) if install else {}
+    if shared:
+        operator, config = "shared", {"with": shared}
+    params = 0 if path is None or tensors is None else _params_below(path, tensors)
+    return Part(site.name, site.slot, site.group, site.index, operator, config, path, params)
+
+
+def _params_below(path: str, tensors: Tensors) -> int:
+    return sum(t.count for name, t in tensors.items() if name.startswith(path + "."))
+
+
+def _wiring(path: str, depth: int, program: tuple[Instruction, ...]) -> tuple[str, ...]:
+    relist = next((i for i in program if isinstance(i, Relist) and i.path == path), None)
+    if relist is None:
+        return tuple(str(i) for i in range(depth))
+    return tuple(_entry(e) for e in relist.entries)
+
+
+def _entry(entry: Entry) -> str:
+    members = ", ".join(map(str, entry.members))
+    match entry.form:
+        case "keep":
+            return members
+        case "parallel":
+            return f"parallel({members}; {entry.merge})"
+        case form:
+            return f"{form}({members})"
