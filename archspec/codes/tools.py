@@ -1,7 +1,55 @@
-"""Codes of this stage; see the table in `archspec.codes`."""
+"""Codes of the command line and of diff; see the table in `archspec.codes`."""
 
 from __future__ import annotations
 
 from archspec.codes.base import Code
 
-CODES: tuple[Code, ...] = ()
+CODES: tuple[Code, ...] = (
+    Code(
+        "AS801",
+        "out of memory",
+        "The machine, or the accelerator, has no memory left. Compiling streams tensors and needs little; running a plan "
+        "holds the model, a batch and the activation cache at once, and all three have settings.",
+        bad="distill: {batch: 4096, cache: 512GiB}",
+        good="distill: {batch: 64, cache: 2GiB}",
+    ),
+    Code(
+        "AS802",
+        "no space left on the device",
+        "A file could not be written. Results are written under a temporary name and published by renaming, so nothing "
+        "half-written stands under a final name; the next run goes on from what was finished.",
+        bad="archspec compile spec.yaml --out /full/disk/result",
+        good="archspec compile spec.yaml --out /roomy/disk/result",
+    ),
+    Code(
+        "AS803",
+        "a file cannot be read or written",
+        "The operating system refused a file: it does not exist, is a folder, or its permissions forbid the use.",
+        bad="archspec validate missing.yaml",
+        good="archspec validate spec.yaml",
+    ),
+    Code(
+        "AS804",
+        "another package named archspec is installed",
+        "The unrelated distribution 'archspec' (CPU names, used by Spack and conda) installs the same import package and the "
+        "same command as 'archspec-compiler'. Whichever is installed last overwrites the other, and uninstalling one "
+        "tears both, so archspec refuses to run beside it.",
+        bad="pip install archspec archspec-compiler",
+        good="python -m venv .venv && .venv/bin/pip install archspec-compiler",
+    ),
+    Code(
+        "AS805",
+        "no such error code",
+        "'archspec explain' knows the codes of 'archspec explain --list' only.",
+        bad="archspec explain AS999",
+        good="archspec explain AS203",
+    ),
+    Code(
+        "AS806",
+        "no spec found",
+        "A folder or a pattern given to a command holds no spec: a file that ends in .yaml, .yml or .arch. A command that "
+        "checks nothing would look like one that found nothing wrong.",
+        bad="archspec validate 'specs/*.txt'",
+        good="archspec validate specs",
+    ),
+)

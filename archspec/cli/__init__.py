@@ -1,0 +1,103 @@
+"""The command line: one verb, one file.
+
+`VERBS` is the only table: verb -> the line that `--help` prints. The file of a verb is `archspec/cli/<verb>.py`; it has
+a click command named `command`, and is imported only when that verb runs, so that `validate`, `fmt`, `explain` and
+`diff` never pay for torch. A verb returns nothing, or its exit code. Library functions raise; only this folder prints.
+
+Exit codes: 0 fine, 1 the spec or a check failed, 2 usage, 3 a bug of archspec, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NoReturn, cast
+
+import click
+
+from archspec.cli import conflict, failures
+from archspec.diagnostics import nearest
+
+VERBS: Mapping[str, str] = {
+    "validate": "Check specs: syntax, names, selectors against the host, shapes, expectations.",
+    "fmt": "Format specs; turn YAML into the DSL and back.",
+    "explain": "Explain an error code.",
+    "schema": "Print the JSON Schema of specs, for editors.",
+    "plan": "Show sites, instructions, costs and tasks of a spec.",
+    "compile": "Compile a spec into a checkpoint folder.",
+    "run": "Carry out the plan of a compiled checkpoint.",
+    "sample": "Sample from a checkpoint.",
+    "eval": "Measure a checkpoint beside its host.",
+    "show": "Describe a checkpoint.",
+    "diff": "Compare specs, checkpoints and hub models.",
+}
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return cast(click.Command, import_module(f"archspec.cli.{cmd_name}").command)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            ctx.fail("; ".join((f"no verb '{args[0]}'", *nearest(args[0], VERBS))))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a verb and leave the process with its exit code (click's own way when not `standalone_mode`)."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        return self._run(*args, **extra)
+
+    def _run(self, *args: Any, **extra: Any) -> NoReturn:
+        try:
+            conflict.refuse()
+            code = super().main(*args, standalone_mode=False, **extra)
+        except (Exception, KeyboardInterrupt) as error:  # the boundary: every failure becomes a message and an exit code
+            sys.exit(failures.report(error))
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from archspec import __version__
+
+        click.echo(f"archspec {__version__}")
+        ctx.exit()
+
+
+def _debug(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        failures.show_tracebacks()
+
+
+@click.group(
+    cls=Verbs,
+    subcommand_metavar="VERB ...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="'archspec VERB --help' tells more of a verb.",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version.")
+@click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_debug,
+    help="Print the traceback of an internal error (also: ARCHSPEC_DEBUG=1).",
+)
+def main() -> None:
+    """The compiler for the architecture of pretrained models."""

@@ -1,0 +1,73 @@
+"""From an exception to a message on stderr and an exit code.
+
+What the user can cause is a diagnostic (1); a wrong command line is click's own usage error (2); everything else is a
+bug of archspec (3), told in one line unless a traceback was asked for. Files are only ever published whole, by
+renaming, so Ctrl-C may say that nothing is half-written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+
+import click
+
+from archspec.diagnostics import ArchspecError, Diagnostic, InternalError
+from archspec.render import colored, render
+
+FAILED, USAGE, INTERNAL, STOPPED = 1, 2, 3, 130
+
+
+def show_tracebacks() -> None:
+    os.environ["ARCHSPEC_DEBUG"] = "1"
+
+
+def report(error: BaseException) -> int:
+    """Print what went wrong to stderr and return the exit code."""
+    if isinstance(error, (click.exceptions.Abort, KeyboardInterrupt)):
+        click.echo("stopped; nothing half-written", err=True)
+        return STOPPED
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if os.environ.get("ARCHSPEC_DEBUG", "") not in ("", "0"):
+        traceback.print_exception(error)
+    diagnostics = _diagnostics(error)
+    if not diagnostics:
+        return _internal(error)
+    click.echo(render(diagnostics, "text", color=colored(sys.stderr)), err=True)
+    return FAILED
+
+
+def _diagnostics(error: BaseException) -> tuple[Diagnostic, ...]:
+    """Return what the user can mend about `error`; nothing for a bug."""
+    if isinstance(error, ArchspecError):
+        return error.diagnostics
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        hints = ("lower 'batch' or the 'cache' of distill, or give the job more memory",)
+        return (Diagnostic("AS801", f"out of memory{_said(error)}", hints=hints),)
+    if isinstance(error, OSError):
+        return (_file_trouble(error),)
+    return ()
+
+
+def _file_trouble(error: OSError) -> Diagnostic:
+    name = f" '{error.filename}'" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hints = ("free some space and run the same command again: it goes on from what was finished",)
+        return Diagnostic("AS802", f"no space left to write{name or ' the result'}; nothing is half-written", hints=hints)
+    return Diagnostic("AS803", f"cannot use{name or ' a file'}: {error.strerror or error}")
+
+
+def _said(error: BaseException) -> str:
+    first = str(error).partition("\n")[0]
+    return f": {first}" if first else ""
+
+
+def _internal(error: BaseException) -> int:
+    what = "" if isinstance(error, InternalError) else f"{type(error).__name__}: "
+    click.echo(f"internal error: {what}{str(error).partition(chr(10))[0]}", err=True)
+    click.echo("This is a bug of archspec; please report it with the traceback of 'archspec --debug ...'", err=True)
+    return INTERNAL
