@@ -1,0 +1,33 @@
+"""archspec: the compiler for the architecture of pretrained models.
+
+Importing it costs next to nothing: torch and the libraries of the hosts are loaded by what needs them.
+
+    archspec.load(folder)                       a compiled checkpoint as a module
+    archspec.GraftedDiTTransformer2DModel, ...  what a compiled `config.json` or `model_index.json` names
+    archspec.IdentityAutoencoder                the latent codec of hosts that work on pixels
+
+After `import archspec`, diffusers' `DiffusionPipeline.from_pretrained` and transformers' `Auto*.from_pretrained` load
+compiled checkpoints too, whichever library was imported first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from archspec.runtime.load import load
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        from archspec.runtime.load import load
+
+        return load
+    if name.startswith("Grafted") or name == "IdentityAutoencoder":
+        from archspec.runtime import interop
+
+        return interop.component(name)
+    raise AttributeError(f"module 'archspec' has no attribute '{name}'")
