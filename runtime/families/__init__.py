@@ -1,0 +1,21 @@
+"""The table of families, by `Structure.family`. One family is one file here, its language side in `archspec.families`."""
+
+from __future__ import annotations
+
+from archspec.diagnostics import InternalError
+from archspec.runtime.families.base import Example, Family
+from archspec.runtime.families.dit import DiT
+from archspec.runtime.families.llama import Llama
+from archspec.runtime.families.pixart import PixArt
+from archspec.runtime.families.unknown import Unknown
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (DiT(), PixArt(), Llama(), Unknown())}
+
+__all__ = ["FAMILIES", "Example", "Family", "family"]
+
+
+def family(name: str) -> Family:
+    """Return the running side of a family, by its name in a `Structure`."""
+    if name.lower() not in FAMILIES:
+        raise InternalError(f"family '{name}' has no entry in archspec.runtime.families")
+    return FAMILIES[name.lower()]

@@ -1,0 +1,83 @@
+"""What running code must know of a family of hosts: valid inputs, and the loss of its task.
+
+`example` gives the keyword arguments of one call. Random draws come from a generator of their own, so an example
+depends on its arguments alone; on the device `meta` the tensors have shapes and no content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from archspec.diagnostics import fail
+
+Objective = Literal["epsilon", "flow", "lm"]
+Example = dict[str, Any]
+
+
+class Family(Protocol):
+    """One entry of the table in `archspec.runtime.families`."""
+
+    name: str
+    objective: Objective
+    """The loss of the task, unless the pipeline's scheduler says otherwise."""
+
+    def example(
+        self,
+        module: nn.Module,
+        config: Mapping[str, Any],
+        batch: int = 1,
+        tokens: int | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> Example:
+        """Return keyword inputs that are valid for the host. `tokens`: None means its native number."""
+        ...
+
+
+@dataclass
+class Draw:
+    """Makes the tensors of one example."""
+
+    device: str | torch.device
+    dtype: torch.dtype
+    seed: int = 0
+    generator: torch.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(self.seed)
+
+    def normal(self, *shape: int) -> Tensor:
+        if torch.device(self.device).type == "meta":
+            return torch.empty(shape, dtype=self.dtype, device=self.device)
+        return torch.randn(shape, generator=self.generator).to(self.device, self.dtype)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        if torch.device(self.device).type == "meta":
+            return torch.empty(shape, dtype=torch.long, device=self.device)
+        return torch.randint(0, high, shape, generator=self.generator).to(self.device)
+
+    def ones(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.ones(shape, dtype=dtype or self.dtype, device=self.device)
+
+
+def side_of(tokens: int | None, sample_size: int, patch: int) -> int:
+    """Return the side, in latent pixels, of a square input that gives `tokens` tokens.
+
+    >>> side_of(None, 32, 2), side_of(1024, 32, 2)
+    (32, 64)
+    """
+    if tokens is None:
+        return sample_size
+    rows = isqrt(tokens)
+    if rows < 1 or rows * rows != tokens:
+        near = max(rows, 1) ** 2
+        hint = f"take a square, for example {near} or {(max(rows, 1) + 1) ** 2}"
+        raise fail("AS404", f"the host's tokens are a square grid, {tokens} is no square", None, hint)
+    return rows * patch

@@ -1,0 +1,35 @@
+"""transformers' LlamaForCausalLM: causal language model with rotary positions and grouped queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from archspec.runtime.families.base import Draw, Example, Objective
+
+TOKENS = 64
+"""Length of an example when none is asked for: a language model has no native one."""
+
+
+class Llama:
+    name = "llama"
+    objective: Objective = "lm"
+
+    def example(
+        self,
+        module: nn.Module,
+        config: Mapping[str, Any],
+        batch: int = 1,
+        tokens: int | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> Example:
+        """Token ids (batch, tokens), at most the host's longest text; no cache."""
+        own: Any = module.config
+        length = tokens or min(TOKENS, own.max_position_embeddings)
+        draw = Draw(device, dtype, seed)
+        return {"input_ids": draw.integers(own.vocab_size, batch, length), "use_cache": False}

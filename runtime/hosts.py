@@ -1,0 +1,85 @@
+"""Building a host: an instance of the ecosystem's own class, by its name in the config.
+
+A class is looked up by name in `diffusers` or `transformers` and nowhere else, and must be a model class of that
+library: a config can name no module path, and no code of a checkpoint is executed. On the device `meta` the
+parameters hold no memory, so a host of any size is built in a moment, while buffers are real (on the CPU): tables that the
+host computes when it is built, such as positions and rotary frequencies, stand in no checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from archspec.diagnostics import fail, nearest
+
+LIBRARIES: Mapping[str, tuple[str, str]] = {
+    "diffusers": ("ModelMixin", "_class_name"),
+    "transformers": ("PreTrainedModel", "architectures"),
+}
+"""Library -> its base class of models, and the key under which a config names the class."""
+
+
+def identify(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (library, architecture) that a config names.
+
+    >>> identify({"_class_name": "DiTTransformer2DModel"})
+    ('diffusers', 'DiTTransformer2DModel')
+    """
+    for library, (_, key) in LIBRARIES.items():
+        found = config.get(key)
+        name = found[0] if isinstance(found, list) and found else found
+        if isinstance(name, str):
+            return library, name
+    raise fail("AS401", "the config names no model class", None, "write '_class_name' or 'architectures'")
+
+
+def host_class(library: str, architecture: str) -> type[nn.Module]:
+    """Return the class `architecture` of a known library; anything else is refused by name."""
+    if library not in LIBRARIES:
+        raise fail("AS402", f"unknown library '{library}'", None, f"use one of {', '.join(LIBRARIES)}")
+    module = import_module(library)
+    found = getattr(module, architecture, None) if architecture.isidentifier() else None
+    base = getattr(module, LIBRARIES[library][0])
+    if not (isinstance(found, type) and issubclass(found, base)):
+        hints = nearest(architecture, (name for name in dir(module) if name[:1].isupper()))
+        raise fail("AS402", f"{library} has no model class '{architecture}'", None, *hints)
+    return found
+
+
+def build(config: Mapping[str, Any], library: str, architecture: str, device: str | torch.device = "meta") -> nn.Module:
+    """Return the host in evaluation mode: without weights on `meta`, else with random ones from torch's global state."""
+    cls = host_class(library, architecture)
+    try:
+        if torch.device(device).type == "meta":
+            from accelerate import init_empty_weights
+
+            with init_empty_weights(include_buffers=False):
+                return _construct(cls, library, config).eval()
+        with torch.device(device):
+            return _construct(cls, library, config).eval()
+    except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError, ZeroDivisionError) as error:
+        raise fail("AS403", f"{architecture} refuses its config: {error}") from error
+
+
+def _construct(cls: Any, library: str, config: Mapping[str, Any]) -> nn.Module:
+    if library == "diffusers":
+        model: nn.Module = cls.from_config(dict(config))
+        return model
+    from transformers import AutoConfig
+
+    rest = {key: value for key, value in config.items() if key != "model_type"}
+    model = cls(AutoConfig.for_model(config["model_type"], **rest))
+    return model
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a model folder's config."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config

@@ -1,0 +1,95 @@
+"""Building hosts from configs, and the inputs of every family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from archspec.diagnostics import ArchspecError
+from archspec.runtime.families import FAMILIES, family
+from archspec.runtime.hosts import build, host_class, identify, read_config
+
+HOSTS = [("tiny_dit", "dit"), ("tiny_pixart", "pixart"), ("tiny_llama", "llama"), ("tiny_plain", "unknown")]
+
+
+def _host(folder: Path, device: str = "meta") -> tuple[Any, dict[str, Any]]:
+    config = read_config(folder)
+    return build(config, *identify(config), device=device), config
+
+
+@pytest.mark.parametrize(("fixture", "name"), HOSTS)
+def test_example_runs(fixture: str, name: str, request: pytest.FixtureRequest) -> None:
+    model, config = _host(request.getfixturevalue(fixture), "cpu")
+    example = family(name).example(model, config, batch=2, seed=3)
+    with torch.no_grad():
+        output = model(**example)[0]
+    assert output.shape[0] == 2
+    again = family(name).example(model, config, batch=2, seed=3)
+    key = next(k for k, v in example.items() if isinstance(v, torch.Tensor))
+    assert torch.equal(example[key], again[key])
+    other = family(name).example(model, config, batch=2, seed=4)
+    assert not torch.equal(example[key], other[key])
+
+
+@pytest.mark.parametrize(("fixture", "name"), HOSTS)
+def test_meta_host_has_no_weights_but_real_buffers(fixture: str, name: str, request: pytest.FixtureRequest) -> None:
+    model, config = _host(request.getfixturevalue(fixture))
+    assert all(p.is_meta for p in model.parameters())
+    assert not any(b.is_meta for b in model.buffers())
+    assert not model.training
+    assert all(v.is_meta for v in family(name).example(model, config, device="meta").values() if hasattr(v, "is_meta"))
+
+
+def test_every_family_is_reached_by_its_name() -> None:
+    assert set(FAMILIES) == {"dit", "pixart", "llama", "unknown"}
+    assert family("DiT") is FAMILIES["dit"]
+
+
+@pytest.mark.parametrize("tokens", [16, 64])
+def test_tokens_are_what_was_asked(tokens: int, tiny_dit: Path) -> None:
+    model, config = _host(tiny_dit, "cpu")
+    seen = []
+    model.transformer_blocks[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
+    with torch.no_grad():
+        model(**family("dit").example(model, config, tokens=tokens))
+    assert seen == [tokens]
+
+
+def _code(error: pytest.ExceptionInfo[ArchspecError]) -> str:
+    return error.value.diagnostics[0].code
+
+
+def test_tokens_that_are_no_square(tiny_dit: Path) -> None:
+    model, config = _host(tiny_dit)
+    with pytest.raises(ArchspecError, match="300 is no square") as error:
+        family("dit").example(model, config, tokens=300)
+    assert _code(error) == "AS404"
+    assert "289 or 324" in error.value.diagnostics[0].hints[0]
+
+
+@pytest.mark.parametrize("name", ["os.system", "AutoModel", "nonsense", "DiTTransformer2D"])
+def test_only_model_classes_are_built(name: str) -> None:
+    with pytest.raises(ArchspecError) as error:
+        host_class("diffusers", name)
+    assert _code(error) == "AS402"
+
+
+def test_other_libraries_are_refused() -> None:
+    with pytest.raises(ArchspecError, match="unknown library 'os'"):
+        host_class("os", "system")
+
+
+def test_config_that_names_no_class() -> None:
+    with pytest.raises(ArchspecError) as error:
+        identify({"hidden_size": 3})
+    assert _code(error) == "AS401"
+
+
+def test_config_that_the_class_refuses(tiny_dit: Path) -> None:
+    config = read_config(tiny_dit) | {"norm_type": "strange"}
+    with pytest.raises(ArchspecError, match="strange") as error:
+        build(config, *identify(config))
+    assert _code(error) == "AS403"
