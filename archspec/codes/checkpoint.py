@@ -4,4 +4,144 @@ from __future__ import annotations
 
 from archspec.codes.base import Code
 
-CODES: tuple[Code, ...] = ()
+CODES: tuple[Code, ...] = (
+    Code(
+        "AS600",
+        "base not found",
+        "`base.from` is looked up as a path relative to the spec file, then as a hub id in the local cache of Hugging "
+        "Face. A path that does not exist is an error; a hub id that is not cached is a note for `validate` and an "
+        "error for every command that needs the weights.",
+        bad="base: ./hosts/digit",
+        good="base: ./hosts/digits",
+    ),
+    Code(
+        "AS601",
+        "no model there",
+        "The base is found but is not a model: the folder has no config.json, or it is a pipeline of several models "
+        "and the spec does not say which one is edited.",
+        bad="base: facebook/DiT-XL-2-256",
+        good="base: {from: facebook/DiT-XL-2-256, subfolder: transformer}",
+    ),
+    Code(
+        "AS602",
+        "unreadable config",
+        "The model's config.json is not one JSON object with distinct keys.",
+        bad='{"num_layers": 28, "num_layers": 12}',
+        good='{"num_layers": 28}',
+    ),
+    Code(
+        "AS603",
+        "config attribute not supported",
+        "A host family handles or ignores every attribute of its config; anything else could change what the model "
+        "computes, so it is refused by name. Attributes that are off (null, false, empty) are accepted.",
+        bad='{"_class_name": "DiTTransformer2DModel", "window_size": 8}',
+        good='{"_class_name": "DiTTransformer2DModel"}',
+    ),
+    Code(
+        "AS604",
+        "impossible config value",
+        "An attribute of the model's config has a value of the wrong type, out of range, or at odds with another one.",
+        bad='{"_class_name": "DiTTransformer2DModel", "num_layers": "many"}',
+        good='{"_class_name": "DiTTransformer2DModel", "num_layers": 28}',
+    ),
+    Code(
+        "AS605",
+        "config names no class",
+        "The class of the model is read from `_class_name` (diffusers) or `architectures` (transformers).",
+        bad='{"model_type": "llama"}',
+        good='{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}',
+    ),
+    Code(
+        "AS606",
+        "config and weights disagree",
+        "The tensors that the config calls for are not those in the safetensors headers: one is missing, or has another "
+        "shape. The weights of another model, or an edited config, look like this.",
+        bad='config.json: {"num_layers": 28}, model.safetensors: 12 layers',
+        good='config.json: {"num_layers": 12}, model.safetensors: 12 layers',
+    ),
+    Code(
+        "AS607",
+        "base has changed",
+        "The spec or a lock states the fingerprint of the base, and the content found has another one.",
+        bad="base: {from: ./host, fingerprint: xxh3:00000000000000000000000000000000}",
+        good="base: {from: ./host}",
+    ),
+    Code(
+        "AS608",
+        "unsafe or malformed name of a base",
+        "A subfolder, revision or hub id may not leave its folder: no `..`, no absolute path, no backslash.",
+        bad="base: {from: facebook/DiT-XL-2-256, subfolder: ../other}",
+        good="base: {from: facebook/DiT-XL-2-256, subfolder: transformer}",
+    ),
+    Code(
+        "AS610",
+        "weights cannot be read",
+        "A file of weights is missing, is no regular file, may not be read, or is one of several without an index.",
+        bad="base: ./folder-with-a.safetensors-and-b.safetensors",
+        good="base: ./folder/a.safetensors",
+    ),
+    Code(
+        "AS611",
+        "pickled weights",
+        "Opening a pickle (.bin, .pt, .ckpt) can run code that its author chose. archspec reads safetensors only.",
+        bad="base: ./pytorch_model.bin",
+        good="base: ./model.safetensors",
+    ),
+    Code(
+        "AS612",
+        "truncated safetensors file",
+        "The file ends before its own header does; the download or copy was cut short.",
+        bad="a file of 5 bytes",
+        good="the whole file",
+    ),
+    Code(
+        "AS613",
+        "impossible header length",
+        "The first eight bytes of a safetensors file give the length of its header, at most 100 MB.",
+        bad="a text file renamed to model.safetensors",
+        good="a safetensors file",
+    ),
+    Code(
+        "AS614",
+        "unreadable safetensors header",
+        "The header must be one JSON object in UTF-8 with distinct keys.",
+        bad='{"w": {...}, "w": {...}}',
+        good='{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
+    ),
+    Code(
+        "AS615",
+        "malformed tensor entry",
+        "An entry of a safetensors header has exactly dtype (a known one), shape (sizes) and data_offsets (two counts).",
+        bad='{"w": {"dtype": "F31", "shape": [2], "data_offsets": [0, 8]}}',
+        good='{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
+    ),
+    Code(
+        "AS616",
+        "tensor out of place",
+        "The data of a tensor must lie within the file and be as long as its dtype and shape say. Truncated files "
+        "look like this too.",
+        bad='{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 80]}}',
+        good='{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
+    ),
+    Code(
+        "AS617",
+        "tensors overlap or leave holes",
+        "The tensors of a safetensors file must cover its data exactly.",
+        bad='{"a": {..., "data_offsets": [0, 8]}, "b": {..., "data_offsets": [4, 12]}}',
+        good='{"a": {..., "data_offsets": [0, 8]}, "b": {..., "data_offsets": [8, 16]}}',
+    ),
+    Code(
+        "AS618",
+        "unsafe or malformed index",
+        "`weight_map` of a *.safetensors.index.json maps tensor names to plain names of safetensors files beside it.",
+        bad='{"weight_map": {"w": "../../other.safetensors"}}',
+        good='{"weight_map": {"w": "model-00001-of-00002.safetensors"}}',
+    ),
+    Code(
+        "AS619",
+        "index and shards disagree",
+        "A tensor is in two shards, or not in the one that the index names.",
+        bad="the index of one model beside the shards of another",
+        good="index and shards of one model",
+    ),
+)
