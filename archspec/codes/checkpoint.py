@@ -54,8 +54,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS606",
         "config and weights disagree",
-        "The tensors that the config calls for are not those in the safetensors headers: one is missing, or has another "
-        "shape. The weights of another model, or an edited config, look like this.",
+        "The tensors that the config calls for are not those in the safetensors headers: one is missing, or has "
+        "another shape. The weights of another model, or an edited config, look like this.",
         bad='config.json: {"num_layers": 28}, model.safetensors: 12 layers',
         good='config.json: {"num_layers": 12}, model.safetensors: 12 layers',
     ),
@@ -111,7 +111,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS615",
         "malformed tensor entry",
-        "An entry of a safetensors header has exactly dtype (a known one), shape (sizes) and data_offsets (two counts).",
+        "An entry of a safetensors header has exactly dtype (a known one), shape (sizes), data_offsets (two counts).",
         bad='{"w": {"dtype": "F31", "shape": [2], "data_offsets": [0, 8]}}',
         good='{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
     ),
