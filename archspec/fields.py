@@ -23,9 +23,18 @@ def arg(
     most: float | None = None,
     above: float | None = None,
     example: Any = None,
+    unit: str | None = None,
+    pattern: str | None = None,
+    keys: tuple[str, ...] | None = None,
+    path: bool = False,
 ) -> Any:
-    """Declare a field: `least`/`most` are inclusive bounds, `above` an exclusive lower one."""
+    """Declare a field: `least`/`most` are inclusive bounds, `above` an exclusive lower one.
+
+    `unit="bytes"` lets `2GiB` stand for an integer; `pattern` must match the whole text (of a mapping: every key);
+    `keys` are the only keys of a mapping; `path` marks a text that may be a path relative to the spec.
+    """
     metadata = {"doc": doc, "least": least, "most": most, "above": above, "example": example}
+    metadata |= {"unit": unit, "pattern": pattern, "keys": keys, "path": path}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)

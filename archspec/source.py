@@ -6,10 +6,10 @@ Offsets count characters from 0; lines and columns count from 1, as editors do.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Source:
 
     @cached_property
     def _line_starts(self) -> list[int]:
-        return [0, *accumulate(len(line) for line in self.text.splitlines(keepends=True))]
+        # Only line feeds end a line, as in editors; `str.splitlines` knows ten more ends.
+        return [0, *(end.start() + 1 for end in re.finditer("\n", self.text[:-1]))]
 
     def position(self, offset: int) -> tuple[int, int]:
         """Return (line, column) of a character offset, both from 1.
@@ -31,13 +32,15 @@ class Source:
         """
         offset = min(max(offset, 0), len(self.text))
         row = bisect_right(self._line_starts, offset) - 1
-        row = min(row, max(len(self._line_starts) - 2, 0))
         return row + 1, offset - self._line_starts[row] + 1
 
     def line(self, number: int) -> str:
         """Return the text of line `number` (from 1) without its end."""
-        lines = self.text.splitlines()
-        return lines[number - 1] if 0 < number <= len(lines) else ""
+        if not 0 < number <= len(self._line_starts):
+            return ""
+        start = self._line_starts[number - 1]
+        end = self.text.find("\n", start)
+        return self.text[start : end if end >= 0 else None].removesuffix("\r")
 
     def span(self, start: int, end: int) -> Span:
         return Span(self, start, max(start, end))

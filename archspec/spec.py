@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from archspec.expectations import Expectation
 from archspec.fields import Node, arg, node
@@ -26,7 +26,7 @@ class Base(Node):
     """The host."""
 
     shorthand: ClassVar[str | None] = "from_"
-    from_: str = arg("hub id, or path of a folder or file relative to the spec", example="facebook/DiT-XL-2-256")
+    from_: str = arg("hub id, or path of a folder or file relative to the spec", example="facebook/DiT-XL-2-256", path=True)
     subfolder: str | None = arg("folder of the model inside a pipeline", None, example="transformer")
     revision: str | None = arg("hub revision", None)
     fingerprint: str | None = arg("refuse a base whose content has another fingerprint (as the lock prints it)", None)
@@ -47,7 +47,7 @@ class Init(Node):
 
     shorthand: ClassVar[str | None] = "kind"
     kind: InitKind | None = arg("how; default: the best that the operator supports without data", None)
-    from_: str | None = arg("artifact to read (kind artifact)", None)
+    from_: str | None = arg("artifact to read (kind artifact)", None, path=True)
     ridge: float = arg("least_squares: ridge, as a fraction of the mean Gram diagonal", 1e-4, least=0)
     samples: int = arg("least_squares: calibration samples", 1024, least=1)
     sequential: bool = arg("least_squares: fit on the activations of the already edited model", False)
@@ -118,14 +118,14 @@ class Data(Node):
     """Where training and calibration examples come from."""
 
     shorthand: ClassVar[str | None] = "from_"
-    from_: str = arg("bundled data set (`digits`), hub id, or path relative to the spec", example="digits")
+    from_: str = arg("bundled data set (`digits`), hub id, or path relative to the spec", example="digits", path=True)
     kind: Literal["auto", "bundled", "images", "latents", "parquet", "text", "jsonl", "generated"] = arg(
         "what it is; auto: told from the name", "auto"
     )
     split: str = arg("split of the data set", "train")
     column: str | None = arg("column of the image, latent or text", None)
     label: str | None = arg("column of the class label", None)
-    prompts: str | None = arg("generated: file of prompts or class labels, one a line", None)
+    prompts: str | None = arg("generated: file of prompts or class labels, one a line", None, path=True)
     fraction: float = arg("part of the data, stratified by class, nested for a fixed seed", 1.0, above=0, most=1)
     seed: int = arg("seed of the subset", 0, least=0)
 
@@ -142,12 +142,14 @@ class Distill(Node):
     schedule: Literal["constant", "cosine", "linear"] = arg("after the warm-up", "cosine")
     weight_decay: float = arg("AdamW weight decay", 0.0, least=0)
     clip: float | None = arg("largest gradient norm", 10.0, above=0)
-    loss: Loss | Mapping[str, Loss] | None = arg("one loss, or one per slot; default l1 for attn and block, l2 for mlp", None)
+    loss: Loss | Mapping[str, Loss] | None = arg(
+        "one loss, or one per slot; default l1 for attn and block, l2 for mlp", None, keys=get_args(Slot)
+    )
     huber_delta: float = arg("delta of huber", 1.0, above=0)
     gate_weighted: bool = arg("weigh errors by the gate that the host applies behind the site", False)
     times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", "uniform")
     label_dropout: float = arg("part of examples with the null label", 0.0, least=0, most=1)
-    cache: int = arg("activation cache, bytes (`2GiB`); 0 recomputes the teacher", 2 * 1024**3, least=0)
+    cache: int = arg("activation cache, bytes (`2GiB`); 0 recomputes the teacher", 2 * 1024**3, least=0, unit="bytes")
     seed: int = arg("seed of every draw", 0, least=0)
 
 
@@ -187,7 +189,7 @@ class Eval(Node):
     metrics: tuple[Literal["fd", "agreement", "paired", "latency", "perplexity"], ...] = arg(
         "what to measure; default: all that fit the host", ()
     )
-    classifier: str | None = arg("image classifier whose features fd and agreement use: folder or hub id", None)
+    classifier: str | None = arg("image classifier whose features fd and agreement use: folder or hub id", None, path=True)
     data: Data | None = arg("data to compare with; default: the spec's", None)
     seed: int = arg("seed of the noise", 0, least=0)
 
@@ -197,11 +199,15 @@ class Spec(Node):
     """A whole spec file."""
 
     archspec: Literal[1] = arg("version of the language", 1)
-    name: str = arg("name of the result: letters, digits, `.`, `_`, `-`", example="dit-xl2-hyena-x-50")
+    name: str = arg(
+        "name of the result: letters, digits, `.`, `_`, `-`",
+        example="dit-xl2-hyena-x-50",
+        pattern=r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*",
+    )
     description: str | None = arg("one paragraph for the model card", None)
     extends: str | None = arg("spec to inherit from, path relative to this file", None)
     base: Base | None = arg("the host; may come from `extends`", None)
-    let: Mapping[str, Selector] = arg("named selectors", default_factory=dict)
+    let: Mapping[str, Selector] = arg("named selectors", default_factory=dict, pattern=r"[A-Za-z_]\w*")
     edits: tuple[Edit, ...] = arg("edits", ())
     data: Data | None = arg("default data of all stages", None)
     distill: Distill | None = arg("regression; absent or `none`: none", None)

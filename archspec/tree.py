@@ -18,9 +18,10 @@ from archspec.source import Span
 
 Value = str | int | float | bool | None
 
-_INT = re.compile(r"[+-]?\d[\d_]*\Z")
-_FLOAT = re.compile(r"[+-]?(\d[\d_]*)?\.?\d+([eE][+-]?\d+)?\Z|[+-]?\d[\d_]*\.([eE][+-]?\d+)?\Z")
-_PERCENT = re.compile(r"[+-]?\d+(\.\d+)?\s*%\Z")
+_DIGITS = r"[0-9]+(_[0-9]+)*"
+_INT = re.compile(rf"[+-]?{_DIGITS}\Z")
+_FLOAT = re.compile(rf"[+-]?({_DIGITS}(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
+_PERCENT = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?\s*%\Z")
 _WORDS: dict[str, Value] = {"true": True, "false": False, "null": None, "none": "none"}
 
 
@@ -45,7 +46,7 @@ def resolve_scalar(text: str, *, quoted: bool = False) -> Value:
 
 @dataclass(frozen=True)
 class Comments:
-    """Comment lines above an item and the one behind it, without their `#` and one space."""
+    """Comment lines above an item and the one behind it, without their `#` and one space; "\\n" is a blank line."""
 
     above: tuple[str, ...] = ()
     behind: str = ""
