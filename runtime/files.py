@@ -1,0 +1,185 @@
+"""Files written so that a final name never holds half of anything.
+
+`publish(out)` gives a working folder beside `out`; what is written there appears under the final name in one
+rename, after everything is on the disk. A run that is killed, crashes or fills the disk leaves the final name as it
+was: absent, or the earlier result. What it leaves behind (a hidden `.NAME.partial`) is removed by the next run; a lock
+on that folder keeps two runs apart.
+
+`copy_bytes` moves bytes between files within the kernel where the system can, so that they never pass through this
+process; `hash_file` reads through a mapping. Every OSError of writing becomes a diagnostic (AS631, AS632).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import xxhash
+
+from archspec.diagnostics import fail
+
+CHUNK = 1 << 26
+_NOT_HERE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of writing under `path` into a diagnostic."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            hint = "free some space, or write to another disk with `-o`"
+            raise fail("AS631", f"no space left to write '{path}'", None, hint) from error
+        raise fail("AS632", f"cannot write '{path}': {error.strerror or error}") from error
+
+
+@contextmanager
+def publish(out: Path) -> Iterator[Path]:
+    """Give a folder to write to; on success it becomes `out`, whose former content is removed, else nothing changes."""
+    out = out.absolute()
+    partial, former = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.former")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    guard = _claim(partial, out)
+    try:
+        with writing(out):
+            if former.exists() and not out.exists():
+                former.rename(out)
+            _empty(partial)
+            yield partial
+            _sync_tree(partial)
+            _swap(partial, out, former)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        os.close(guard)
+
+
+def _claim(partial: Path, out: Path) -> int:
+    """Return an open, locked descriptor of the working folder; AS633 when another run has it."""
+    with writing(out):
+        partial.mkdir(exist_ok=True)
+        guard = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(guard), partial.stat()):
+            return guard
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(guard)
+    raise fail("AS633", f"another run is writing '{out}'", None, "wait for it to end, or write elsewhere with `-o`")
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a killed run left."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _sync_tree(folder: Path) -> None:
+    """Bring all files and folders to the disk before the rename that makes them visible."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(root, name))
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _swap(partial: Path, out: Path, former: Path) -> None:
+    if not out.exists():
+        partial.rename(out)
+    else:
+        shutil.rmtree(former, ignore_errors=True)
+        out.rename(former)
+        try:
+            partial.rename(out)
+        except OSError:
+            former.rename(out)
+            raise
+        shutil.rmtree(former, ignore_errors=True)
+    _sync(out.parent)
+
+
+def copy_bytes(source: int, target: int, start: int, end: int, at: int) -> None:
+    """Copy bytes `start` to `end` of descriptor `source` to offset `at` of `target`; EIO when they end early."""
+    while start < end:
+        count = min(end - start, CHUNK)
+        done = _copy_some(source, target, start, count, at)
+        if done == 0:
+            raise OSError(errno.EIO, "the file being copied ends before its header says")
+        start, at = start + done, at + done
+
+
+def _copy_some(source: int, target: int, start: int, count: int, at: int) -> int:
+    """Copy at most `count` bytes by the best way that both file systems know."""
+    if hasattr(os, "copy_file_range"):
+        try:
+            return os.copy_file_range(source, target, count, start, at)
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+    try:
+        os.lseek(target, at, os.SEEK_SET)
+        return os.sendfile(target, source, start, count)
+    except OSError as error:
+        if error.errno not in _NOT_HERE | {errno.ENOTSOCK}:
+            raise
+    return os.pwrite(target, os.pread(source, min(count, 1 << 20), start), at)
+
+
+def write_at(target: int, data: memoryview, at: int) -> None:
+    """Write all of `data` at an offset."""
+    while data:
+        done = os.pwrite(target, data, at)
+        data, at = data[done:], at + done
+
+
+def link_or_copy(source: Path, target: Path) -> bool:
+    """Make `target` another name of `source`'s content; False when it had to be copied (another disk)."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError as error:
+        if error.errno not in _NOT_HERE | {errno.EMLINK, errno.EACCES}:
+            raise
+        copy_file(source, target)
+        return False
+    return True
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a file, not its times or rights."""
+    with source.open("rb") as a, target.open("wb") as b:
+        size = os.fstat(a.fileno()).st_size
+        copy_bytes(a.fileno(), b.fileno(), 0, size, 0)
+
+
+def hash_file(path: Path) -> str:
+    """Return the content hash (XXH3, 128 bits) of a file, read through a mapping."""
+    hasher = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size:
+            with mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as mapping, memoryview(mapping) as view:
+                for start in range(0, size, CHUNK):
+                    with view[start : start + CHUNK] as piece:
+                        hasher.update(piece)
+    return f"xxh3:{hasher.hexdigest()}"
