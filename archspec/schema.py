@@ -29,7 +29,6 @@ Schema = dict[str, Any]
 INTEGER = r"^[+-]?\d[\d_]*$"
 NUMBER = r"^[+-]?(\d[\d_]*)?\.?\d+([eE][+-]?\d+)?\s*%?$"
 BYTES = r"^\d[\d_]*(\.\d+)?\s*([kKMGT]i?)?B?$"
-NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
 def spec_schema() -> Schema:
@@ -72,54 +71,62 @@ def summary(cls: type) -> str:
 
 def _property(field: Any, hint: Any, definitions: Schema) -> Schema:
     """Return the schema of a field: its type, bounds and documentation."""
-    meta = field.metadata
-    bounds = {"minimum": meta.get("least"), "maximum": meta.get("most"), "exclusiveMinimum": meta.get("above")}
-    schema = _type(hint, definitions, {k: v for k, v in bounds.items() if v is not None})
+    schema = _type(hint, definitions, field.metadata)
     if "$ref" in schema:
         schema = {"allOf": [schema]}
     if isinstance(field.default, str | int | float | bool):
         schema["default"] = field.default
-    if meta.get("example") is not None:
-        schema["examples"] = [meta["example"]]
-    return {"description": meta["doc"], **schema}
+    if field.metadata.get("example") is not None:
+        schema["examples"] = [field.metadata["example"]]
+    return {"description": field.metadata["doc"], **schema}
 
 
-def _type(hint: Any, definitions: Schema, bounds: Schema) -> Schema:
+def _type(hint: Any, definitions: Schema, meta: Mapping[str, Any]) -> Schema:
+    """Return the schema of a type; `meta` is what the field declares beside it."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
         return {"enum": list(args)}
     if origin in (Union, UnionType):
-        return _union(args, definitions, bounds)
+        return _union(args, definitions, meta)
     if origin is tuple:
         return {"type": "array", "items": _type(args[0], definitions, {})}
     if origin is not None and issubclass(origin, Mapping):
-        return {
-            "type": "object",
-            "propertyNames": {"pattern": NAME},
-            "additionalProperties": _type(args[1], definitions, {}),
-        }
-    return _class(hint, definitions, bounds)
+        keys = {"enum": list(meta["keys"])} if meta.get("keys") else {"pattern": _whole(meta["pattern"])}
+        return {"type": "object", "propertyNames": keys, "additionalProperties": _type(args[1], definitions, {})}
+    return _class(hint, definitions, meta)
 
 
-def _class(hint: type, definitions: Schema, bounds: Schema) -> Schema:
+def _class(hint: type, definitions: Schema, meta: Mapping[str, Any]) -> Schema:
     if hint is bool:
         return {"type": "boolean"}
-    if hint is int:
-        return {"anyOf": [{"type": "integer", **bounds}, {"type": "string", "pattern": INTEGER}]}
-    if hint is float:
-        return {"anyOf": [{"type": "number", **bounds}, {"type": "string", "pattern": NUMBER}]}
+    if hint in (int, float):
+        return _number(hint, meta)
     if hint in (str, Selector, Expectation):
-        return {"type": "string"}
+        return {"type": "string", **({"pattern": _whole(meta["pattern"])} if meta.get("pattern") else {})}
     if issubclass(hint, Node):
         return _reference(hint, definitions)
     raise TypeError(f"no schema for {hint!r}")
 
 
-def _union(args: tuple[Any, ...], definitions: Schema, bounds: Schema) -> Schema:
+def _number(hint: type, meta: Mapping[str, Any]) -> Schema:
+    """Return the schema of a number within bounds, or of a text that archspec reads as one."""
+    names = {"minimum": "least", "maximum": "most", "exclusiveMinimum": "above"}
+    bounds = {keyword: meta[name] for keyword, name in names.items() if meta.get(name) is not None}
+    pattern = BYTES if meta.get("unit") == "bytes" else INTEGER if hint is int else NUMBER
+    number = {"type": "integer" if hint is int else "number", **bounds}
+    return {"anyOf": [number, {"type": "string", "pattern": pattern}]}
+
+
+def _whole(pattern: str) -> str:
+    """Return a pattern that must match the whole text, as JSON Schema's do not."""
+    return f"^(?:{pattern})$"
+
+
+def _union(args: tuple[Any, ...], definitions: Schema, meta: Mapping[str, Any]) -> Schema:
     """Return the schema of a union. One that is a node or nothing may also be written `none`."""
     if set(args) == set(EDITS):
         return {"oneOf": [_reference(edit, definitions) for edit in EDITS]}
-    parts = [_type(arg, definitions, bounds) for arg in args if arg is not NoneType]
+    parts = [_type(arg, definitions, meta) for arg in args if arg is not NoneType]
     flat = [option for part in parts for option in part.get("anyOf", [part])]
     if NoneType in args:
         nodes = any(isinstance(arg, type) and issubclass(arg, Node) for arg in args)

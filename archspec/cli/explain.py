@@ -8,7 +8,7 @@ import click
 
 from archspec.codes import table
 from archspec.codes.base import Code
-from archspec.diagnostics import fail, nearest
+from archspec.diagnostics import fail
 
 
 @click.command()
@@ -27,8 +27,7 @@ def _find(written: str) -> Code:
     """Return the entry of a code, written as people do: AS203, as203 or 203."""
     wanted = f"AS{written.upper().removeprefix('AS')}"
     if wanted not in table():
-        hints = (*nearest(wanted, table()), "'archspec explain --list' shows all codes")
-        raise fail("AS805", f"no error code '{written}'", None, *hints)
+        raise fail("AS805", f"no error code '{written}'", None, "'archspec explain --list' shows all codes")
     return table()[wanted]
 
 

@@ -42,7 +42,7 @@ CODES: tuple[Code, ...] = (
         "no such error code",
         "'archspec explain' knows the codes of 'archspec explain --list' only.",
         bad="archspec explain AS999",
-        good="archspec explain AS203",
+        good="archspec explain AS301",
     ),
     Code(
         "AS806",
