@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from archspec.diagnostics import fail
 from archspec.source import Span
@@ -61,7 +62,7 @@ def _no_constant(name: str) -> Any:
     raise Malformed(f"{name} is not a number")
 
 
-def open_regular(path: Path, span: Span | None) -> BinaryIO:
+def open_regular(path: Path, span: Span | None) -> BufferedReader:
     """Open a regular file for reading. What is absent, unreadable or no file (a pipe, a device) is error AS610."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):

@@ -17,6 +17,7 @@ class SiteShape:
     """The contract of a site. Sizes are counts; `None` means unknown or not applicable."""
 
     width: int
+    """0 where only running the host can tell (a host of no known family)."""
     tokens: int | None = None
     """Tokens at the host's native size; None for a host that takes any number (language models)."""
     grid: tuple[int, int] | None = None
@@ -37,6 +38,8 @@ class SiteShape:
     """The output projection carries a bias."""
     rotary: bool = False
     qk_norm: bool = False
+    context: int | None = None
+    """Width of what a cross attention reads beside the tokens: (batch, its tokens, context)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Port:
     mask: str | None = None
     cache: str | None = None
     """Parameter that holds a transformers `Cache`."""
+    context: str | None = None
+    """Parameter that holds what a cross attention reads beside the tokens."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Site:
 
     path: str
     slot: str
+    """Role: attn, cross_attn, mlp, norm, block; `module` where a host of no known family leaves it open."""
     shape: SiteShape
     port: Port = Port()
     group: str = "blocks"
@@ -71,8 +77,9 @@ class Site:
 
     @property
     def name(self) -> str:
-        """The name a user would write, for example `blocks[3].attn`; the path where no slot is known."""
-        if self.index is None:
+        """The name a user would write for this site alone, for example `blocks[3].attn`; the path where no slot says
+        it (a block has several norms, a `module` has no known role)."""
+        if self.index is None or self.slot in ("norm", "module"):
             return f'"{self.path}"'
         block = f"{self.group}[{self.index}]"
         return block if self.slot == "block" else f"{block}.{self.slot}"
@@ -122,9 +129,7 @@ class Structure:
 
     def children(self, block: Site) -> tuple[Site, ...]:
         """Return the sites inside a block, the block itself left out."""
-        return tuple(
-            s for s in self.sites if s.group == block.group and s.index == block.index and s.slot != "block"
-        )
+        return tuple(s for s in self.sites if s.path.startswith(f"{block.path}."))
 
     @property
     def tokens(self) -> int | None:

@@ -1,0 +1,53 @@
+"""The table of host families. To add one: a file here with its `FAMILY`, a line in the table, its running side in
+`archspec.runtime.families`. A host of no family is read by `archspec.families.unknown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archspec.diagnostics import fail
+from archspec.families import dit, llama, pixart, unknown
+from archspec.families.base import Family
+from archspec.source import Span
+from archspec.structure import Structure, TensorHeader
+
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (dit.FAMILY, pixart.FAMILY, llama.FAMILY)}
+
+CLASS_KEYS: Mapping[str, str] = {"diffusers": "_class_name", "transformers": "architectures"}
+"""Library -> the key under which its configs name the model class."""
+
+
+def identify(config: Mapping[str, Any], span: Span | None = None) -> tuple[str, str]:
+    """Return (library, class name) that a config states.
+
+    >>> identify({"architectures": ["LlamaForCausalLM"]})
+    ('transformers', 'LlamaForCausalLM')
+    """
+    for library, key in CLASS_KEYS.items():
+        found = config.get(key)
+        name = found[0] if isinstance(found, list) and found else found
+        if isinstance(name, str) and name.isidentifier():
+            return library, name
+    raise fail("AS605", "config.json names no model class", span, "write '_class_name' or 'architectures' in it")
+
+
+def family_of(config: Mapping[str, Any]) -> Family | None:
+    """Return the family of the host that a config describes, None when it is of no known one."""
+    library, architecture = identify(config)
+    return next((f for f in FAMILIES.values() if f.claims(library, architecture, config)), None)
+
+
+def describe(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorHeader] | None = None, span: Span | None = None
+) -> Structure:
+    """Return the structure of the host with this config and, when they are at hand, these tensors.
+
+    Whatever the config says that its family does not understand is an error at `span`.
+    """
+    library, architecture = identify(config, span)
+    for family in FAMILIES.values():
+        if current := family.claims(library, architecture, config):
+            return family.structure(current, config, tensors, span)
+    return unknown.structure(library, architecture, config, tensors)
