@@ -7,10 +7,10 @@ in `archspec.runtime.operators` (the mathematics). A signature's fields are its 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
-from archspec.fields import Node
+from archspec.fields import Node, declared, written
 from archspec.structure import SiteShape
 
 
@@ -53,8 +53,27 @@ class Signature(Node):
         return self
 
     def problems(self, site: SiteShape) -> Iterator[Problem]:
-        """Yield every reason why this (completed) config cannot fill the site."""
+        """Yield every reason why this (completed) config cannot fill the site. The base checks declared bounds."""
+        for field in declared(type(self)):
+            value, least, most = getattr(self, field.name), field.metadata.get("least"), field.metadata.get("most")
+            if isinstance(value, bool | str | None):
+                continue
+            if least is not None and value < least:
+                yield Problem(field.name, f"{written(field.name)} is {value}", f"write at least {least}")
+            if most is not None and value > most:
+                yield Problem(field.name, f"{written(field.name)} is {value}", f"write at most {most}")
+
+    def inherits(self, site: SiteShape) -> tuple[str, ...]:
+        """Return the teacher's weights that `init inherit` reads (names of `Site.teacher` without `.weight`)."""
+        return ()
+
+    def obstacles(self, site: SiteShape) -> Iterator[Problem]:
+        """Yield every reason why this (completed) config cannot inherit from the teacher of the site."""
         return iter(())
+
+    def default_init(self, site: SiteShape) -> str:
+        """Return the first of `inits` that nothing at the site stands against."""
+        return next(kind for kind in self.inits if kind != "inherit" or not any(self.obstacles(site)))
 
     def tensors(self, site: SiteShape) -> Mapping[str, tuple[int, ...]]:
         """Return parameter name -> shape of the (completed) operator at the site."""
@@ -62,3 +81,16 @@ class Signature(Node):
 
     def facts(self, site: SiteShape) -> Facts:
         raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Return the config as plain data, what `Install.config` holds."""
+        return {field.name: getattr(self, field.name) for field in declared(type(self))}
+
+    def fill(self, **values: Any) -> Self:
+        """Return the config with these values in place of those that are None."""
+        return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
+
+
+def linear(name: str, rows: int, columns: int, bias: bool | None) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of a linear map from `columns` to `rows` features."""
+    return {f"{name}.weight": (rows, columns), **({f"{name}.bias": (rows,)} if bias else {})}

@@ -6,12 +6,16 @@
 features fixed, the read-out that best imitates the teacher is a least-squares problem whose Gram matrix is small
 whatever the number of tokens. An operator without parameters has no read-out and overrides `mix`.
 
+`reference` says the same mathematics slowly and obviously, in loops or dense matrices: it is the definition that the
+tests hold `forward` to. It knows no cache.
+
 The host calls an operator as it called the module that stood there; `Port` says which argument holds the tokens, and
 `Context` carries what else an operator may use.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from archspec.diagnostics import InternalError, fail
 from archspec.operators.base import Signature
 from archspec.structure import Port, SiteShape
 
@@ -26,9 +31,12 @@ from archspec.structure import Port, SiteShape
 class Cache(Protocol):
     """The part of `transformers.Cache` that operators use."""
 
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
+    layers: list[Any]
+    layer_class_to_replicate: type | None
 
-    def get_seq_length(self, layer: int = 0) -> int: ...
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]: ...
+
+    def get_seq_length(self, layer_idx: int = 0) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -50,14 +58,18 @@ EMPTY = Context()
 
 
 class Operator(nn.Module):
-    """Base of all operators. Subclasses set `signature` and build their modules in `__init__` after `super()`."""
+    """Base of all operators. Subclasses set `signature` and build their modules in `__init__` after `super()`.
+
+    A last linear map is named `readout`; input maps have the names of the teacher's weights where there are any.
+    """
 
     signature: type[Signature]
-    readout: nn.Linear | None = None
+    readout: nn.Linear | None
 
     def __init__(self, config: Any, shape: SiteShape, port: Port = Port(), layer: int | None = None) -> None:
         super().__init__()
         self.config, self.shape, self.port = config, shape, port
+        self.register_module("readout", None)
         self.layer_idx = layer
         """Named as in transformers, whose code renumbers and reads it."""
 
@@ -67,17 +79,27 @@ class Operator(nn.Module):
 
     def mix(self, x: Tensor, context: Context = EMPTY) -> Tensor:
         """(batch, tokens, width) -> (batch, tokens, width)."""
-        assert self.readout is not None
-        return self.readout(self.features(x, context))
+        if self.readout is None:
+            raise InternalError(f"{type(self).__name__} has no read-out and does not override mix")
+        y: Tensor = self.readout(self.features(x, context))
+        return y
+
+    @staticmethod
+    def reference(x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context) -> Tensor:
+        """The definition: what `mix` computes with the weights `state`."""
+        raise NotImplementedError
 
     def inherit(self, teacher: Mapping[str, Tensor]) -> None:
         """Take over the teacher's weights (canonical names of `Site.teacher`) as far as the operator has a place for
         them. Called once, after the random initialization."""
-        raise NotImplementedError
+        raise InternalError(f"{type(self).__name__} inherits nothing")
 
     def identify(self) -> None:
-        """Set weights so that the operator (with its residual around it) changes nothing, or maps x to x."""
-        raise NotImplementedError
+        """Set weights so that the operator changes nothing in the residual stream: a read-out of zeros."""
+        if self.readout is not None:
+            nn.init.zeros_(self.readout.weight)
+            if self.readout.bias is not None:
+                nn.init.zeros_(self.readout.bias)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         port = self.port
@@ -91,11 +113,55 @@ class Operator(nn.Module):
         y = self.mix(x, context)
         return y if port.returns == 0 else (y, *(None,) * (port.returns - 1))
 
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.config.settings().items())
+
+
+def adopt(linear: nn.Linear, teacher: Mapping[str, Tensor], name: str) -> None:
+    """Copy `name`.weight and `name`.bias of the teacher; a bias that the teacher has not becomes zero."""
+    put(linear.weight, teacher[f"{name}.weight"])
+    if linear.bias is not None:
+        put(linear.bias, teacher.get(f"{name}.bias", torch.zeros_like(linear.bias)))
+
+
+@torch.no_grad()
+def put(target: Tensor, value: Tensor) -> None:
+    """Copy a value of the same shape, in the target's dtype and device."""
+    if target.shape != value.shape:
+        raise InternalError(f"a weight of shape {tuple(value.shape)} was put in place of {tuple(target.shape)}")
+    target.copy_(value)
+
+
+def grid_of(tokens: int, shape: SiteShape) -> tuple[int, int]:
+    """Return (rows, columns) of a raster of `tokens`: the site's grid, or one of its aspect ratio at another size."""
+    if shape.grid is None:
+        raise InternalError("a 2-D operator stands at a site without a grid")
+    rows, columns = shape.grid
+    scale = (tokens / (rows * columns)) ** 0.5
+    found = (round(rows * scale), round(columns * scale))
+    if found[0] * found[1] != tokens:
+        message = f"{tokens} tokens are no grid of {rows} x {columns} at any size"
+        raise fail("AS790", message, None, "feed inputs of the model's native aspect ratio, or use layout raster")
+    return found
+
 
 def reset(operator: nn.Module, seed: int) -> None:
-    """Draw random weights from `seed` alone, whatever was drawn before: torch's own `reset_parameters` of each part."""
+    """Draw random weights from `seed` alone: torch's own `reset_parameters` of each part, children before parents.
+
+    Values are drawn on the CPU in float32, so that they depend neither on the device nor on what was drawn before.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for module in operator.modules():
+        for module in reversed(list(operator.modules())):
             if callable(getattr(module, "reset_parameters", None)):
-                module.reset_parameters()
+                _reset_one(module)
+
+
+def _reset_one(module: nn.Module) -> None:
+    own = list(module.parameters(recurse=False)) or list(module.parameters())
+    if any(p.is_meta for p in own):
+        return
+    twin = copy.deepcopy(module).to(device="cpu", dtype=torch.float32)
+    twin.reset_parameters()  # type: ignore[operator]
+    for mine, drawn in zip(module.parameters(), twin.parameters(), strict=True):
+        put(mine, drawn)

@@ -1,0 +1,95 @@
+"""The token-wise MLP at any inner width, gated (SwiGLU) or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Self
+
+from archspec.diagnostics import nearest
+from archspec.fields import arg, node
+from archspec.operators.base import Facts, Problem, Signature, linear
+from archspec.structure import SiteShape
+
+ACTIVATIONS = (
+    "gelu",
+    "gelu_pytorch_tanh",
+    "gelu_new",
+    "quick_gelu",
+    "silu",
+    "swish",
+    "relu",
+    "relu2",
+    "tanh",
+    "sigmoid",
+)
+"""Names of transformers' ACT2FN that the runtime has a function for."""
+
+
+@node
+class Mlp(Signature):
+    """y = W_down act(W_up x); gated: y = W_down (act(W_gate x) ∘ W_up x)."""
+
+    name: ClassVar[str] = "mlp"
+    slots: ClassVar[frozenset[str]] = frozenset({"mlp", "attn"})
+    inits: ClassVar[tuple[str, ...]] = ("inherit", "random", "identity", "least_squares")
+    source: ClassVar[str] = (
+        "Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, Eq. 2; SwiGLU: https://arxiv.org/abs/2002.05202"
+    )
+
+    ratio: float | None = arg("inner width as a multiple of the width; default: the site's", None, above=0, example=3)
+    hidden: int | None = arg("inner width, instead of ratio", None, least=1)
+    activation: str | None = arg("activation; default: the site's, else gelu_pytorch_tanh", None)
+    gated: bool | None = arg("multiply by a second projection; default: as the host", None)
+    bias: bool | None = arg("biases of the input maps; default: as the host", None)
+    out_bias: bool | None = arg("bias of the read-out; default: as the host", None)
+
+    def complete(self, site: SiteShape) -> Self:
+        asked = round(self.ratio * site.width) if self.ratio is not None else None
+        hidden = self.hidden or asked or site.hidden or 4 * site.width
+        return self.fill(
+            hidden=hidden,
+            ratio=hidden / site.width,
+            activation=site.activation or "gelu_pytorch_tanh",
+            gated=site.gated,
+            bias=site.bias,
+            out_bias=site.out_bias,
+        )
+
+    def problems(self, site: SiteShape) -> Iterator[Problem]:
+        yield from super().problems(site)
+        if self.ratio is not None and (self.ratio <= 0 or round(self.ratio * site.width) != self.hidden):
+            message = f"ratio {self.ratio:g} of width {site.width} is not an inner width of {self.hidden}"
+            yield Problem("ratio", message, "write ratio or hidden, not both")
+        if self.activation not in ACTIVATIONS:
+            hint = " ".join(nearest(str(self.activation), ACTIVATIONS)) or f"write one of {', '.join(ACTIVATIONS)}"
+            yield Problem("activation", f"unknown activation '{self.activation}'", hint)
+
+    def inherits(self, site: SiteShape) -> tuple[str, ...]:
+        return ("up", "gate", "down") if self.gated else ("up", "down")
+
+    def obstacles(self, site: SiteShape) -> Iterator[Problem]:
+        """Another inner width is no obstacle: the strongest neurons are kept, missing ones contribute nothing."""
+        if site.hidden is None:
+            yield Problem(None, "the teacher at this site is no MLP", "write init random or least_squares")
+            return
+        if self.gated != site.gated:
+            yield Problem(
+                "gated", "the teacher is gated" if site.gated else "the teacher is not gated", "leave gated out"
+            )
+        if self.activation != site.activation:
+            yield Problem("activation", f"the teacher's activation is '{site.activation}'", "leave activation out")
+        if site.bias and not self.bias:
+            yield Problem("bias", "the teacher's input maps have biases", "leave bias out")
+        if site.out_bias and not self.out_bias:
+            yield Problem("out_bias", "the teacher's read-out has a bias", "leave out_bias out")
+
+    def tensors(self, site: SiteShape) -> Mapping[str, tuple[int, ...]]:
+        hidden = self.hidden or 0
+        return {
+            **linear("up", hidden, site.width, self.bias),
+            **(linear("gate", hidden, site.width, self.bias) if self.gated else {}),
+            **linear("readout", site.width, hidden, self.out_bias),
+        }
+
+    def facts(self, site: SiteShape) -> Facts:
+        return Facts(causal=True, reach=0)

@@ -1,0 +1,65 @@
+"""First weights of a new operator.
+
+| kind | weights |
+|---|---|
+| random | torch's own defaults, drawn from the seed alone |
+| identity | the operator changes nothing in the residual stream: a read-out of zeros |
+| inherit | the teacher's weights, as far as the operator has a place for them |
+| least_squares | as inherit where that is possible, else random; then a `fit` task solves for the read-out |
+
+Every kind begins with the random draw, so that what is not set is defined too. A draw depends on the seed and the
+path of the site only: not on the order of sites, the device, or the dtype.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from archspec.diagnostics import InternalError
+from archspec.runtime.operators.base import Operator, reset
+
+
+def path_seed(seed: int, path: str) -> int:
+    """Return a 63-bit seed for one place, independent of all others.
+
+    >>> path_seed(0, "blocks.1.attn") == path_seed(0, "blocks.1.attn") != path_seed(0, "blocks.3.attn")
+    True
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "big") >> 1
+
+
+def initialize(operator: Operator, kind: str, teacher: Mapping[str, Tensor], seed: int) -> None:
+    """Set the operator's weights. `teacher` holds the site's weights by their canonical names (`q.weight`)."""
+    reset(operator, seed)
+    match kind:
+        case "random":
+            return
+        case "identity":
+            operator.identify()
+        case "inherit":
+            _require(operator, teacher)
+            operator.inherit(teacher)
+        case "least_squares":
+            if can_inherit(operator, teacher):
+                operator.inherit(teacher)
+        case _:
+            raise InternalError(f"no initialization is called {kind!r}")
+
+
+def can_inherit(operator: Operator, teacher: Mapping[str, Tensor]) -> bool:
+    """Whether the operator has a place for this teacher's weights."""
+    config, shape = operator.config, operator.shape
+    wanted = config.inherits(shape)
+    fits = "inherit" in config.inits and not any(config.obstacles(shape))
+    return fits and all(f"{name}.weight" in teacher for name in wanted)
+
+
+def _require(operator: Operator, teacher: Mapping[str, Tensor]) -> None:
+    if not can_inherit(operator, teacher):
+        reasons = [p.message for p in operator.config.obstacles(operator.shape)]
+        known = ", ".join(sorted(teacher)) or "nothing"
+        detail = "; ".join(reasons) or f"the teacher's weights are {known}"
+        raise InternalError(f"{operator.config.name} was to inherit and cannot: {detail}")
