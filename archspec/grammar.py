@@ -1,0 +1,115 @@
+"""The lark grammar of the DSL, selectors and expectations.
+
+`parse(text, start)` gives lark's tree or raises `Refused`, whose offsets count in `text`; the callers (`dsl_syntax`,
+`selectors`, `expectations`) know where that text stands in a file and make the diagnostic of it. lark is imported, and
+tables are built, at the first use: a YAML spec needs the small tables of selectors and expectations only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Literal
+
+from archspec.diagnostics import ArchspecError, fail
+from archspec.source import Span
+
+if TYPE_CHECKING:
+    from lark import Lark, Token, Tree
+
+Start = Literal["spec", "selector", "expectation"]
+
+STANZAS = ("description", "extends", "base", "data", "distill", "finetune", "eval")
+CLAUSES = ("with", "init", "by", "merge", "times", "tie")
+VERBS = ("replace", "parallelize", "drop", "repeat", "share", "freeze")
+RESERVED = frozenset(
+    {"spec", "archspec", "let", "expect", "first", "last", "of", "and", "or", "not", *STANZAS, *CLAUSES, *VERBS}
+)
+"""Words that cannot name a selection, an operator or a bare value, in either spelling."""
+
+MAX_DEPTH = 32
+"""Deepest nesting of brackets that is read."""
+
+OPAQUE = r""""(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*"""
+"""Strings and comments: the only places where other signs mean nothing."""
+
+_SIGNS = re.compile(rf"{OPAQUE}|[\[({{\])}}]")
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+@dataclass
+class Refused(Exception):
+    """Text that is not in the language: `start` and `end` are offsets in it."""
+
+    code: str
+    message: str
+    start: int
+    end: int
+    hints: tuple[str, ...] = ()
+
+    def at(self, span: Span | None, text: str) -> ArchspecError:
+        """Return the error for `text` that stands at `span`."""
+        return fail(self.code, self.message, place(span, text, self.start, self.end), *self.hints)
+
+
+def place(span: Span | None, text: str, start: int, end: int) -> Span | None:
+    """Return the span of characters `start` to `end` of `text`, which stands at `span`, perhaps in quotes.
+
+    Where the two differ (escapes, folded lines) that is the whole span.
+    """
+    if span is None:
+        return None
+    written = span.text
+    for offset in (0, 1):
+        if written[offset : offset + len(text)] == text:
+            return span.source.span(span.start + offset + start, span.start + offset + max(end, start))
+    return span
+
+
+def parser(start: Start) -> Lark:
+    """Return the parser for a start rule: the whole grammar's for `spec`, else that of the expressions."""
+    return _build("spec", "selector", "expectation") if start == "spec" else _build("selector", "expectation")
+
+
+@cache
+def _build(*starts: Start) -> Lark:
+    from lark import Lark
+
+    text = files("archspec").joinpath("grammars", "archspec.lark").read_text("utf-8")
+    return Lark(text, start=list(starts), parser="lalr", maybe_placeholders=False, propagate_positions=True)
+
+
+def parse(text: str, start: Start) -> Tree[Token]:
+    """Return lark's tree of `text`. Raises Refused."""
+    from lark import UnexpectedInput
+
+    _check_signs(text, start)
+    try:
+        return parser(start).parse(text, start=start)
+    except UnexpectedInput as error:
+        from archspec.grammar_errors import explain
+
+        raise explain(error, text, start) from None
+
+
+def unclosed(text: str) -> tuple[int, str] | None:
+    """Return the offset of the innermost bracket that is never closed, and the sign that would close it."""
+    open_: list[int] = []
+    for sign in _SIGNS.finditer(text):
+        if sign[0] in _CLOSING:
+            open_.append(sign.start())
+        elif sign[0] in (")", "]", "}") and open_ and _CLOSING[text[open_[-1]]] == sign[0]:
+            open_.pop()
+    return (open_[-1], _CLOSING[text[open_[-1]]]) if open_ else None
+
+
+def _check_signs(text: str, start: Start) -> None:
+    depth = 0
+    for sign in _SIGNS.finditer(text):
+        depth += (sign[0] in _CLOSING) - (sign[0] in (")", "]", "}"))
+        if depth > MAX_DEPTH:
+            raise Refused("AS112", f"brackets are nested more than {MAX_DEPTH} deep", sign.start(), sign.end())
+        if start != "spec" and sign[0].startswith("#"):
+            raise Refused("AS130" if start == "selector" else "AS135", "unexpected '#'", sign.start(), sign.start() + 1)
