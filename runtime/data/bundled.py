@@ -1,0 +1,74 @@
+"""Data sets that need no network: they come with a package that is installed anyway, or with the system.
+
+`digits` is the UCI handwritten digits as scikit-learn ships them: 1,797 images of 8x8 pixels in 16 greys; every fifth
+of a class (drawn once, seed 0) is the test split. `fashion` is Fashion-MNIST as Debian's `dataset-fashion-mnist` installs
+it: 60,000 + 10,000 images of 28x28, read from its idx files.
+
+Images are float32 in [-1, 1], (count, channels, height, width).
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archspec.diagnostics import fail
+
+Images = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+FASHION_FOLDER = Path("/usr/share/dataset-fashion-mnist")
+SPLITS = ("train", "test")
+
+
+def load_bundled(name: str, split: str) -> tuple[Images, Labels]:
+    """Return images and labels of one split of a bundled data set."""
+    if split not in SPLITS:
+        raise fail("AS703", f"'{name}' has no split '{split}'", None, "write split: train or split: test")
+    return BUNDLED[name](split)
+
+
+def _digits(split: str) -> tuple[Images, Labels]:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    images = (data.images[:, None] / 8.0 - 1.0).astype(np.float32)
+    labels = data.target.astype(np.int64)
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
+    chosen = np.sort(train if split == "train" else test)
+    return images[chosen], labels[chosen]
+
+
+def _fashion(split: str) -> tuple[Images, Labels]:
+    prefix = "train" if split == "train" else "t10k"
+    images = read_idx(FASHION_FOLDER / f"{prefix}-images-idx3-ubyte.gz")
+    labels = read_idx(FASHION_FOLDER / f"{prefix}-labels-idx1-ubyte.gz")
+    return (images[:, None] / 127.5 - 1.0).astype(np.float32), labels.astype(np.int64)
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Read a gzipped idx file of unsigned bytes: two zero bytes, type 8, rank, big-endian sizes, data."""
+    try:
+        with gzip.open(path) as file:
+            raw = file.read()
+    except FileNotFoundError:
+        hint = "install the Debian package dataset-fashion-mnist"
+        raise fail("AS701", f"no file '{path}'", None, hint) from None
+    except (OSError, EOFError) as error:
+        raise fail("AS704", f"cannot unpack '{path}': {error}") from error
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
+        raise fail("AS704", f"'{path}' is not an idx file of bytes")
+    shape = np.frombuffer(raw, ">u4", raw[3], 4)
+    data = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
+    if data.size != np.prod(shape, dtype=np.int64):
+        raise fail("AS704", f"'{path}' holds {data.size} bytes where its header promises {tuple(map(int, shape))}")
+    return data.reshape(shape)
+
+
+BUNDLED: Mapping[str, Callable[[str], tuple[Images, Labels]]] = {"digits": _digits, "fashion": _fashion}
+"""One line per data set; `archspec` offers these names."""
