@@ -1,0 +1,188 @@
+"""Finetuning of the whole edited model on its task: stage 2 of 2506.05340 (Eq. 1), with accelerate.
+
+Step s is a function of the weights after step s - 1 and of s alone: its examples, noise, times, dropped labels and dropout
+masks hang on (seed, s, process), its rate on s. So a run that was killed goes on from its last checkpoint to the same
+bytes as one that was not. A checkpoint is accelerate's own folder (model, optimizer, moving average, scaler), made under
+another name and renamed when whole; the one before is removed only then.
+
+`accelerate launch` gives DDP, FSDP and mixed precision; a batch is the whole batch of all processes. A teacher, where there is
+one, adds `distill_weight` times the distance to its output on the same inputs.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archspec.diagnostics import fail
+from archspec.runtime.learn.draws import Stream, collate, generator, seed_of
+from archspec.runtime.learn.schedule import Schedule, rate
+from archspec.runtime.objectives import quiet_label_dropout
+
+LOG_EVERY = 10
+"""Steps between two lines of the metric log."""
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """As `archspec.spec.Finetune`."""
+
+    steps: int = 1000
+    batch: int = 256
+    lr: float = 1e-4
+    warmup: int = 0
+    schedule: Schedule = "constant"
+    milestones: tuple[int, ...] = ()
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
+    ema: float | None = 0.999
+    distill_weight: float = 0.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    checkpoint: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a finetuning works on. `folder` holds its checkpoints; `log` gets (step, numbers)."""
+
+    dataset: Any
+    objective: Any
+    folder: Path
+    device: torch.device
+    teacher: nn.Module | None = None
+    log: Callable[[int, Mapping[str, float]], None] = lambda *_: None
+
+
+class Finetuning:
+    """The moving parts of one run."""
+
+    def __init__(self, model: nn.Module, course: Course, settings: FinetuneSettings) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+        from diffusers.training_utils import EMAModel
+
+        AcceleratorState._reset_state()  # of an earlier run in this process, whose precision may differ
+        self.settings, self.course = settings, course
+        self.accelerator = Accelerator(mixed_precision=settings.precision, cpu=course.device.type == "cpu")
+        model.float().train()
+        quiet_label_dropout(model)
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(self.weights, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.ema = EMAModel(self.weights, decay=settings.ema) if settings.ema is not None else None
+        if self.ema is not None:
+            self.ema.to(self.accelerator.device)
+            self.accelerator.register_for_checkpointing(self.ema)
+        self.teacher = course.teacher.to(self.accelerator.device).eval() if course.teacher is not None else None
+        self.stream = Stream(len(course.dataset), settings.batch, seed_of(settings.seed, "finetune"))
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, from the last checkpoint if there is one, and leave the averaged weights in the model."""
+        s, first = self.settings, self._resume()
+        sums: list[dict[str, float]] = []
+        with torch.random.fork_rng(devices=[]):
+            for step in range(first, s.steps):
+                sums.append(self._step(step))
+                if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
+                    self.course.log(step + 1, {k: sum(x[k] for x in sums) / len(sums) for k in sums[0]})
+                    last, sums = sums[-1], []
+                if (step + 1) % s.checkpoint == 0 and step + 1 < s.steps:
+                    self._save(step + 1)
+        if self.ema is not None:
+            self.ema.copy_to(self.weights)
+        return {"steps": s.steps, "resumed_at": first} | ({"loss": last["loss"]} if first < s.steps else {})
+
+    def _step(self, step: int) -> dict[str, float]:
+        """Take one optimizer step. A loss that is not finite ends the run."""
+        s, process = self.settings, self.accelerator.process_index
+        chosen = self.stream[step][process :: self.accelerator.num_processes]
+        batch = collate(self.course.dataset, chosen, self.accelerator.device)
+        keywords, target = self.course.objective.inputs(batch, generator(s.seed, "noise", step, process))
+        torch.manual_seed(seed_of(s.seed, "dropout", step, process))
+        factor = rate(step, s.steps, warmup=s.warmup, schedule=s.schedule, milestones=s.milestones)
+        for group in self.optimizer.param_groups:
+            group["lr"] = s.lr * factor
+        loss, parts = self._loss(keywords, target)
+        if not math.isfinite(loss.item()):
+            raise fail("AS727", f"the finetuning diverged at step {step}", None, "use a smaller lr, or clip")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.weights, s.clip if s.clip is not None else math.inf)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.step(self.weights)
+        return parts | {"lr": s.lr * factor, "gradient_norm": float(norm) if norm is not None else math.nan}
+
+    def _loss(self, keywords: Mapping[str, Any], target: Tensor) -> tuple[Tensor, dict[str, float]]:
+        objective = self.course.objective
+        prediction = objective.output(self.model(**keywords))
+        task = objective.loss(prediction, target)
+        if self.teacher is None or not self.settings.distill_weight:
+            return task, {"loss": task.item()}
+        with torch.no_grad(), self.accelerator.autocast():
+            taught = objective.output(self.teacher(**keywords))
+        distance = to_teacher(objective.name, prediction, taught)
+        total = task + self.settings.distill_weight * distance
+        return total, {"loss": total.item(), "task_loss": task.item(), "teacher_distance": distance.item()}
+
+    def _save(self, step: int) -> None:
+        home = self.course.folder
+        home.mkdir(parents=True, exist_ok=True)
+        whole, partial = home / f"step-{step:08d}", home / "partial"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            partial.rename(whole)
+            for old in checkpoints(home)[:-1]:
+                shutil.rmtree(old)
+
+    def _resume(self) -> int:
+        found = checkpoints(self.course.folder)
+        if not found:
+            return 0
+        self.accelerator.load_state(str(found[-1]))
+        return int(found[-1].name.removeprefix("step-"))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the whole checkpoints in a folder, the newest last."""
+    return sorted(p for p in folder.glob("step-*") if p.is_dir())
+
+
+def to_teacher(objective: str, prediction: Tensor, taught: Tensor) -> Tensor:
+    """Return the distance of outputs: mean squared, or for logits (..., vocabulary) the KL divergence per token."""
+    if objective == "lm":
+        own, theirs = (F.log_softmax(x.float(), dim=-1).flatten(0, -2) for x in (prediction, taught))
+        return F.kl_div(own, theirs, reduction="batchmean", log_target=True)
+    return F.mse_loss(prediction.float(), taught.float())
+
+
+def choose_trainable(model: nn.Module, new: Iterable[str] | None, frozen: Iterable[str]) -> None:
+    """Let the parameters under the paths `new` (None: all) train, except those under the paths `frozen`."""
+
+    def under(name: str, paths: Iterable[str]) -> bool:
+        return any(name == path or name.startswith(path + ".") for path in paths)
+
+    trained, fixed = None if new is None else list(new), list(frozen)
+    for name, parameter in model.named_parameters():
+        wanted = trained is None or under(name, trained)
+        parameter.requires_grad_(wanted and not under(name, fixed))
+    if not any(p.requires_grad for p in model.parameters()):
+        raise fail("AS733", "nothing is left to train", None, "freeze fewer sites, or write train all")
+
+
+def finetune(model: nn.Module, course: Course, settings: FinetuneSettings) -> dict[str, Any]:
+    """Train `model` in place (its parameters that require gradients) and return what can be said of the run."""
+    return Finetuning(model, course, settings).run()

@@ -1,0 +1,147 @@
+"""Closed form: the linear map at the end of each new part, by least squares on the teacher's outputs. No gradient step.
+
+An operator is features, then one linear read-out; a container of parallel blocks is branches, then a merge. With the features
+fixed, the best read-out is a ridge regression whose normal equations are features x features: they grow while the
+teacher runs, so nothing is cached. Where a narrower MLP inherits, the neurons that stay are chosen first, by the same
+activations (see `neurons`).
+
+`sequential`: a part is fed what the already edited model feeds it, while its target stays the teacher's output, so it
+makes up for the errors of the parts before it. Errors are measured on examples that no fit has seen; a fit that is worse
+there than the weights it started from is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from archspec.diagnostics import InternalError, fail
+from archspec.runtime.learn.feed import Feed
+from archspec.runtime.learn.neurons import NeuronWatch
+from archspec.runtime.learn.outcome import Outcome, RelativeError
+from archspec.runtime.learn.parts import Part
+from archspec.runtime.learn.taps import Record, Tap, record
+from archspec.runtime.least_squares import GramAccumulator
+from archspec.runtime.least_squares import fit as solve
+from archspec.runtime.operators.base import Operator
+
+Tick = Callable[[int], None]
+"""Called with the number of examples done."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """`ridge` is a fraction of the mean Gram diagonal; `samples` are examples, each with its own noise."""
+
+    samples: int = 1024
+    ridge: float = 1e-4
+    sequential: bool = False
+    gate_weighted: bool = False
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The host, and (for sequential fits) the edited model as far as it has learned."""
+
+    host: nn.Module
+    student: nn.Module | None = None
+
+    def records(self, parts: Sequence[Part], keywords: Mapping[str, Any], gates: bool = False) -> dict[str, Record]:
+        """Return per part the call to imitate: the host's output on the host's inputs, or on the edited model's."""
+        found = record(self.host, [p.tap for p in parts], keywords, gates=gates)
+        if self.student is not None:
+            fed = record(self.student, [Tap(p.name, p.paths[0], p.paths[0]) for p in parts], keywords)
+            for name, own in fed.items():
+                found[name].args, found[name].kwargs = own.args, own.kwargs
+        return found
+
+
+@torch.no_grad()
+def fit(
+    parts: Sequence[Part],
+    teacher: Teacher,
+    feed: Feed,
+    settings: FitSettings,
+    donors: Mapping[str, Mapping[str, str]] | None = None,
+    tick: Tick = lambda _: None,
+) -> dict[str, Outcome]:
+    """Fit all parts from one pass of the teacher (two where neurons are chosen). Parts must not contain one another.
+
+    `donors`: part name -> canonical weight names to the host's, for narrower MLPs whose neurons are to be chosen.
+    """
+    starts = {p.name: {k: t.clone() for k, t in p.module.state_dict().items()} for p in parts}
+    before = _errors(parts, teacher, feed)
+    if donors:
+        _choose_neurons([p for p in parts if p.name in donors], teacher, feed, settings, donors)
+    _solve(parts, teacher, feed, settings, tick)
+    after = _errors(parts, teacher, feed)
+    found = {}
+    for part in parts:
+        kept = after[part.name] <= before[part.name]
+        if not kept:
+            part.module.load_state_dict(starts[part.name])
+        found[part.name] = Outcome(part.name, before[part.name], after[part.name], kept, {"samples": settings.samples})
+    return found
+
+
+def _choose_neurons(
+    parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSettings, donors: Mapping[str, Mapping[str, str]]
+) -> None:
+    watches = {p.name: NeuronWatch(teacher.host, p.tap.first, donors[p.name]) for p in parts}
+    for _, keywords in feed.batches(settings.samples):
+        for name, seen in teacher.records(parts, keywords).items():
+            watches[name].update(seen)
+    for part in parts:
+        if not isinstance(part.module, Operator):
+            raise InternalError(f"fit: '{part.name}' chooses neurons and is no operator")
+        part.module.inherit(watches[part.name].choose(part.module.config.hidden))
+
+
+def _solve(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSettings, tick: Tick) -> None:
+    sums: dict[str, GramAccumulator] = {}
+    for _, keywords in feed.batches(settings.samples):
+        records = teacher.records(parts, keywords, settings.gate_weighted)
+        for part in parts:
+            seen = records[part.name]
+            features, rest = part.split(seen)
+            if part.name not in sums:
+                sums[part.name] = GramAccumulator.empty(features.shape[-1], rest.shape[-1], features.device)
+            weight = token_weights(seen) if settings.gate_weighted and not part.group else None
+            sums[part.name].update(features, seen.output - rest, weight)
+        tick(len(next(iter(records.values())).output))
+    for part in parts:
+        _write(part, sums[part.name], settings.ridge)
+
+
+def _write(part: Part, sums: GramAccumulator, ridge: float) -> None:
+    readout = part.readout
+    assert readout is not None
+    weight, bias = solve(sums, ridge, bias=readout.bias is not None)
+    readout.weight.copy_(weight)
+    if bias is not None:
+        readout.bias.copy_(bias)
+
+
+def token_weights(seen: Record) -> Tensor:
+    """Return (batch, tokens): the mean square, over channels, of the gate behind each token.
+
+    A read-out has one Gram matrix for all its outputs, so a gate per channel enters by its mean.
+    """
+    if seen.gate is None:
+        hint = "write gate_weighted false: this host multiplies the site's output by nothing"
+        raise fail("AS726", "gate_weighted is set, and the host has no gate behind the site", None, hint)
+    return seen.gate.float().square().mean(-1).expand(seen.output.shape[:-1])
+
+
+def _errors(parts: Sequence[Part], teacher: Teacher, feed: Feed) -> dict[str, float]:
+    found = {p.name: RelativeError() for p in parts}
+    for _, keywords in feed.batches(feed.held_out, "held-out"):
+        records = teacher.records(parts, keywords)
+        for part in parts:
+            seen = records[part.name]
+            found[part.name].update(part.run(seen), seen.output, part.baseline(seen))
+    return {name: error.value for name, error in found.items()}

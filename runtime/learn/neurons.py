@@ -1,0 +1,85 @@
+"""Which neurons of a wide MLP a narrower one keeps: those whose loss the remaining ones can least make up for.
+
+With h the teacher's hidden activations, C their Gram matrix and W its output map, dropping neuron j and refitting the
+rest raises the squared error by |W_j|^2 / [C^-1]_jj (Hassibi & Stork 1993, Eq. 5, for a whole column). Neurons go one at a
+time, the cheapest first, and W and C^-1 follow by rank-one updates: O(hidden^2) each, from one hidden x hidden matrix
+whatever the number of tokens. Where `runtime.neurons.greedy_neurons` builds a set up, this tears one down: the better way
+round when most of the neurons stay, since no choice is made before the company that a neuron will keep is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from archspec.diagnostics import fail
+from archspec.runtime.learn.taps import Record
+from archspec.runtime.least_squares import GramAccumulator
+
+DAMPING = 1e-4
+"""Ridge on the Gram matrix, as a fraction of its mean diagonal."""
+
+
+@torch.no_grad()
+def surviving_neurons(gram: Tensor, down: Tensor, keep: int) -> Tensor:
+    """Return the ascending indices of the `keep` neurons that stay.
+
+    `gram` (hidden, hidden) is centred where the read-out has a bias; `down` (width, hidden) is the teacher's map.
+    """
+    tiny = torch.finfo(torch.float64).tiny
+    ridge = DAMPING * gram.diagonal().mean().clamp_min(tiny)
+    inverse = torch.linalg.inv(gram.double() + ridge * torch.eye(len(gram), dtype=torch.float64, device=gram.device))
+    weights = down.detach().double().to(gram.device).clone()
+    alive = torch.ones(len(gram), dtype=torch.bool, device=gram.device)
+    for _ in range(len(gram) - keep):
+        cost = weights.square().sum(0) / inverse.diagonal().clamp_min(tiny)
+        worst = int(cost.masked_fill(~alive, float("inf")).argmin())
+        row = inverse[worst] / inverse[worst, worst]
+        weights -= torch.outer(weights[:, worst].clone(), row)
+        inverse -= torch.outer(inverse[:, worst].clone(), row)
+        alive[worst] = False
+    return alive.nonzero().flatten()
+
+
+class NeuronWatch:
+    """Gathers the Gram matrix of one teacher MLP's hidden activations, from calls of that MLP.
+
+    `names` are canonical weight names (`up.weight`, `down.bias`) to tensor names of the host.
+    """
+
+    def __init__(self, host: nn.Module, site: str, names: Mapping[str, str]) -> None:
+        self.site = host.get_submodule(site)
+        self.down = host.get_submodule(names["down.weight"].rpartition(".")[0])
+        self.teacher = {name: _tensor(host, path) for name, path in names.items()}
+        weight = self.teacher["down.weight"]
+        self.sums = GramAccumulator.empty(weight.shape[1], weight.shape[0], weight.device)
+
+    def update(self, record: Record) -> None:
+        """Run the MLP on a recorded call and add its hidden activations."""
+        handle = self.down.register_forward_hook(lambda _, args, y: self.sums.update(args[0], y))
+        try:
+            self.site(*record.args, **record.kwargs)
+        finally:
+            handle.remove()
+
+    def choose(self, keep: int) -> dict[str, Tensor]:
+        """Return the teacher's MLP with the neurons that stay alone, by canonical names."""
+        gram = self.sums.centred()[0] if "down.bias" in self.teacher else self.sums.raw()[0]
+        chosen = surviving_neurons(gram, self.teacher["down.weight"], keep)
+        return {name: _narrow(name, tensor, chosen.to(tensor.device)) for name, tensor in self.teacher.items()}
+
+
+def _narrow(name: str, tensor: Tensor, chosen: Tensor) -> Tensor:
+    if name.startswith(("up.", "gate.")):
+        return tensor[chosen]
+    return tensor[:, chosen] if name == "down.weight" else tensor
+
+
+def _tensor(host: nn.Module, name: str) -> Tensor:
+    try:
+        return host.get_parameter(name).detach()
+    except AttributeError as error:
+        hint = "give the base that the spec was compiled for: `--base PATH`"
+        raise fail("AS725", f"the host has no tensor '{name}'", None, hint) from error

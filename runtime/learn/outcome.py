@@ -1,0 +1,43 @@
+"""What a task achieved at a site: relative errors on held-out examples, before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`before` and `after` are relative errors |y - y*| / |y*| over held-out examples, `kept` says which weights stayed:
+    those that were learned, or those it started from because they are better on held-out examples."""
+
+    site: str
+    before: float
+    after: float
+    kept: bool
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def final(self) -> float:
+        return self.after if self.kept else self.before
+
+
+class RelativeError:
+    """Accumulates |prediction - target| over |target - baseline|, in float64."""
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(2, dtype=torch.float64)
+
+    def update(self, prediction: Tensor, target: Tensor, baseline: Tensor | float = 0.0) -> None:
+        wrong = (prediction.double() - target.double()).square().sum()
+        whole = (target.double() - baseline).square().sum()
+        self._sums += torch.stack([wrong, whole]).cpu()
+
+    @property
+    def value(self) -> float:
+        wrong, whole = self._sums.tolist()
+        return sqrt(wrong / whole) if whole else float("inf") if wrong else 0.0

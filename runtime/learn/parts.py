@@ -1,0 +1,104 @@
+"""Parts: what a task teaches. A part is a module of the edited model beside the tap of the host that it imitates.
+
+The sites of a task are paths of the base. One path is a replaced operator: it imitates the module that stood there. Several
+are the blocks of a parallel group: the container imitates the sequence, from the input of the first block to the output of the
+last, whatever else happened to the blocks in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from archspec.diagnostics import fail
+from archspec.instructions import Instruction, Relist
+from archspec.runtime.learn.taps import Record, Tap, first_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """`paths` are the places of the part in the edited model: several when a repeated block has copies of it."""
+
+    name: str
+    paths: tuple[str, ...]
+    tap: Tap
+    module: nn.Module
+    group: bool = False
+
+    @property
+    def readout(self) -> nn.Linear | None:
+        """The linear map at the end: an operator's read-out, a container's merge."""
+        found = getattr(self.module, "merge" if self.group else "readout", None)
+        return found if isinstance(found, nn.Linear) else None
+
+    def run(self, record: Record) -> Tensor:
+        """Return the part's own output, (batch, tokens, width), on the recorded call."""
+        return first_of(self.module(*record.args, **record.kwargs))
+
+    def split(self, record: Record) -> tuple[Tensor, Tensor]:
+        """Return (features, rest) of the part's output: output = readout(features) + rest, whatever the read-out is."""
+        readout, seen = self.readout, list[Tensor]()
+        assert readout is not None
+        before = readout.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        after = readout.register_forward_hook(lambda _, __, y: seen.append(y))
+        try:
+            output = self.run(record)
+        finally:
+            before.remove()
+            after.remove()
+        return seen[0], output - seen[1]
+
+    def baseline(self, record: Record) -> Tensor | float:
+        """What an error is relative to, beside the target: a group's error is relative to what the group adds."""
+        return tokens_of(record) if self.group else 0.0
+
+
+def tokens_of(record: Record) -> Tensor:
+    """Return the tokens that a recorded block was given."""
+    found = record.args[0] if record.args else record.kwargs["hidden_states"]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def find_part(model: nn.Module, program: Sequence[Instruction], sites: Sequence[str]) -> Part:
+    """Return the part of the edited `model` that a task with these sites teaches."""
+    paths = places(program, sites[0]) if len(sites) == 1 else group_places(program, sites)
+    try:
+        module = model.get_submodule(paths[0])
+    except (AttributeError, IndexError) as error:
+        hint = "compile the spec again: plan and checkpoint are not of one compilation"
+        raise fail("AS725", f"the checkpoint has no part for site '{sites[0]}'", None, hint) from error
+    return Part("+".join(sites), paths, Tap("+".join(sites), sites[0], sites[-1]), module, len(sites) > 1)
+
+
+def places(program: Sequence[Instruction], path: str) -> tuple[str, ...]:
+    """Return the paths in the result at which the module at `path` of the base stands with weights of its own."""
+    for relist in (i for i in program if isinstance(i, Relist)):
+        inside = path.removeprefix(relist.path + ".")
+        if inside == path:
+            continue
+        index, _, rest = inside.partition(".")
+        tail = f".{rest}" if rest else ""
+        found = []
+        for number, entry in enumerate(relist.entries):
+            if entry.form == "tie" or int(index) not in entry.members:
+                continue
+            branch = f".branches.{entry.members.index(int(index))}" if entry.form == "parallel" else ""
+            found.append(f"{relist.path}.{number}{branch}{tail}")
+        return tuple(found)
+    return (path,)
+
+
+def group_places(program: Sequence[Instruction], sites: Sequence[str]) -> tuple[str, ...]:
+    """Return the path in the result of the container that runs the blocks `sites` side by side."""
+    home = sites[0].rpartition(".")[0]
+    members = tuple(int(site.rpartition(".")[2]) for site in sites)
+    return tuple(
+        f"{relist.path}.{number}"
+        for relist in program
+        if isinstance(relist, Relist) and relist.path == home
+        for number, entry in enumerate(relist.entries)
+        if entry.form == "parallel" and entry.members == members
+    )

@@ -1,0 +1,130 @@
+"""Taps: what goes into a site of the teacher and what comes out, from one run for many sites.
+
+The inputs of a regression are those of the task itself, z_t, t and the condition (2506.05340, Eq. 2), so the host is run
+as the objective feeds it, and hooks note at each site the arguments with which the host's own code called it and what it
+returned, before any gate. A tap may span a group of blocks: the call of the first, the result of the last.
+
+A gate is whatever the host multiplies a site's output with: it is seen as that multiplication happens, in a torch
+function mode, so no family has to say where its gates are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class Tap:
+    """`first` and `last` are module paths of the host; of a single site they are the same."""
+
+    name: str
+    first: str
+    last: str
+
+    @staticmethod
+    def at(path: str) -> Tap:
+        return Tap(path, path, path)
+
+
+@dataclass
+class Record:
+    """One call of a tapped piece of the host, on one batch.
+
+    `args` and `kwargs` are as the host passed them; `output` is (batch, tokens, width), of a tuple its first entry;
+    `gate` is broadcastable to `output`, None where the host multiplies by nothing.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Tensor
+    gate: Tensor | None = None
+
+
+class Stop(Exception):
+    """Ends a run of the host once the last tap has been seen."""
+
+
+def record(
+    host: nn.Module, taps: Sequence[Tap], keywords: Mapping[str, Any], *, gates: bool = False, stop: bool = True
+) -> dict[str, Record]:
+    """Run the host once on `keywords`, without gradients, and return the record of each tap by its name.
+
+    With `stop` the run ends at the last tap; it must not when the host's own answer or a gate of the last is wanted.
+    """
+    found: dict[str, Record] = {}
+    calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+    watch = _Products() if gates else None
+    early = len(taps) if stop and not gates else 0
+
+    def entered(tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls[tap.name] = (args, dict(kwargs))
+
+    def left(tap: Tap, output: Any) -> None:
+        tokens = first_of(output)
+        args, kwargs = calls.pop(tap.name)
+        found[tap.name] = Record(args, kwargs, tokens)
+        if watch is not None:
+            watch.expect(tokens, found[tap.name])
+        if len(found) == early:
+            raise Stop
+
+    with torch.no_grad(), _hooked(host, taps, entered, left), watch or _nothing():
+        try:
+            host(**keywords)
+        except Stop:
+            pass
+    return found
+
+
+def first_of(output: Any) -> Tensor:
+    """Return the tokens of what a block or operator returned."""
+    tokens = output[0] if isinstance(output, tuple) else output
+    assert isinstance(tokens, Tensor)
+    return tokens
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _hooked(host: nn.Module, taps: Sequence[Tap], entered: Any, left: Any) -> Iterator[None]:
+    handles = []
+    for tap in taps:
+        first, last = host.get_submodule(tap.first), host.get_submodule(tap.last)
+        handles.append(first.register_forward_pre_hook(lambda _, a, k, tap=tap: entered(tap, a, k), with_kwargs=True))
+        handles.append(last.register_forward_hook(lambda _, a, y, tap=tap: left(tap, y)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Products(TorchFunctionMode):
+    """Notes the other factor of the first product in which an expected tensor stands."""
+
+    PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})  # type: ignore[has-type]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._expected: dict[int, tuple[Tensor, Record]] = {}
+
+    def expect(self, tokens: Tensor, record: Record) -> None:
+        self._expected[id(tokens)] = (tokens, record)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.PRODUCTS:
+            for one, other in ((args[0], args[1]), (args[1], args[0])):
+                if id(one) in self._expected and isinstance(other, Tensor):
+                    _, seen = self._expected.pop(id(one))
+                    seen.gate = other
+        return func(*args, **(kwargs or {}))
