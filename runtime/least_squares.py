@@ -39,7 +39,7 @@ class GramAccumulator:
         place = torch.device("cpu") if device.type == "mps" else device
 
         def zeros(*size: int) -> Tensor:
-            return torch.zeros(*size, dtype=torch.float64, device=place)
+            return torch.zeros(size, dtype=torch.float64, device=place)
 
         return cls(
             weight=zeros(),
