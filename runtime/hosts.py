@@ -8,6 +8,7 @@ host computes when it is built, such as positions and rotary frequencies, stand 
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from importlib import import_module
@@ -19,37 +20,20 @@ from torch import nn
 
 from archspec.diagnostics import fail, nearest
 
-LIBRARIES: Mapping[str, tuple[str, str]] = {
-    "diffusers": ("ModelMixin", "_class_name"),
-    "transformers": ("PreTrainedModel", "architectures"),
-}
-"""Library -> its base class of models, and the key under which a config names the class."""
-
-
-def identify(config: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (library, architecture) that a config names.
-
-    >>> identify({"_class_name": "DiTTransformer2DModel"})
-    ('diffusers', 'DiTTransformer2DModel')
-    """
-    for library, (_, key) in LIBRARIES.items():
-        found = config.get(key)
-        name = found[0] if isinstance(found, list) and found else found
-        if isinstance(name, str):
-            return library, name
-    raise fail("AS401", "the config names no model class", None, "write '_class_name' or 'architectures'")
+BASES: Mapping[str, str] = {"diffusers": "ModelMixin", "transformers": "PreTrainedModel"}
+"""Library -> the class that its models descend from."""
 
 
 def host_class(library: str, architecture: str) -> type[nn.Module]:
     """Return the class `architecture` of a known library; anything else is refused by name."""
-    if library not in LIBRARIES:
-        raise fail("AS402", f"unknown library '{library}'", None, f"use one of {', '.join(LIBRARIES)}")
+    if library not in BASES:
+        raise fail("AS401", f"unknown library '{library}'", None, f"use one of {', '.join(BASES)}")
     module = import_module(library)
     found = getattr(module, architecture, None) if architecture.isidentifier() else None
-    base = getattr(module, LIBRARIES[library][0])
+    base = getattr(module, BASES[library])
     if not (isinstance(found, type) and issubclass(found, base)):
         hints = nearest(architecture, (name for name in dir(module) if name[:1].isupper()))
-        raise fail("AS402", f"{library} has no model class '{architecture}'", None, *hints)
+        raise fail("AS401", f"{library} has no model class '{architecture}'", None, *hints)
     return found
 
 
@@ -65,12 +49,13 @@ def build(config: Mapping[str, Any], library: str, architecture: str, device: st
         with torch.device(device):
             return _construct(cls, library, config).eval()
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError, ZeroDivisionError) as error:
-        raise fail("AS403", f"{architecture} refuses its config: {error}") from error
+        raise fail("AS402", f"{architecture} refuses its config: {error}") from error
 
 
 def _construct(cls: Any, library: str, config: Mapping[str, Any]) -> nn.Module:
     if library == "diffusers":
-        model: nn.Module = cls.from_config(dict(config))
+        known = inspect.signature(cls.__init__).parameters
+        model: nn.Module = cls.from_config({key: value for key, value in config.items() if key in known})
         return model
     from transformers import AutoConfig
 

@@ -79,5 +79,5 @@ def side_of(tokens: int | None, sample_size: int, patch: int) -> int:
     if rows < 1 or rows * rows != tokens:
         near = max(rows, 1) ** 2
         hint = f"take a square, for example {near} or {(max(rows, 1) + 1) ** 2}"
-        raise fail("AS404", f"the host's tokens are a square grid, {tokens} is no square", None, hint)
+        raise fail("AS403", f"the host's tokens are a square grid, {tokens} is no square", None, hint)
     return rows * patch

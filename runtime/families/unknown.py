@@ -55,7 +55,7 @@ def _latent(r: Request) -> Tensor:
 def _pixels(r: Request) -> Tensor:
     size = r.get("image_size", default=224)
     if r.tokens is not None and r.tokens != (native := (size // r.get("patch_size", default=16)) ** 2):
-        raise fail("AS404", f"the host takes {native} tokens, not {r.tokens}", None, "leave out the number of tokens")
+        raise fail("AS403", f"the host takes {native} tokens, not {r.tokens}", None, "leave out the number of tokens")
     return r.draw.normal(r.batch, r.get("num_channels", default=3), size, size)
 
 
@@ -126,5 +126,5 @@ def _needed(parameter: inspect.Parameter, main: str, request: Request) -> bool:
 def _make(name: str, request: Request, module: nn.Module) -> Any:
     if name not in RULES:
         hint = f"known are {', '.join(RULES)}"
-        raise fail("AS405", f"cannot make an input '{name}' for {type(module).__name__}", None, hint)
+        raise fail("AS404", f"cannot make an input '{name}' for {type(module).__name__}", None, hint)
     return RULES[name](request)
