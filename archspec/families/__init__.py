@@ -9,7 +9,7 @@ from typing import Any
 
 from archspec.diagnostics import fail
 from archspec.families import dit, llama, pixart, unknown
-from archspec.families.base import Family
+from archspec.families.base import Family, Shape
 from archspec.source import Span
 from archspec.structure import Structure, TensorHeader
 
@@ -51,3 +51,9 @@ def describe(
         if current := family.claims(library, architecture, config):
             return family.structure(current, config, tensors, span)
     return unknown.structure(library, architecture, config, tensors)
+
+
+def expected_tensors(structure: Structure) -> Mapping[str, Shape] | None:
+    """Return name -> shape of every tensor that the config calls for, None for a host of no known family."""
+    family = FAMILIES.get(structure.family)
+    return family.tensors(structure.architecture, structure.config) if family else None

@@ -119,6 +119,10 @@ class Family:
             return None
         return architecture if architecture in self.architectures else self.legacy(config)
 
+    def tensors(self, architecture: str, config: Mapping[str, Any]) -> Mapping[str, Shape]:
+        """Return name -> shape of every tensor that a config calls for."""
+        return self._anatomy(architecture, config, None).tensors
+
     def structure(
         self,
         architecture: str,
@@ -127,15 +131,17 @@ class Family:
         span: Span | None = None,
     ) -> Structure:
         """Return the host's structure. Everything in the config that is not understood is an error at `span`."""
+        anatomy = self._anatomy(architecture, config, span)
+        if tensors is not None:
+            _compare(anatomy, tensors, span)
+            tensors = {name: header for name, header in tensors.items() if name in anatomy.tensors}
+        return Structure(self.name, architecture, self.library, config, anatomy.groups, anatomy.sites, tensors)
+
+    def _anatomy(self, architecture: str, config: Mapping[str, Any], span: Span | None) -> Anatomy:
         problems = Collector()
         values = self._values(config, problems, span)
         problems.raise_if_errors()
-        anatomy = self.anatomy(architecture, values, span)
-        if tensors is not None:
-            _compare(anatomy, tensors, problems, span)
-            problems.raise_if_errors()
-            tensors = {name: header for name, header in tensors.items() if name in anatomy.tensors}
-        return Structure(self.name, architecture, self.library, config, anatomy.groups, anatomy.sites, tensors)
+        return self.anatomy(architecture, values, span)
 
     def _values(self, config: Mapping[str, Any], problems: Collector, span: Span | None) -> dict[str, Any]:
         """Return every handled attribute's value, read or default."""
@@ -173,8 +179,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _compare(anatomy: Anatomy, tensors: Mapping[str, TensorHeader], problems: Collector, span: Span | None) -> None:
-    """Report where the headers are not what the config calls for (the first few)."""
+def _compare(anatomy: Anatomy, tensors: Mapping[str, TensorHeader], span: Span | None) -> None:
+    """Refuse headers that are not what the config calls for, with the first few of what is wrong."""
+    problems = Collector()
     wrong = [
         *(f"tensor '{name}' is missing" for name in anatomy.tensors if name not in tensors),
         *(
@@ -194,6 +201,7 @@ def _compare(anatomy: Anatomy, tensors: Mapping[str, TensorHeader], problems: Co
         problems.report("AS606", message, span, hint)
     if len(wrong) > MOST_PROBLEMS:
         problems.report("AS606", f"and {len(wrong) - MOST_PROBLEMS} more tensors disagree with the config", span, hint)
+    problems.raise_if_errors()
 
 
 def _untied(anatomy: Anatomy, tensors: Mapping[str, TensorHeader]) -> Iterator[str]:
