@@ -20,17 +20,20 @@ from torch import nn
 
 from archspec.diagnostics import fail, nearest
 
-BASES: Mapping[str, str] = {"diffusers": "ModelMixin", "transformers": "PreTrainedModel"}
-"""Library -> the class that its models descend from."""
+LIBRARIES: Mapping[str, tuple[str, str]] = {
+    "diffusers": ("ModelMixin", "_class_name"),
+    "transformers": ("PreTrainedModel", "architectures"),
+}
+"""Library -> its base class of models, and the key under which a config names the class."""
 
 
 def host_class(library: str, architecture: str) -> type[nn.Module]:
     """Return the class `architecture` of a known library; anything else is refused by name."""
-    if library not in BASES:
-        raise fail("AS401", f"unknown library '{library}'", None, f"use one of {', '.join(BASES)}")
+    if library not in LIBRARIES:
+        raise fail("AS401", f"unknown library '{library}'", None, f"use one of {', '.join(LIBRARIES)}")
     module = import_module(library)
     found = getattr(module, architecture, None) if architecture.isidentifier() else None
-    base = getattr(module, BASES[library])
+    base = getattr(module, LIBRARIES[library][0])
     if not (isinstance(found, type) and issubclass(found, base)):
         hints = nearest(architecture, (name for name in dir(module) if name[:1].isupper()))
         raise fail("AS401", f"{library} has no model class '{architecture}'", None, *hints)
