@@ -52,4 +52,28 @@ CODES: tuple[Code, ...] = (
         bad="archspec validate 'specs/*.txt'",
         good="archspec validate specs",
     ),
+    Code(
+        "AS810",
+        "git cannot give that revision",
+        "`revision:path` is read from the git repository around the working directory. The revision must exist in it "
+        "(a shallow clone in CI may lack it: fetch it first).",
+        bad="archspec diff orign/main:specs/a.yaml specs/a.yaml",
+        good="archspec diff origin/main:specs/a.yaml specs/a.yaml",
+    ),
+    Code(
+        "AS811",
+        "a spec without a base cannot be compared",
+        "What a spec amounts to depends on its host: its sites, shapes and tensors. A spec that only serves others through "
+        "`extends` names none.",
+        bad="archspec diff shared.yaml shared.yaml  # neither names a base",
+        good="archspec diff mlp-r3.yaml mlp-r6.yaml",
+    ),
+    Code(
+        "AS812",
+        "no values to compare",
+        "--values reads the tensors of both sides. A spec has none until it is compiled, and a host folder may hold its "
+        "config alone.",
+        bad="archspec diff spec.yaml out/result --values",
+        good="archspec diff specs/hosts/digits out/result --values",
+    ),
 )

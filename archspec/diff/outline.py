@@ -2,7 +2,8 @@
 
 All three are a base structure plus a program of instructions (empty for a plain host), so they are outlined by one
 function. Parts are keyed by the name of their site in the base (`blocks[3].attn`), because selectors name sites of
-the base and edits never renumber them. Everything here comes from configs and headers; values are `archspec.runtime.values`.
+the base and edits never renumber them. Everything here comes from configs and headers; values are compared by
+`archspec.runtime.values`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the result; `dtype` as safetensors spells it, `base` the tensor of the base that it is, None if new."""
+    """A tensor of the result: its dtype as safetensors spells it and, unless it is new, the base tensor that it is."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -40,7 +41,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """One site: the operator that fills it and its parameters. `path` is where it stands in the result, None if gone."""
+    """One site and the operator that fills it. `path` is where it stands in the result, None if it is gone."""
 
     site: str
     slot: str
@@ -71,7 +72,8 @@ class Outline:
     tensors: Tensors | None
     recorded: Mapping[str, float] = field(default_factory=dict)
     spec: Mapping[str, Any] | None = None
-    folder: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Tensor name -> file that holds its values; empty for a spec."""
 
     @property
     def depth(self) -> int:

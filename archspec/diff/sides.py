@@ -1,0 +1,175 @@
+"""A word on the command line to an `Outline`: a spec file, a folder, a hub id, or `revision:path` of git.
+
+A revision is unpacked as a whole into a scratch folder, so that `extends` and relative bases are found as they were.
+Torch is not needed: a compiled checkpoint tells its program in its lock, a spec is lowered by the language.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from archspec.diagnostics import fail
+from archspec.diff.outline import Outline, Tensor, Tensors, derived_tensors, outline
+from archspec.families import describe
+from archspec.headers import read_folder
+from archspec.hosts import CONFIG, locate, structure_of
+from archspec.instructions import Instruction
+from archspec.lower import lower
+from archspec.parse import load
+from archspec.resolve import resolve
+from archspec.runtime.lock import Lock, is_compiled, read_lock
+from archspec.runtime.program import KEY, read_graft
+from archspec.spec import Base
+from archspec.strict_json import read_json
+from archspec.tree import plain
+
+SPEC_SUFFIXES = (".yaml", ".yml", ".arch")
+
+
+def read_side(word: str, scratch: Path) -> Outline:
+    """Outline what `word` names. `scratch` is a folder for what has to be unpacked; the caller removes it."""
+    path = _path(word, scratch)
+    if path.suffix in SPEC_SUFFIXES:
+        return _of_spec(word, path)
+    if is_compiled(path):
+        return _of_checkpoint(word, path)
+    return _of_host(word, path)
+
+
+def _path(word: str, scratch: Path) -> Path:
+    revision, colon, name = word.partition(":")
+    if Path(word).exists() or not colon or len(revision) < 2:
+        return Path(word)
+    return unpack(revision, scratch) / name
+
+
+def unpack(revision: str, scratch: Path) -> Path:
+    """Unpack a git revision of the repository around the working directory; return where that directory is in it."""
+    prefix = _git("rev-parse", "--show-prefix").decode().strip()
+    top = _git("rev-parse", "--show-toplevel").decode().strip()
+    _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", about=revision)
+    archive = _git("-C", top, "archive", "--format=tar", f"{revision}^{{commit}}", about=revision)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(scratch, filter="data")
+    return scratch / prefix
+
+
+def _git(*arguments: str, about: str = "") -> bytes:
+    try:
+        return subprocess.run(("git", *arguments), check=True, capture_output=True).stdout
+    except FileNotFoundError as error:
+        raise fail("AS810", "git is not installed", None, "install git, or compare files") from error
+    except subprocess.CalledProcessError as error:
+        what = f"no revision '{about}'" if about else "this is no git repository"
+        raise fail("AS810", f"{what}: {error.stderr.decode(errors='replace').strip() or 'git refused'}") from error
+
+
+def _of_spec(label: str, path: Path) -> Outline:
+    """A spec whose host is not at hand still has its text to compare."""
+    spec = load(path)
+    written: Any = plain(spec.origin) if spec.origin else None
+    if spec.base is None:
+        raise fail(
+            "AS811", f"'{label}' has no base", spec.span(), "write base: {from: ...}, or extend a spec that has one"
+        )
+    located = locate(spec.base, path.parent)
+    if located.folder is None:
+        return Outline(label, "spec", "", {}, (), {}, {}, None, spec=written)
+    structure = structure_of(located)
+    program = lower(resolve(spec, structure))
+    tensors = derived_tensors(structure, program) if structure.tensors else None
+    return outline(label, "spec", structure, program, tensors, spec=written)
+
+
+def _of_checkpoint(label: str, path: Path) -> Outline:
+    lock = read_lock(path)
+    folder = path / (lock.subfolder or "")
+    structure = describe(_base_config(read_json(folder / CONFIG, "AS602")))
+    return outline(
+        label,
+        "checkpoint",
+        structure,
+        lock.instructions,
+        _kept(folder, lock),
+        recorded=_recorded(lock.results),
+        files=_files(folder),
+    )
+
+
+def _base_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config as the base had it."""
+    graft = read_graft(config.get(KEY))
+    plain_config = {k: v for k, v in config.items() if k != KEY} | dict(graft.base)
+    if "_class_name" in config:
+        return plain_config | {"_class_name": graft.architecture}
+    named = {"architectures": [graft.architecture]}
+    return plain_config | named | ({"model_type": graft.model_type} if graft.model_type else {})
+
+
+def _kept(folder: Path, lock: Lock) -> Tensors:
+    headers = read_folder(folder)
+    return {
+        name: Tensor(headers[name].dtype, headers[name].shape, origin.base)
+        for name, origin in lock.tensors.items()
+        if name in headers
+    }
+
+
+def _recorded(results: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers that the lock holds of the result: FLOPs, activation bytes, measured quality."""
+    return {k: float(v) for k, v in _numbers(results.get("totals") or {})}
+
+
+def _numbers(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for key, value in results.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, value
+
+
+def _of_host(label: str, path: Path) -> Outline:
+    base, near = _as_base(label, path)
+    located = locate(base, near)
+    structure = structure_of(located)
+    program: tuple[Instruction, ...] = ()
+    tensors = {n: Tensor(h.dtype, h.shape, n) for n, h in (structure.tensors or {}).items()} or None
+    assert located.folder is not None
+    return outline(label, "host", structure, program, tensors, files=_files(located.weights or located.folder))
+
+
+def _as_base(label: str, path: Path) -> tuple[Base, Path]:
+    """A pipeline folder stands for its transformer; anything that does not exist is a hub id."""
+    if not path.exists():
+        return Base(from_=label), Path()
+    subfolder = "transformer" if (path / "transformer" / CONFIG).is_file() and not (path / CONFIG).is_file() else None
+    return Base(from_=str(path.absolute()), subfolder=subfolder), Path()
+
+
+def _files(path: Path) -> dict[str, str]:
+    return {name: header.file for name, header in read_folder(path).items()}
+
+
+def value_pairs(before: Outline, after: Outline) -> Iterator[tuple[str, tuple[Path, str], tuple[Path, str]]]:
+    """Yield (label, place before, place after) of every tensor that both sides have in the same shape."""
+    for side in (before, after):
+        if not side.files:
+            raise fail(
+                "AS812",
+                f"'{side.label}' has no values to compare",
+                None,
+                "compile the spec first, or leave --values out",
+            )
+    names = {_identity(n, t): n for n, t in (before.tensors or {}).items()}
+    for name, tensor in (after.tensors or {}).items():
+        old = names.get(_identity(name, tensor))
+        if old is not None and (before.tensors or {})[old].shape == tensor.shape:
+            yield name, (Path(before.files[old]), old), (Path(after.files[name]), name)
+
+
+def _identity(name: str, tensor: Tensor) -> str:
+    return tensor.base or name
