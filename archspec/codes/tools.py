@@ -63,16 +63,16 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS811",
         "a spec without a base cannot be compared",
-        "What a spec amounts to depends on its host: its sites, shapes and tensors. A spec that only serves others through "
-        "`extends` names none.",
+        "What a spec amounts to depends on its host: its sites, shapes and tensors. A spec that only serves others "
+        "through `extends` names none.",
         bad="archspec diff shared.yaml shared.yaml  # neither names a base",
         good="archspec diff mlp-r3.yaml mlp-r6.yaml",
     ),
     Code(
         "AS812",
         "no values to compare",
-        "--values reads the tensors of both sides. A spec has none until it is compiled, and a host folder may hold its "
-        "config alone.",
+        "--values reads the tensors of both sides. A spec has none until it is compiled, and a host folder may hold "
+        "its config alone.",
         bad="archspec diff spec.yaml out/result --values",
         good="archspec diff specs/hosts/digits out/result --values",
     ),
