@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from archspec import hook
+
 if TYPE_CHECKING:
     from archspec.runtime.load import load
 
@@ -26,8 +28,11 @@ def __getattr__(name: str) -> Any:
         from archspec.runtime.load import load
 
         return load
-    if name.startswith("Grafted") or name == "IdentityAutoencoder":
+    if name.startswith("Grafted") or name in ("IdentityAutoencoder", "ModelMixin", "PreTrainedModel"):
         from archspec.runtime import interop
 
         return interop.component(name)
     raise AttributeError(f"module 'archspec' has no attribute '{name}'")
+
+
+hook.install()
