@@ -147,8 +147,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS630",
         "output exists",
-        "A compile writes a new folder, or replaces one that archspec itself made from a spec of the same name. Anything "
-        "else under that name is left alone.",
+        "A compile writes a new folder, or replaces one that archspec itself made. Anything else under that name is left "
+        "alone.",
         bad="archspec compile spec.yaml -o ~/photos",
         good="archspec compile spec.yaml -o out/dit-hyena",
     ),
@@ -198,7 +198,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS643",
         "operator not installed",
-        "The checkpoint names an operator that this installation does not have. No code is ever taken from a checkpoint.",
+        "The checkpoint names an operator that this installation does not have. No code is ever taken from a "
+        "checkpoint.",
         bad='{"do": "install", "operator": "warp", ...}',
         good='{"do": "install", "operator": "hyena_x", ...}',
     ),
