@@ -1,0 +1,456 @@
+"""Families: what they read from a config, what they refuse, and that the real modules are as they say."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import pytest
+
+from archspec.diagnostics import ArchspecError
+from archspec.families import FAMILIES, describe, expected_tensors, family_of, identify
+from archspec.families.base import bookkeeping
+from archspec.headers import read_folder
+from archspec.source import Source
+from archspec.structure import Site, Structure, TensorHeader
+
+DIT: dict[str, Any] = {"_class_name": "DiTTransformer2DModel"}
+PIXART: dict[str, Any] = {"_class_name": "PixArtTransformer2DModel"}
+LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+DEFAULTS = {"dit": DIT, "pixart": PIXART, "llama": LLAMA}
+
+DIT_XL: dict[str, Any] = {
+    "_class_name": "Transformer2DModel",
+    "_diffusers_version": "0.12.0.dev0",
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "attention_head_dim": 72,
+    "cross_attention_dim": None,
+    "double_self_attention": False,
+    "dropout": 0.0,
+    "in_channels": 4,
+    "norm_elementwise_affine": False,
+    "norm_num_groups": 32,
+    "norm_type": "ada_norm_zero",
+    "num_attention_heads": 16,
+    "num_embeds_ada_norm": 1000,
+    "num_layers": 28,
+    "num_vector_embeds": None,
+    "only_cross_attention": False,
+    "out_channels": 8,
+    "patch_size": 2,
+    "sample_size": 32,
+    "upcast_attention": False,
+    "use_linear_projection": False,
+}
+"""Of the form in which DiT-XL/2 was published: an outdated class, and attributes of other models that are off."""
+
+
+def codes(error: ArchspecError) -> list[str]:
+    return [d.code for d in error.diagnostics]
+
+
+def headers(structure: Structure, **changes: tuple[int, ...] | None) -> dict[str, TensorHeader]:
+    """Return the headers that a config calls for, with some changed, added or (None) removed."""
+    shapes: dict[str, Any] = {**(expected_tensors(structure) or {}), **changes}
+    return {n: TensorHeader("F32", tuple(s), "absent.safetensors", 0, 0) for n, s in shapes.items() if s is not None}
+
+
+def test_published_dit_xl() -> None:
+    structure = describe(DIT_XL)
+    assert (structure.family, structure.library) == ("dit", "diffusers")
+    assert structure.architecture == "DiTTransformer2DModel"
+    assert structure.groups == {"blocks": "transformer_blocks"}
+    assert structure.depth() == 28
+    assert structure.tokens == 256
+    tensors = expected_tensors(structure)
+    assert tensors is not None
+    assert sum(map(prod, tensors.values())) == 749_826_464
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sites_of_a_block_in_the_order_in_which_they_run(name: str) -> None:
+    structure = describe(DEFAULTS[name])
+    block = next(s for s in structure.sites if s.slot == "block")
+    slots = [s.slot for s in structure.children(block)]
+    cross = ["cross_attn"] if name == "pixart" else []
+    assert slots == ["norm", "attn", *cross, "norm", "mlp"]
+    assert len(structure.sites) == structure.depth() * (len(slots) + 1)
+    names = [s.name for s in structure.sites]
+    assert len(set(names)) == len(names), "a name means one site"
+    assert structure.sites[0].name == "blocks[0]"
+
+
+def attn(structure: Structure, index: int = 0) -> Site:
+    return next(s for s in structure.sites if s.slot == "attn" and s.index == index)
+
+
+def mlp(structure: Structure) -> Site:
+    return next(s for s in structure.sites if s.slot == "mlp")
+
+
+def test_llama_contracts() -> None:
+    config = {**LLAMA, "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 96}
+    structure = describe(config)
+    shape = attn(structure).shape
+    assert (shape.width, shape.heads, shape.kv_heads, shape.head_dim) == (64, 8, 2, 8)
+    assert (shape.causal, shape.rotary, shape.bias, shape.out_bias, shape.tokens) == (True, True, False, False, None)
+    assert (mlp(structure).shape.hidden, mlp(structure).shape.activation, mlp(structure).shape.gated) == (
+        96,
+        "silu",
+        True,
+    )
+    port = attn(structure).port
+    assert (port.returns, port.rotary, port.cache) == (2, "position_embeddings", "past_key_values")
+    assert attn(structure, 3).teacher == {
+        f"{role}.weight": f"model.layers.3.self_attn.{role}_proj.weight" for role in ("q", "k", "v", "o")
+    }
+    assert mlp(structure).teacher.keys() == {"up.weight", "gate.weight", "down.weight"}
+
+
+def test_llama_head_dim_of_its_own() -> None:
+    structure = describe({**LLAMA, "hidden_size": 64, "num_attention_heads": 4, "head_dim": 32, "attention_bias": True})
+    tensors = expected_tensors(structure)
+    assert tensors is not None
+    assert attn(structure).shape.head_dim == 32
+    assert tensors["model.layers.0.self_attn.q_proj.weight"] == (128, 64)
+    assert attn(structure).teacher["o.bias"] == "model.layers.0.self_attn.o_proj.bias"
+
+
+def test_llama_model_without_head_has_no_prefix() -> None:
+    structure = describe({**LLAMA, "architectures": ["LlamaModel"]})
+    assert structure.groups == {"blocks": "layers"}
+    tensors = expected_tensors(structure)
+    assert tensors is not None
+    assert "embed_tokens.weight" in tensors
+    assert "lm_head.weight" not in tensors
+
+
+def test_biases_follow_the_config() -> None:
+    structure = describe({**DIT, "attention_bias": False})
+    assert attn(structure).shape.bias is False
+    assert attn(structure).shape.out_bias is True
+    assert attn(structure).teacher.keys() == {"q.weight", "k.weight", "v.weight", "o.weight", "o.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("gelu", "gelu"), ("geglu-approximate", "quick_gelu"), ("linear-silu", "silu")]
+)
+def test_activations_by_their_common_name(name: str, value: str) -> None:
+    assert mlp(describe({**DIT, "activation_fn": name})).shape.activation == value
+
+
+def test_cross_attention_of_pixart() -> None:
+    structure = describe({**PIXART, "cross_attention_dim": 640, "sample_size": 64})
+    site = next(s for s in structure.sites if s.slot == "cross_attn")
+    assert site.path == "transformer_blocks.0.attn2"
+    assert (site.port.context, site.port.mask, site.shape.context) == ("encoder_hidden_states", "attention_mask", 640)
+    assert attn(structure).port.context is None
+    tensors = expected_tensors(structure)
+    assert tensors is not None
+    assert tensors["transformer_blocks.0.attn2.to_k.weight"] == (1152, 640)
+    assert "adaln_single.emb.resolution_embedder.linear_1.weight" not in tensors
+
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({**DIT, "window_size": 8}, "AS603", "window_size"),
+    ({**DIT, "activation_fn": "geglu"}, "AS603", "activation_fn"),
+    ({**DIT, "norm_type": "layer_norm"}, "AS603", "norm_type"),
+    ({**PIXART, "attention_type": "gated"}, "AS603", "attention_type"),
+    ({**LLAMA, "quantization_config": {"bits": 4}}, "AS603", "quantization_config"),
+    ({**LLAMA, "auto_map": {"AutoModel": "code.Model"}}, "AS603", "auto_map"),
+    ({**LLAMA, "hidden_act": "swoosh"}, "AS603", "hidden_act"),
+    ({**LLAMA, "per_layer_config": {"0": {"hidden_size": 8}}}, "AS603", "per_layer_config"),
+    ({**DIT, "num_layers": "many"}, "AS604", "num_layers"),
+    ({**DIT, "num_layers": 10**12}, "AS604", "num_layers"),
+    ({**DIT, "num_layers": 0}, "AS604", "num_layers"),
+    ({**DIT, "num_layers": True}, "AS604", "num_layers"),
+    ({**DIT, "num_layers": None}, "AS604", "num_layers"),
+    ({**DIT, "attention_bias": 1}, "AS604", "attention_bias"),
+    ({**DIT, "sample_size": 33}, "AS604", "sample_size"),
+    ({**LLAMA, "hidden_size": 100, "num_attention_heads": 3}, "AS604", "hidden_size"),
+    ({**LLAMA, "num_attention_heads": 4, "num_key_value_heads": 3}, "AS604", "num_attention_heads"),
+]
+
+
+@pytest.mark.parametrize(("config", "code", "attribute"), REFUSED, ids=[f"{c}-{a}" for _, c, a in REFUSED])
+def test_config_that_is_not_understood(config: dict[str, Any], code: str, attribute: str) -> None:
+    span = Source("s.yaml", "base: ./host").span(6, 12)
+    with pytest.raises(ArchspecError) as caught:
+        describe(config, span=span)
+    assert codes(caught.value) == [code]
+    assert f"'{attribute}'" in caught.value.diagnostics[0].message
+    primary = caught.value.diagnostics[0].primary
+    assert primary is not None
+    assert (primary.span.line, primary.span.column) == (1, 7)
+
+
+def test_all_unknown_attributes_at_once_with_the_nearest_name() -> None:
+    with pytest.raises(ArchspecError) as caught:
+        describe({**DIT, "num_layer": 4, "windows": [1], "off": False, "none": None, "empty": {}})
+    assert [d.message.split("'")[1] for d in caught.value.diagnostics] == ["num_layer", "windows"]
+    assert caught.value.diagnostics[0].hints == ("did you mean 'num_layers'?",)
+
+
+@pytest.mark.parametrize("config", [{}, {"_class_name": 3}, {"architectures": []}, {"_class_name": "os.system"}])
+def test_config_without_a_class(config: dict[str, Any]) -> None:
+    with pytest.raises(ArchspecError) as caught:
+        identify(config)
+    assert codes(caught.value) == ["AS605"]
+
+
+def test_family_of() -> None:
+    assert family_of(DIT_XL) is FAMILIES["dit"]
+    assert family_of({**DIT_XL, "norm_type": "ada_norm_single"}) is FAMILIES["pixart"]
+    assert family_of({**DIT_XL, "norm_type": "layer_norm"}) is None
+    assert family_of({"architectures": ["GPT2Model"]}) is None
+
+
+SMALL = {**DIT, "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 4, "sample_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transformer_blocks.1.attn1.to_q.bias": None}, "tensor 'transformer_blocks.1.attn1.to_q.bias' is missing"),
+        ({"proj_out_1.weight": (16, 9)}, "tensor 'proj_out_1.weight' is (16, 9), the config calls for (16, 8)"),
+        ({"transformer_blocks.2.ff.net.2.bias": (8,)}, "tensor 'transformer_blocks.2.ff.net.2.bias' has no place"),
+    ],
+)
+def test_headers_must_be_what_the_config_calls_for(changes: dict[str, Any], message: str) -> None:
+    good = headers(describe(SMALL))
+    assert describe(SMALL, good).tensors == good
+    with pytest.raises(ArchspecError) as caught:
+        describe(SMALL, headers(describe(SMALL), **changes))
+    assert codes(caught.value) == ["AS606"]
+    assert caught.value.diagnostics[0].message.startswith(message)
+
+
+def test_weights_of_another_model_are_not_a_flood() -> None:
+    with pytest.raises(ArchspecError) as caught:
+        describe({**DIT, "num_layers": 28}, headers(describe({**DIT, "num_layers": 12})))
+    assert 1 < len(caught.value.diagnostics) < 20
+    assert "more tensors disagree" in caught.value.diagnostics[-1].message
+
+
+def llama_files(folder: Path, head: float) -> dict[str, TensorHeader]:
+    """Write a tied Llama whose checkpoint repeats the embedding as its head, scaled by `head`."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    shapes = expected_tensors(describe(TIED))
+    assert shapes is not None
+    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * np.float32(head)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2, np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    return read_folder(folder)
+
+
+TIED = {**LLAMA, "hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 9,
+        "intermediate_size": 8, "tie_word_embeddings": True}  # fmt: skip
+
+
+def test_tied_head_and_old_buffers_are_no_tensors_of_the_model(tmp_path: Path) -> None:
+    structure = describe(TIED, llama_files(tmp_path, 1.0))
+    assert structure.tensors is not None
+    assert structure.tensors.keys() == (expected_tensors(structure) or {}).keys()
+    assert not any("lm_head" in name or "inv_freq" in name for name in structure.tensors)
+
+
+def test_tied_head_that_differs_is_refused(tmp_path: Path) -> None:
+    """transformers would load both and not tie them; archspec does not guess."""
+    with pytest.raises(ArchspecError, match="the two differ") as caught:
+        describe(TIED, llama_files(tmp_path, 1.5))
+    assert codes(caught.value) == ["AS606"]
+
+
+def unknown(shapes: Mapping[str, tuple[int, ...]]) -> Structure:
+    tensors = {name: TensorHeader("F32", shape, "absent", 0, 0) for name, shape in shapes.items()}
+    return describe({"architectures": ["GPT2Model"]}, tensors)
+
+
+def gpt2(depth: int) -> dict[str, tuple[int, ...]]:
+    block: dict[str, tuple[int, ...]] = {
+        "ln_1.weight": (8,), "ln_1.bias": (8,), "attn.c_attn.weight": (8, 24), "mlp.c_fc.weight": (8, 32)
+    }  # fmt: skip
+    return {
+        "wte.weight": (50, 8),
+        **{f"h.{i}.{name}": shape for i in range(depth) for name, shape in block.items()},
+        "ln_f.weight": (8,),
+    }
+
+
+def test_unknown_host_from_its_headers() -> None:
+    structure = unknown(gpt2(12))
+    assert (structure.family, structure.architecture) == ("unknown", "GPT2Model")
+    assert structure.groups == {"blocks": "h"}
+    blocks = [s for s in structure.sites if s.slot == "block"]
+    assert [b.path for b in blocks] == [f"h.{i}" for i in range(12)]
+    assert {b.shape.width for b in blocks} == {8}
+    assert {s.slot for s in structure.sites} == {"block", "module"}
+    inner = structure.site("h.10.attn")
+    assert inner is not None
+    assert (inner.name, inner.group, inner.index, inner.shape.width) == ('"h.10.attn"', "blocks", 10, 0)
+    assert [s.path for s in structure.children(blocks[0])] == [
+        "h.0.attn",
+        "h.0.attn.c_attn",
+        "h.0.ln_1",
+        "h.0.mlp",
+        "h.0.mlp.c_fc",
+    ]
+    outside = structure.site("wte")
+    assert outside is not None
+    assert outside.index is None
+
+
+def test_unknown_host_without_headers_is_its_class_alone() -> None:
+    structure = describe({"_class_name": "SomethingModel"})
+    assert (structure.groups, structure.sites, structure.tensors) == ({}, (), None)
+    assert expected_tensors(structure) is None
+
+
+def test_unknown_host_with_several_lists() -> None:
+    block = {"attn.w": (4, 4), "mlp.w": (4, 4)}
+    shapes = {
+        **{f"t.single_blocks.{i}.{n}": s for i in range(5) for n, s in block.items()},
+        **{f"t.double_blocks.{i}.{n}": s for i in range(3) for n, s in block.items()},
+        **{f"u.double_blocks.{i}.{n}": s for i in range(2) for n, s in block.items()},
+    }
+    structure = unknown(shapes)
+    assert structure.groups == {
+        "blocks": "t.single_blocks",
+        "double_blocks": "t.double_blocks",
+        "u_double_blocks": "u.double_blocks",
+    }
+    assert structure.depth("double_blocks") == 3
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"net.0.weight": (4, 4), "net.2.weight": (4, 4)},  # a Sequential with activations between
+        {"net.0.weight": (4, 4), "net.1.weight": (4, 4)},  # linears, not blocks
+        {"down.0.a.w": (1,), "down.0.b.w": (1,), "down.1.a.w": (1,), "down.1.c.w": (1,)},  # entries that differ
+        {"one.0.a.w": (1,), "one.0.b.w": (1,)},  # a single entry
+    ],
+)
+def test_lists_that_are_no_blocks(shapes: dict[str, tuple[int, ...]]) -> None:
+    assert unknown(shapes).groups == {}
+
+
+def test_width_only_where_the_norms_agree() -> None:
+    shapes = gpt2(3)
+    shapes["h.1.ln_1.weight"] = (9,)
+    assert {s.shape.width for s in unknown(shapes).sites} == {0}
+
+
+def test_bookkeeping() -> None:
+    assert bookkeeping("_anything")
+    assert bookkeeping("transformers_version")
+    assert not bookkeeping("num_layers")
+
+
+def test_defaults_are_those_of_the_libraries() -> None:
+    """A config that leaves an attribute out means the library's default."""
+    from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
+    from transformers import LlamaConfig
+
+    for name, cls in (("dit", DiTTransformer2DModel), ("pixart", PixArtTransformer2DModel)):
+        parameters = dict(inspect.signature(cls.__init__).parameters)
+        parameters.pop("self")
+        own = {n: p.default for n, p in parameters.items()}
+        family = FAMILIES[name]
+        assert own.keys() == family.handled.keys() | family.ignored, f"{name}: every attribute is handled or ignored"
+        assert {n: own[n] for n in family.handled} == {n: a.default for n, a in family.handled.items()}
+    llama = {n: p.default for n, p in inspect.signature(LlamaConfig).parameters.items()}
+    plain = LlamaConfig()
+    family = FAMILIES["llama"]
+    assert {n for n in plain.to_dict() if not bookkeeping(n)} - {"chunk_size_feed_forward", "is_encoder_decoder"} <= (
+        family.handled.keys() | family.ignored
+    )
+    derived = {"num_key_value_heads", "head_dim"}
+    assert {n: getattr(plain, n) for n in family.handled.keys() - derived} == {
+        n: a.default for n, a in family.handled.items() if n not in derived
+    }
+    assert all(llama.get(n) in (None, inspect.Parameter.empty) for n in derived)
+
+
+def against_the_real_one(structure: Structure, model: Any) -> None:
+    """Every path is a module, every tensor the model's, every name of a port a parameter of the module's forward."""
+    state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = getattr(model, "all_tied_weights_keys", {}) or {}
+    assert {name: shape for name, shape in state.items() if name not in tied} == expected_tensors(structure)
+    for site in structure.sites:
+        module = model.get_submodule(site.path)
+        parameters = inspect.signature(module.forward).parameters
+        used = [site.port.input, site.port.rotary, site.port.mask, site.port.cache, site.port.context]
+        assert {name for name in used if name} <= parameters.keys(), site.path
+        assert next(iter(parameters)) == site.port.input, site.path
+        assert set(site.teacher.values()) <= state.keys()
+        assert {name.rpartition(".")[0] for name in site.teacher.values()} <= {n for n, _ in model.named_modules()}
+    for site in (s for s in structure.sites if s.slot in ("attn", "cross_attn")):
+        shape = site.shape
+        inner, shared = (shape.heads or 0) * (shape.head_dim or 0), (shape.kv_heads or 0) * (shape.head_dim or 0)
+        assert state[site.teacher["q.weight"]] == (inner, shape.width)
+        assert state[site.teacher["v.weight"]] == (shared, shape.context or shape.width)
+        assert state[site.teacher["o.weight"]] == (shape.width, inner)
+        assert ("q.bias" in site.teacher, "o.bias" in site.teacher) == (shape.bias, shape.out_bias)
+    for site in (s for s in structure.sites if s.slot == "mlp"):
+        assert state[site.teacher["up.weight"]] == (site.shape.hidden, site.shape.width)
+        assert ("gate.weight" in site.teacher) == site.shape.gated
+        assert ("up.bias" in site.teacher, "down.bias" in site.teacher) == (site.shape.bias, site.shape.out_bias)
+    for site in (s for s in structure.sites if s.slot == "norm" and s.teacher):
+        assert state[site.teacher["weight"]] == (site.shape.width,)
+
+
+REAL: list[dict[str, Any]] = [
+    DIT_XL,
+    {**SMALL, "attention_bias": False, "norm_elementwise_affine": True, "out_channels": 8, "activation_fn": "gelu"},
+    {**PIXART, "num_layers": 2, "caption_channels": 4096},
+    {**PIXART, "num_layers": 2, "sample_size": 64, "norm_elementwise_affine": True, "out_channels": None},
+    {**PIXART, "num_layers": 2, "cross_attention_dim": 640, "use_additional_conditions": True, "sample_size": 32},
+    {**PIXART, "num_layers": 2, "cross_attention_dim": None},
+    {**LLAMA, "num_hidden_layers": 2, "num_key_value_heads": 8},
+    {**LLAMA, "num_hidden_layers": 2, "attention_bias": True, "mlp_bias": True, "head_dim": 64},
+    {**LLAMA, "num_hidden_layers": 2, "tie_word_embeddings": True, "is_llama_config": True, "rope_interleaved": False},
+    {**LLAMA, "num_hidden_layers": 2, "architectures": ["LlamaModel"]},
+]
+
+
+@pytest.mark.parametrize("config", REAL, ids=range(len(REAL)))
+def test_structure_against_the_real_module(config: dict[str, Any]) -> None:
+    from archspec.runtime.hosts import build
+
+    structure = describe(config)
+    own = {n: v for n, v in config.items() if n in FAMILIES[structure.family].handled or bookkeeping(n)}
+    own["_class_name"] = structure.architecture
+    model = build(own, structure.library, structure.architecture)
+    against_the_real_one(structure, model)
+    if config is DIT_XL:
+        assert sum(p.numel() for p in model.parameters()) == 749_826_464
+
+
+@pytest.mark.parametrize("host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_plain"])
+def test_saved_hosts(host: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(host)
+    tensors = read_folder(folder)
+    structure = describe(json.loads((folder / "config.json").read_text()), tensors)
+    assert structure.family == {"tiny_plain": "unknown"}.get(host, host.removeprefix("tiny_"))
+    assert structure.depth() == 4
+    assert structure.tensors == tensors
+
+
+def test_no_torch() -> None:
+    """Reading structures must stay cheap: the validator promises 0.35 CPU seconds."""
+    heavy = "{'torch', 'numpy', 'huggingface_hub', 'diffusers', 'transformers'}"
+    code = f"import sys, archspec.hosts, archspec.layout; print(sorted({heavy} & set(sys.modules)))"
+    found = run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True)
+    assert found.stdout == "[]\n"
