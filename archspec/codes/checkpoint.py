@@ -147,8 +147,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS630",
         "output exists",
-        "A compile writes a new folder, or replaces one that archspec itself made. Anything else under that name is left "
-        "alone.",
+        "A compile writes a new folder, or replaces one that archspec itself made. Anything else under that name is "
+        "left alone.",
         bad="archspec compile spec.yaml -o ~/photos",
         good="archspec compile spec.yaml -o out/dit-hyena",
     ),
