@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
-def _save(model: Any, folder: Path) -> Path:
+def _save(model: Any, folder: Path, **options: Any) -> Path:
     """Draw every parameter anew (zero-initialized gates would hide half of the model) and save."""
     import torch
 
@@ -70,7 +70,7 @@ def _save(model: Any, folder: Path) -> Path:
             scale = 0.02 if parameter.dim() == 1 else parameter[0].numel() ** -0.5
             center = 1.0 if "norm" in name and name.endswith("weight") and parameter.dim() == 1 else 0.0
             parameter.copy_(center + scale * noise)
-    model.eval().save_pretrained(folder)
+    model.eval().save_pretrained(folder, **options)
     return folder
 
 
@@ -100,7 +100,11 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ViT: a host of no known family (4 layers, width 32, 2 heads, 17 tokens)."""
+    """A ViT: a host of no known family (4 layers, width 32, 2 heads, 17 tokens).
+
+    Saved under the names of its modules, not those of old checkpoints, which transformers would write.
+    """
     from transformers import ViTConfig, ViTModel
 
-    return _save(ViTModel(ViTConfig(**VIT)), tmp_path_factory.mktemp("hosts") / "tiny_plain")
+    folder = tmp_path_factory.mktemp("hosts") / "tiny_plain"
+    return _save(ViTModel(ViTConfig(**VIT)), folder, save_original_format=False)
