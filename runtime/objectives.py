@@ -1,16 +1,16 @@
 """The loss of a host's task: what it is fed, what it should answer, how far off it is.
 
-An objective turns a batch of data into keyword inputs for the model and a target, so that regression (which wants noised
-inputs and no target), finetuning and evaluation all noise in one way:
+An objective turns a batch of data into keyword inputs for the model and a target, so that regression (which wants
+noised inputs and no target), finetuning and evaluation all noise in one way:
 
     inputs(batch, generator) -> (keywords for model(**keywords), target)
     output(what the model returned) -> prediction, shaped as the target
     loss(prediction, target) -> scalar
 
-`flow` is rectified flow (2209.03003): x_t = (1 - t) x + t e, target e - x, timestep 1000 t. `epsilon` is DDPM (2006.11239)
-with the pipeline's own scheduler: target e; of a host that also learns its variance the first half of the channels is
-the prediction, and the variational term of 2102.09672 is left out (the variance head keeps what it learned). `lm` is
-next-token cross entropy.
+`flow` is rectified flow (2209.03003): x_t = (1 - t) x + t e, target e - x, timestep 1000 t. `epsilon` is DDPM
+(2006.11239) with the pipeline's own scheduler: target e; of a host that also learns its variance the first half of the
+channels is the prediction, and the variational term of 2102.09672 is left out, so the variance head gets no gradient.
+`lm` is next-token cross entropy. `make_objective` chooses between them.
 
 Every draw comes from the CPU generator that is passed in, so a batch is the same on every device. Labels are dropped
 here, once per example: diffusers' DiT blocks would each drop on their own (every block owns a label embedder), so
@@ -21,11 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+
+from archspec.diagnostics import fail
+from archspec.runtime.home import Home
 
 Batch = Mapping[str, Any]
 Times = Literal["uniform", "logit_normal"]
@@ -59,38 +62,42 @@ def draw_times(count: int, times: Times, generator: Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """How a diffusion host is told what to draw.
+    """How a diffusion host is told what to draw; the condition is left out with probability `dropout`.
 
-    `null` is the label that stands for "any class"; labels (or captions) are replaced by it with probability `dropout`.
+    `null`: the label that stands for "any class", of a host of classes. `caption`: (tokens, width) of the embeddings that a
+    host of captions takes; the empty caption is zeros. `sized`: the host is told the image's size as well (PixArt-α at
+    1024), as pixels of a square.
     """
 
     null: int | None = None
     dropout: float = 0.0
+    caption: tuple[int, int] | None = None
+    sized: int | None = None
 
-    def apply(self, batch: Batch, count: int, generator: Generator) -> dict[str, Any]:
-        """Return the keywords beside sample and timestep: of a class label, or of caption embeddings."""
-        if "caption" in batch:
-            return self._captions(batch, count, generator)
-        if self.null is None and "label" not in batch:
+    def apply(self, batch: Batch, generator: Generator) -> dict[str, Any]:
+        """Return the keywords beside sample and timestep."""
+        x: Tensor = batch["x"]
+        dropped = torch.rand(len(x), generator=generator) < self.dropout
+        if self.caption is not None:
+            return self._captions(batch, x, dropped.to(x.device))
+        if self.null is None:
             return {}
-        labels = batch.get("label")
-        if labels is None:
-            labels = torch.full((count,), self.null or 0)
-        if self.dropout and self.null is not None:
-            drop = torch.rand(count, generator=generator) < self.dropout
-            labels = torch.where(drop.to(labels.device), self.null, labels)
-        return {"class_labels": labels}
+        labels = batch["label"] if "label" in batch else torch.full((len(x),), self.null, device=x.device)
+        return {"class_labels": torch.where(dropped.to(labels.device), self.null, labels).to(x.device)}
 
-    def _captions(self, batch: Batch, count: int, generator: Generator) -> dict[str, Any]:
-        """(batch, tokens, caption width) embeddings; a dropped one is the null caption's, zeros where none is given."""
-        captions: Tensor = batch["caption"]
-        mask = batch.get("caption_mask")
-        if self.dropout:
-            drop = (torch.rand(count, generator=generator) < self.dropout).to(captions.device)
-            null = batch.get("null_caption", torch.zeros_like(captions))
-            captions = torch.where(drop[:, None, None], null, captions)
-        found = {"encoder_hidden_states": captions}
-        return found if mask is None else found | {"encoder_attention_mask": mask}
+    def _captions(self, batch: Batch, x: Tensor, dropped: Tensor) -> dict[str, Any]:
+        """(batch, tokens, width) embeddings, with the mask of their tokens where the data has one."""
+        assert self.caption is not None
+        captions = batch["caption"].to(x) if "caption" in batch else x.new_zeros(len(x), *self.caption)
+        captions = captions.masked_fill(dropped[:, None, None], 0)
+        mask = batch.get("caption_mask", torch.ones(captions.shape[:2]))
+        size = None if self.sized is None else x.new_full((len(x), 2), self.sized)
+        ratio = None if self.sized is None else x.new_ones(len(x), 1)
+        return {
+            "encoder_hidden_states": captions,
+            "encoder_attention_mask": mask.to(x),
+            "added_cond_kwargs": {"resolution": size, "aspect_ratio": ratio},
+        }
 
 
 @dataclass(frozen=True)
@@ -107,13 +114,62 @@ class Flow:
         noise = draw(tuple(x.shape), x, generator)
         mix = t.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
         keywords = {"hidden_states": (1 - mix) * x + mix * noise, "timestep": t * TRAIN_TIMES}
-        return keywords | self.conditioning.apply(batch, len(x), generator), noise - x
+        return keywords | self.conditioning.apply(batch, generator), noise - x
 
     def output(self, answer: Any) -> Tensor:
         return first_tensor(answer)
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(prediction.float(), target.float())
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """Denoising diffusion; `alphas` (steps,) is the scheduler's running product of 1 - beta."""
+
+    alphas: Tensor
+    channels: int
+    conditioning: Conditioning = Conditioning()
+    times: Times = "uniform"
+    name: str = "epsilon"
+
+    def inputs(self, batch: Batch, generator: Generator) -> tuple[dict[str, Any], Tensor]:
+        x: Tensor = batch["x"]
+        steps = (draw_times(len(x), self.times, generator) * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
+        noise = draw(tuple(x.shape), x, generator)
+        kept = self.alphas[steps].to(x).reshape(-1, *(1,) * (x.ndim - 1))
+        keywords = {"hidden_states": kept.sqrt() * x + (1 - kept).sqrt() * noise, "timestep": steps.to(x.device)}
+        return keywords | self.conditioning.apply(batch, generator), noise
+
+    def output(self, answer: Any) -> Tensor:
+        return first_tensor(answer)[:, : self.channels]
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(prediction.float(), target.float())
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Causal language modelling; the prediction is (batch, tokens, vocabulary), the target (batch, tokens) ids."""
+
+    name: str = "lm"
+    ignored: ClassVar[int] = -100
+
+    def inputs(self, batch: Batch, generator: Generator) -> tuple[dict[str, Any], Tensor]:
+        ids: Tensor = batch["input_ids"]
+        mask = batch.get("attention_mask")
+        keywords: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+        if mask is None:
+            return keywords, ids
+        return keywords | {"attention_mask": mask}, ids.masked_fill(mask == 0, self.ignored)
+
+    def output(self, answer: Any) -> Tensor:
+        return first_tensor(answer)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Mean negative log-likelihood per token, nats: what is said at a place is held against the next token."""
+        logits = prediction[:, :-1].float().flatten(0, 1)
+        return F.cross_entropy(logits, target[:, 1:].flatten(), ignore_index=self.ignored)
 
 
 def first_tensor(answer: Any) -> Tensor:
@@ -130,3 +186,65 @@ def quiet_label_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "embedding_table") and hasattr(module, "dropout_prob"):
             module.dropout_prob = 0.0
+
+
+def make_objective(
+    place: Home, kind: str = "auto", times: Times | None = None, label_dropout: float = 0.0
+) -> Objective:
+    """Return the objective of a host; `auto` is told from its class and the pipeline's scheduler.
+
+    `times`: by default logit-normal for flow (2403.03206) and uniform for epsilon (2006.11239).
+    """
+    kind = told(place) if kind == "auto" else kind
+    if (kind == "lm") != place.is_language_model:
+        hints = ("leave objective out, or write objective: auto",)
+        raise fail("AS712", f"objective '{kind}' does not fit {place.architecture or 'the host'}", None, *hints)
+    if kind == "lm":
+        return NextToken()
+    condition = conditioning(place, label_dropout)
+    if kind == "flow":
+        return Flow(condition, times or "logit_normal")
+    channels = place.config["in_channels"]
+    return Epsilon(_alphas(place), channels, condition, times or "uniform")
+
+
+def told(place: Home) -> str:
+    """Return which objective a host was trained with: `lm` from its class, else from the pipeline's scheduler."""
+    if place.is_language_model:
+        return "lm"
+    if not place.is_diffusion:
+        raise fail("AS712", f"no objective is known for {place.architecture or 'the host'}")
+    scheduler = place.scheduler or {}
+    kind = scheduler.get("prediction_type", "epsilon")
+    if str(scheduler.get("_class_name", "")).startswith("FlowMatch") or kind == "flow_prediction":
+        return "flow"
+    if kind != "epsilon":
+        raise fail("AS712", f"the scheduler predicts '{kind}'; known are epsilon and flow_prediction")
+    return "epsilon"
+
+
+CAPTION_TOKENS = 120
+
+
+def conditioning(place: Home, dropout: float = 0.0) -> Conditioning:
+    """Return how a diffusion host is told what to draw, from its config."""
+    config = place.config
+    if place.classes is not None:
+        return Conditioning(null=place.classes, dropout=dropout)
+    width = config.get("caption_channels") or config.get("cross_attention_dim")
+    if width is None:
+        return Conditioning(dropout=dropout)
+    size = config.get("sample_size", 0)
+    flag = config.get("use_additional_conditions")
+    sized = size == 128 if flag is None else flag  # as diffusers' PixArt decides
+    return Conditioning(dropout=dropout, caption=(CAPTION_TOKENS, int(width)), sized=8 * size if sized else None)
+
+
+def _alphas(place: Home) -> Tensor:
+    """(steps,) running product of 1 - beta of the pipeline's scheduler; without one, DDPM's own linear betas."""
+    from diffusers import DDPMScheduler
+
+    known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+    given = {k: v for k, v in (place.scheduler or {}).items() if k in (*known, "rescale_betas_zero_snr")}
+    alphas: Tensor = DDPMScheduler(**given).alphas_cumprod
+    return alphas

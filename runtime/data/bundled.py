@@ -1,8 +1,8 @@
 """Data sets that need no network: they come with a package that is installed anyway, or with the system.
 
 `digits` is the UCI handwritten digits as scikit-learn ships them: 1,797 images of 8x8 pixels in 16 greys; every fifth
-of a class (drawn once, seed 0) is the test split. `fashion` is Fashion-MNIST as Debian's `dataset-fashion-mnist` installs
-it: 60,000 + 10,000 images of 28x28, read from its idx files.
+of a class (drawn once, seed 0) is the test split. `fashion` is Fashion-MNIST as Debian's `dataset-fashion-mnist`
+installs it: 60,000 + 10,000 images of 28x28, read from its idx files.
 
 Images are float32 in [-1, 1], (count, channels, height, width).
 """

@@ -1,0 +1,48 @@
+"""What a host takes, so that data can be made to fit: read from its folder, without building it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from archspec.runtime.home import Home, home, read_json
+
+TEXT_LENGTH = 512
+"""Tokens of an example of text, unless the host's longest text is shorter."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """`shape` is (channels, height, width) of `x`; `home` is where the host lives (for `generated`)."""
+
+    shape: tuple[int, int, int] | None = None
+    classes: int | None = None
+    length: int = TEXT_LENGTH
+    vocabulary: int | None = None
+    tokenizer: Path | None = None
+    autoencoder: Path | None = None
+    home: Home | None = None
+
+
+def needs_of(folder: Path, length: int | None = None) -> Needs:
+    """Return what the model in a model or pipeline folder takes. `length`: tokens of an example of text."""
+    place = home(folder)
+    longest = place.config.get("max_position_embeddings") or place.config.get("n_positions") or TEXT_LENGTH
+    has_tokenizer = any((place.model / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+    return Needs(
+        shape=place.shape,
+        classes=place.classes,
+        length=length or min(TEXT_LENGTH, int(longest)),
+        vocabulary=place.config.get("vocab_size"),
+        tokenizer=place.model if has_tokenizer else None,
+        autoencoder=_real_autoencoder(place),
+        home=place,
+    )
+
+
+def _real_autoencoder(place: Home) -> Path | None:
+    """The VAE's folder if it has weights to encode with; the identity has none."""
+    folder = place.autoencoder
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    return None if read_json(folder / "config.json").get("_class_name") == "IdentityAutoencoder" else folder
