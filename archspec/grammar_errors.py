@@ -121,8 +121,12 @@ def _open_text(slip: Slip) -> Refused | None:
 
 
 def _open_bracket(slip: Slip) -> Refused | None:
-    found = grammar.unclosed(slip.text) if slip.kind == "$END" else None
-    if found is None:
+    """The text ends, or the next statement begins, inside brackets."""
+    opening = slip.kind in _STATEMENT and not slip.after.startswith("=")
+    if not opening and slip.kind != "$END":
+        return None
+    found = grammar.unclosed(slip.text[: slip.start])
+    if found is None or (opening and grammar.unclosed(slip.text[: found[0]]) is None):
         return None
     at, closing = found
     return Refused("AS121", f"this '{slip.text[at]}' is never closed", at, at + 1, (f"close it with '{closing}'",))
