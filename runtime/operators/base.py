@@ -2,8 +2,8 @@
 
     forward(x) = readout(features(x)),  (batch, tokens, width) -> (batch, tokens, width)
 
-`features` is everything but the last linear map. This split is what makes a closed-form initialization possible: with the
-features fixed, the read-out that best imitates the teacher is a least-squares problem whose Gram matrix is small
+`features` is everything but the last linear map. This split is what makes a closed-form initialization possible: with
+the features fixed, the read-out that best imitates the teacher is a least-squares problem whose Gram matrix is small
 whatever the number of tokens. An operator without parameters has no read-out and overrides `mix`.
 
 `reference` says the same mathematics slowly and obviously, in loops or dense matrices: it is the definition that the

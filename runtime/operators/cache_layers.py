@@ -1,32 +1,70 @@
 """Layers that archspec's operators put into a transformers `Cache`; `memory` says why. Apart, because it imports
-transformers, which a model without a cache does not need."""
+transformers, which a model without a cache does not need.
+
+Both count all tokens that passed and ask the host for masks of that full length: one mask may serve all layers.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
 
-class WindowLayer(DynamicSlidingWindowLayer):  # type: ignore[misc]
-    """Keeps the last `reach` tokens (one at least). Masks stay those of full length: the host may share them."""
+class Counted(DynamicLayer):  # type: ignore[misc]
+    """A layer that knows its length without keeping all tokens."""
 
-    is_sliding = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.cumulative_length = 0
 
-    def __init__(self, reach: int) -> None:
-        super().__init__(sliding_window=max(reach, 1) + 1)
+    def get_seq_length(self) -> int:
+        return int(self.cumulative_length)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.cumulative_length + query_length, 0
 
 
-class SumLayer(DynamicLayer):  # type: ignore[misc]
-    """Keeps one state per batch entry, in `keys`, and counts the tokens that went into it. It cannot roll back."""
+class WindowLayer(Counted):
+    """Keeps the last `reach` tokens before the latest update, and that update: so the latest one can be rolled back,
+    which is all that assisted decoding asks for. More can be once `activate_past_recording` was called."""
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach = max(reach, 1)
+        self.record_past = False
+
+    def activate_past_recording(self) -> None:
+        self.record_past = True
+
+    def update(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the `reach` tokens before, as far as there are any, and of the new ones."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
+        kept = 0 if self.record_past else -self.reach
+        self.keys = torch.cat((self.keys[..., kept:, :], key_states), dim=-2)
+        self.values = torch.cat((self.values[..., kept:, :], value_states), dim=-2)
+        self.cumulative_length += key_states.shape[-2]
+        seen = self.reach + key_states.shape[-2]
+        return self.keys[..., -seen:, :], self.values[..., -seen:, :]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens (a count, negative as transformers passes it)."""
+        count = abs(tokens_to_remove)
+        if not count or not self.is_initialized:
+            return
+        left = self.keys.shape[-2] - count
+        if left < min(self.reach, self.cumulative_length - count):
+            raise RuntimeError("a window cannot forget more tokens than the last step added")
+        self.keys, self.values = self.keys[..., :left, :], self.values[..., :left, :]
+        self.cumulative_length -= count
+
+
+class SumLayer(Counted):
+    """Keeps one state per batch entry, in `keys`. It cannot roll back."""
 
     is_croppable = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cumulative_length = 0
 
     def replace(self, state: Tensor, tokens: int) -> None:
         """Set the state after `tokens` more tokens."""
@@ -34,12 +72,6 @@ class SumLayer(DynamicLayer):  # type: ignore[misc]
             self.lazy_initialization(state, state)
         self.keys, self.values = state, state[:, :0]
         self.cumulative_length += tokens
-
-    def get_seq_length(self) -> int:
-        return int(self.cumulative_length)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cumulative_length + query_length, 0
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove != 0:

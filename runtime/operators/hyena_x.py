@@ -80,7 +80,7 @@ class HyenaX(Operator):
         return y.flatten(2).transpose(1, 2)
 
     def inherit(self, teacher: Mapping[str, Tensor]) -> None:
-        """Take q, k, v (key/value heads repeated for grouped heads) and the read-out, with filters that pass through."""
+        """Take q, k, v (key/value heads of grouped attention repeated) and the read-out; filters pass through."""
         maps = {
             f"project.{leaf}": torch.cat([self._widened(teacher[f"{name}.{leaf}"]) for name in "qkv"])
             for leaf in ("weight", "bias")

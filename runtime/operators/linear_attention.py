@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import elu, linear, pad
+from torch.nn.functional import linear, pad
 
 from archspec.operators.linear_attention import LinearAttention as Signature
 from archspec.runtime.operators import memory
@@ -62,8 +62,8 @@ class LinearAttention(Heads):
 
 
 def feature(x: Tensor, name: str) -> Tensor:
-    """Return φ(x), nowhere negative."""
-    return elu(x) + 1 if name == "elu1" else x.relu()
+    """Return φ(x), nowhere negative; elu(x) + 1 is written so that it does not lose the digits of a small exp(x)."""
+    return x.relu() + x.clamp(max=0).exp() if name == "elu1" else x.relu()
 
 
 def causal_sums(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -55,3 +55,5 @@ def _install(cache: Cache, layer: int, wanted: type, *args: Any) -> None:
     if getattr(current, "is_initialized", False):
         raise InternalError(f"layer {layer} of the cache holds the state of another operator")
     cache.layers[layer] = wanted(*args)
+    # transformers makes masks by whether the whole cache is static: the others' masks must stay as they were
+    cache.layers[layer].is_compileable = getattr(current, "is_compileable", False)

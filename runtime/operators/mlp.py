@@ -73,10 +73,8 @@ class Mlp(Operator):
     def reference(x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context) -> Tensor:
         act = ACTIVATIONS[config.activation]
         h = x @ state["up.weight"].T + state.get("up.bias", x.new_zeros(1))
-        if config.gated:
-            h = act(x @ state["gate.weight"].T + state.get("gate.bias", x.new_zeros(1))) * h
-        else:
-            h = act(h)
+        gate = x @ state["gate.weight"].T + state.get("gate.bias", x.new_zeros(1)) if config.gated else None
+        h = act(h) if gate is None else act(gate) * h
         return h @ state["readout.weight"].T + state.get("readout.bias", x.new_zeros(1))
 
 

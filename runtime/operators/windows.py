@@ -89,7 +89,7 @@ def pieces(axis: Axis, block: int) -> list[Piece]:
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, rows: Axis, columns: Axis, mask: Tensor | None) -> Tensor:
     """Return attention of q (batch, heads, rows * columns queries, head_dim) within the window, in q's shape."""
-    if mask is None and q.is_cuda and rows.queries * columns.queries >= FLEX_TOKENS and q.dtype != torch.float64:
+    if mask is None and _flex_pays(q):
         return flex_window(q, k, v, rows, columns, compiled=True)
     grid = (rows.queries, columns.queries)
     q4, k4, v4 = q.unflatten(2, grid), k.unflatten(2, (rows.keys, -1)), v.unflatten(2, (rows.keys, -1))
@@ -101,6 +101,11 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, rows: Axis, columns: Axis,
         line = [_attend(q4, k4, v4, r, c, _allowed(r, c, rows, columns, q.device), mask) for c in across]
         lines.append(line[0] if len(line) == 1 else torch.cat(line, dim=3))
     return (lines[0] if len(lines) == 1 else torch.cat(lines, dim=2)).flatten(2, 3)
+
+
+def _flex_pays(q: Tensor) -> bool:
+    """Whether to use flex_attention. Fake tensors are not to: a mask made of them would be kept for real ones."""
+    return q.is_cuda and q.shape[2] >= FLEX_TOKENS and q.dtype != torch.float64 and type(q) is Tensor
 
 
 def _block(axis: Axis, flat: bool) -> int:
@@ -121,14 +126,13 @@ def _allowed(r: Piece, c: Piece, rows: Axis, columns: Axis, device: torch.device
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, r: Piece, c: Piece, allowed: Tensor | None, mask: Tensor | None) -> Tensor:
     """Return the (batch, heads, rows, columns, head_dim) of one piece of each axis."""
-    batch, heads = q.shape[:2]
     blocks = q[:, :, r.queries, c.queries].unflatten(3, (c.count, c.size)).unflatten(2, (r.count, r.size))
     flat = blocks.permute(0, 2, 4, 1, 3, 5, 6).flatten(4, 5).flatten(0, 2)
     if mask is not None:
         own = _mask_blocks(mask, r, c)
         allowed = own if allowed is None else narrow(own, allowed)
     y = fused(flat, _key_blocks(k, r, c), _key_blocks(v, r, c), allowed)
-    y = y.unflatten(2, (r.size, c.size)).unflatten(0, (batch, r.count, c.count)).permute(0, 3, 1, 4, 2, 5, 6)
+    y = y.unflatten(2, (r.size, c.size)).unflatten(0, (q.shape[0], r.count, c.count)).permute(0, 3, 1, 4, 2, 5, 6)
     return y.flatten(4, 5).flatten(2, 3)
 
 
