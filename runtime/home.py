@@ -1,18 +1,18 @@
 """Where a model lives: its own folder, and the pipeline around it if there is one.
 
-A pipeline folder has `model_index.json` and its parts in subfolders; a model folder has `config.json`. Given either, `home`
-finds both, and what else of the pipeline a task needs: scheduler, autoencoder, tokenizer, names of the classes.
+A pipeline folder has `model_index.json` and its parts in subfolders; a model folder has `config.json`. Given either,
+`home` finds both, and what else of the pipeline a task needs: scheduler, autoencoder, tokenizer, names of the classes.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from archspec.diagnostics import fail
-from archspec.strict_json import read_json as read_strictly
 
 COMPONENTS = ("transformer", "unet", "model")
 """Subfolders in which a pipeline keeps the network that denoises."""
@@ -39,10 +39,14 @@ class Home:
         return self.pipeline or self.model
 
     @property
+    def architecture(self) -> str:
+        """Name of the host's class, of a compiled checkpoint too."""
+        found = self.config.get("_class_name") or next(iter(self.config.get("architectures") or ()), "")
+        return str(found).removeprefix("Grafted")
+
+    @property
     def is_language_model(self) -> bool:
-        return any(
-            str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in self.config.get("architectures") or ()
-        )
+        return self.architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
     @property
     def is_diffusion(self) -> bool:
@@ -101,5 +105,11 @@ def home(path: Path) -> Home:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file."""
-    return dict(read_strictly(path, "AS602"))
+    """Return the object in a JSON file. NaN and infinities pass: diffusers writes them into schedulers' configs."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise fail("AS714", f"cannot read '{path}': {error}") from error
+    if not isinstance(data, dict):
+        raise fail("AS714", f"'{path}' holds no JSON object")
+    return data

@@ -64,9 +64,9 @@ def draw_times(count: int, times: Times, generator: Generator) -> Tensor:
 class Conditioning:
     """How a diffusion host is told what to draw; the condition is left out with probability `dropout`.
 
-    `null`: the label that stands for "any class", of a host of classes. `caption`: (tokens, width) of the embeddings that a
-    host of captions takes; the empty caption is zeros. `sized`: the host is told the image's size as well (PixArt-α at
-    1024), as pixels of a square.
+    `null`: the label that stands for "any class", of a host of classes. `caption`: (tokens, width) of the embeddings
+    that a host of captions takes; the empty caption is zeros. `sized`: the host is told the image's size as well
+    (PixArt-α at 1024), as pixels of a square.
     """
 
     null: int | None = None

@@ -1,7 +1,7 @@
 """A fraction of the data: stratified by class, reproducible, nested.
 
-Each class is put in a random order of its own; the example at place k of n gets the rank (k + 1/2) / n. The fraction f is
-the first round(f N) examples by rank. So every class has its share (to within one), the number is exact, and of two
+Each class is put in a random order of its own; the example at place k of n gets the rank (k + 1/2) / n. The fraction f
+is the first round(f N) examples by rank. So every class has its share (to within one), the number is exact, and of two
 fractions with one seed the smaller is part of the larger.
 """
 

@@ -1,8 +1,8 @@
 """Tables: parquet, json-lines, text, and data sets of a hub, through `datasets`: memory-mapped, never read whole.
 
-A table of images needs a column of images; a table of text is cut by the host's tokenizer into pieces of the host's length,
-document after document with the end-of-text token between them. A column `input_ids` is taken as tokens already.
-Tokens are kept in `datasets`' own cache, so the second run finds them.
+A table of images needs a column of images; a table of text is cut by the host's tokenizer into pieces of the host's
+length, document after document with the end-of-text token between them. A column `input_ids` is taken as tokens
+already. Tokens are kept in `datasets`' own cache, so the second run finds them.
 """
 
 from __future__ import annotations
