@@ -29,9 +29,9 @@ def install() -> None:
 
 def register(module: ModuleType) -> None:
     """Enter the model type into transformers' lazy table."""
-    from archspec.runtime.graft_config import MODEL_TYPE, ArchspecConfig
+    from archspec.runtime.graft_config import ArchspecConfig
 
-    module.CONFIG_MAPPING.register(MODEL_TYPE, ArchspecConfig, exist_ok=True)
+    module.CONFIG_MAPPING.register(ArchspecConfig.model_type, ArchspecConfig, exist_ok=True)
 
 
 class _Awaiting(MetaPathFinder):

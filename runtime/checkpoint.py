@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
+import xxhash
 from torch import Tensor
 
 from archspec.diagnostics import InternalError, fail
@@ -170,6 +171,8 @@ class Writer:
         self.folder, self.shards = folder, tuple(shards)
         self._files: list[BinaryIO] = []
         self._open: dict[str, tuple[BinaryIO, int, Piece]] = {}
+        self.digests: dict[str, str] = {}
+        """XXH3-128 of the data of every new tensor that was put, hexadecimal."""
         self._check_space()
 
     def __enter__(self) -> Writer:
@@ -222,6 +225,7 @@ class Writer:
             raise InternalError(f"emit: '{name}' is {found}, announced as {piece.dtype} {piece.shape}")
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         write_at(file.fileno(), memoryview(data), start)
+        self.digests[name] = xxhash.xxh3_128_hexdigest(data)
 
     def _write_index(self) -> None:
         if len(self.shards) == 1:

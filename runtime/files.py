@@ -42,8 +42,11 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def publish(out: Path) -> Iterator[Path]:
-    """Give a folder to write to; on success it becomes `out`, whose former content is removed, else nothing changes."""
+def publish(out: Path, keep: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Give a folder to write to; on success it becomes `out`, else nothing changes.
+
+    Of what stood there before, only the entries `keep` (paths within it) move over; the rest is removed.
+    """
     out = out.absolute()
     partial, former = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.former")
     with writing(out):
@@ -51,12 +54,12 @@ def publish(out: Path) -> Iterator[Path]:
     guard = _claim(partial, out)
     try:
         with writing(out):
-            if former.exists() and not out.exists():
-                former.rename(out)
+            _recover(out, former, keep)
             _empty(partial)
             yield partial
             _sync_tree(partial)
             _swap(partial, out, former)
+            _recover(out, former, keep)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -105,18 +108,30 @@ def _sync(path: Path) -> None:
 
 
 def _swap(partial: Path, out: Path, former: Path) -> None:
-    if not out.exists():
-        partial.rename(out)
-    else:
-        shutil.rmtree(former, ignore_errors=True)
+    """Put the new folder in place; what stood there is now `former`."""
+    if out.exists():
         out.rename(former)
-        try:
-            partial.rename(out)
-        except OSError:
+    try:
+        partial.rename(out)
+    except OSError:
+        if former.exists():
             former.rename(out)
-            raise
-        shutil.rmtree(former, ignore_errors=True)
+        raise
     _sync(out.parent)
+
+
+def _recover(out: Path, former: Path, keep: tuple[str, ...]) -> None:
+    """Finish a replacement, now or after a kill: put the former folder back, or take over what is kept of it."""
+    if not former.exists():
+        return
+    if not out.exists():
+        former.rename(out)
+        return
+    for name in keep:
+        if (former / name).exists() and not (out / name).exists():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (former / name).rename(out / name)
+    shutil.rmtree(former)
 
 
 def copy_bytes(source: int, target: int, start: int, end: int, at: int) -> None:

@@ -15,10 +15,7 @@ from typing import Any
 from transformers.configuration_utils import PreTrainedConfig
 
 from archspec.diagnostics import fail
-from archspec.runtime.program import KEY, read_graft
-
-MODEL_TYPE = "archspec"
-PREFIX = "Grafted"
+from archspec.runtime.program import KEY, MODEL_TYPE, PREFIX, read_graft
 
 
 class ArchspecConfig(PreTrainedConfig):  # type: ignore[misc]

@@ -28,9 +28,7 @@ from archspec.diagnostics import ArchspecError, fail
 from archspec.instructions import Instruction, Share
 from archspec.runtime.apply import apply
 from archspec.runtime.hosts import LIBRARIES, host_class
-from archspec.runtime.program import KEY, read_graft
-
-PREFIX = "Grafted"
+from archspec.runtime.program import KEY, PREFIX, read_graft
 
 
 def component(name: str) -> Any:

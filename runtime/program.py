@@ -24,6 +24,10 @@ from archspec.operators import OPERATORS, restore, signature
 
 FORMAT = 1
 KEY = "archspec"
+MODEL_TYPE = "archspec"
+"""Of a compiled model in transformers."""
+PREFIX = "Grafted"
+"""Of the names of classes that execute instructions."""
 MOST = 100_000
 """Instructions of a program, and entries of a list."""
 LARGEST = 1 << 31

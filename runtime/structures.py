@@ -90,14 +90,10 @@ class Parallel(_Standin):
 
     def identify(self) -> None:
         """Start from weights that need no data: the mean of the outputs, or the sum of what the branches add."""
-        if self.merge is None:
-            return
-        count = len(self.branches)
-        part = torch.eye(self.width, device=self.merge.weight.device, dtype=self.merge.weight.dtype)
-        scale = 1.0 if self.residual else 1.0 / count
-        with torch.no_grad():
-            self.merge.weight.copy_(torch.cat([part * scale] * count, dim=1))
-            self.merge.bias.zero_()
+        if self.merge is not None:
+            with torch.no_grad():
+                self.merge.weight.copy_(plain_merge(self.kind, len(self.branches), self.width))
+                self.merge.bias.zero_()
 
     def combine(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         """Merge outputs, each (batch, tokens, width) like the input `x`."""
@@ -121,6 +117,13 @@ class Parallel(_Standin):
 
     def extra_repr(self) -> str:
         return f"merge={self.kind}, width={self.width}"
+
+
+def plain_merge(kind: str, count: int, width: int) -> Tensor:
+    """Return the weight, (width, count * width), by which a merge is the mean of the outputs, or the sum of what the
+    branches add. Its bias is zero."""
+    scale = 1.0 if kind == "residual_linear" else 1.0 / count
+    return torch.cat([torch.eye(width) * scale] * count, dim=1)
 
 
 class Tied(_Standin):

@@ -225,4 +225,12 @@ CODES: tuple[Code, ...] = (
         bad="a byte of model.safetensors changed after the compile",
         good="the files as they were compiled, or trained by `archspec run`",
     ),
+    Code(
+        "AS647",
+        "artifact does not fit",
+        "`init: {kind: artifact, from: FILE}` reads a safetensors file whose tensors are named as in the operator, or "
+        "with the path of the site in front, and have its shapes.",
+        bad="init: {kind: artifact, from: weights-of-a-wider-model.safetensors}",
+        good="init: {kind: artifact, from: hyena.safetensors}",
+    ),
 )
