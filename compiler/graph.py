@@ -3,6 +3,7 @@
     root     graph of the whole host; a block is one call_module node
     bodies   per block its own graph; sites are call_module nodes
     calls    per module path, the fake values of its first call
+    example  the keyword inputs of the captured run
 
 Targets are module paths of the *base* in every graph and at every stage, so a rewritten graph says of each node which
 weights it uses. What a pass changes about a node stands in two entries of its `meta`:
@@ -88,6 +89,8 @@ class HostGraph:
     root: Body
     bodies: Mapping[str, Body]
     calls: Mapping[str, Call] = field(repr=False)
+    example: Mapping[str, Any] = field(repr=False)
+    """The host's keyword inputs that were captured; another capture is comparable if made with the same."""
 
     def copied(self) -> HostGraph:
         return replace(self, root=self.root.copied(), bodies={p: b.copied() for p, b in self.bodies.items()})

@@ -77,7 +77,9 @@ def function_name(function: Any) -> str:
     >>> function_name(operator.add)
     'operator.add'
     """
-    module = {"_operator": "operator", "torch._C._nn": "torch.nn.functional"}.get(function.__module__, function.__module__)
+    module = {"_operator": "operator", "torch._C._nn": "torch.nn.functional"}.get(
+        function.__module__, function.__module__
+    )
     return f"{module or 'torch'}.{function.__name__}"
 
 

@@ -10,6 +10,7 @@ with the same shapes) are traced once and their graph is copied with other paths
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ def capture(model: nn.Module, example: Mapping[str, Any], sites: Collection[str]
     inner = frozenset(relative(path, blocks) for path in sites)
     with fake_weights(model):
         try:
-            return _capture(model, fake_tree(dict(example)), blocks, inner)
+            graph = _capture(model, fake_tree(dict(example)), blocks, inner)
+            return replace(graph, example=example)
         except ArchspecError:
             raise
         except DataDependentOutputException as error:
@@ -57,7 +59,7 @@ def _capture(model: nn.Module, example: dict[str, Any], blocks: frozenset[str], 
         if node.target in blocks and node.target not in bodies:
             body = _block(model, node.target, calls[node.target], alike, inner)
             bodies[node.target] = body
-    return HostGraph(model, root, bodies, calls)
+    return HostGraph(model, root, bodies, calls, example)
 
 
 def _block(model: nn.Module, path: str, call: Call, alike: dict[Any, Body], inner: frozenset[str]) -> Body:
@@ -134,5 +136,3 @@ def _part(module: nn.Module) -> tuple[Any, ...]:
     settings = {k: v for k, v in vars(module).items() if isinstance(v, _SETTINGS) and k != "layer_idx"}
     sizes = {k: tuple(v.shape) for k, v in module._parameters.items() if v is not None}
     return (type(module), tuple(sorted(settings.items())), tuple(sizes.items()), id(vars(module).get("config")))
-
-

@@ -151,7 +151,9 @@ class ValueTracer(fx.Tracer):
             parts = {key: self._part(node, value[key], key) for key in value}
             return type(value)(**parts)
         items = [self._part(node, part, i) for i, part in enumerate(value)]
-        return type(value)(*items) if hasattr(value, "_fields") else list(items) if type(value) is list else tuple(items)
+        return (
+            type(value)(*items) if hasattr(value, "_fields") else list(items) if type(value) is list else tuple(items)
+        )
 
     def _part(self, node: fx.Node, value: Any, key: Any) -> Any:
         if not contains_traveller(value):
