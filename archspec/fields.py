@@ -16,8 +16,8 @@ from archspec.tree import Map
 
 def arg(
     doc: str,
-    default: Any = MISSING,
     *,
+    default: Any = MISSING,
     default_factory: Any = MISSING,
     least: float | None = None,
     most: float | None = None,

@@ -26,10 +26,14 @@ class Base(Node):
     """The host."""
 
     shorthand: ClassVar[str | None] = "from_"
-    from_: str = arg("hub id, or path of a folder or file relative to the spec", example="facebook/DiT-XL-2-256", path=True)
-    subfolder: str | None = arg("folder of the model inside a pipeline", None, example="transformer")
-    revision: str | None = arg("hub revision", None)
-    fingerprint: str | None = arg("refuse a base whose content has another fingerprint (as the lock prints it)", None)
+    from_: str = arg(
+        "hub id, or path of a folder or file relative to the spec", example="facebook/DiT-XL-2-256", path=True
+    )
+    subfolder: str | None = arg("folder of the model inside a pipeline", default=None, example="transformer")
+    revision: str | None = arg("hub revision", default=None)
+    fingerprint: str | None = arg(
+        "refuse a base whose content has another fingerprint (as the lock prints it)", default=None
+    )
 
 
 @node
@@ -46,11 +50,11 @@ class Init(Node):
     """How the new part gets its first weights."""
 
     shorthand: ClassVar[str | None] = "kind"
-    kind: InitKind | None = arg("how; default: the best that the operator supports without data", None)
-    from_: str | None = arg("artifact to read (kind artifact)", None, path=True)
-    ridge: float = arg("least_squares: ridge, as a fraction of the mean Gram diagonal", 1e-4, least=0)
-    samples: int = arg("least_squares: calibration samples", 1024, least=1)
-    sequential: bool = arg("least_squares: fit on the activations of the already edited model", False)
+    kind: InitKind | None = arg("how; default: the best that the operator supports without data", default=None)
+    from_: str | None = arg("artifact to read (kind artifact)", default=None, path=True)
+    ridge: float = arg("least_squares: ridge, as a fraction of the mean Gram diagonal", default=1e-4, least=0)
+    samples: int = arg("least_squares: calibration samples", default=1024, least=1)
+    sequential: bool = arg("least_squares: fit on the activations of the already edited model", default=False)
 
 
 @node
@@ -69,8 +73,8 @@ class Parallelize(Node):
 
     verb: ClassVar[str] = "parallelize"
     target: Selector = arg("blocks")
-    by: int = arg("blocks per group", 2, least=2)
-    merge: Merge = arg("how outputs are merged", "residual_linear")
+    by: int = arg("blocks per group", default=2, least=2)
+    merge: Merge = arg("how outputs are merged", default="residual_linear")
     init: Init = arg("first weights of the merge", default_factory=Init)
 
 
@@ -88,8 +92,8 @@ class Repeat(Node):
 
     verb: ClassVar[str] = "repeat"
     target: Selector = arg("blocks")
-    times: int = arg("applications in all", 2, least=2, most=64)
-    tie: bool = arg("every application uses the same weights; else copies", False)
+    times: int = arg("applications in all", default=2, least=2, most=64)
+    tie: bool = arg("every application uses the same weights; else copies", default=False)
 
 
 @node
@@ -120,97 +124,105 @@ class Data(Node):
     shorthand: ClassVar[str | None] = "from_"
     from_: str = arg("bundled data set (`digits`), hub id, or path relative to the spec", example="digits", path=True)
     kind: Literal["auto", "bundled", "images", "latents", "parquet", "text", "jsonl", "generated"] = arg(
-        "what it is; auto: told from the name", "auto"
+        "what it is; auto: told from the name", default="auto"
     )
-    split: str = arg("split of the data set", "train")
-    column: str | None = arg("column of the image, latent or text", None)
-    label: str | None = arg("column of the class label", None)
-    prompts: str | None = arg("generated: file of prompts or class labels, one a line", None, path=True)
-    fraction: float = arg("part of the data, stratified by class, nested for a fixed seed", 1.0, above=0, most=1)
-    seed: int = arg("seed of the subset", 0, least=0)
+    split: str = arg("split of the data set", default="train")
+    column: str | None = arg("column of the image, latent or text", default=None)
+    label: str | None = arg("column of the class label", default=None)
+    prompts: str | None = arg("generated: file of prompts or class labels, one a line", default=None, path=True)
+    fraction: float = arg(
+        "part of the data, stratified by class, nested for a fixed seed", default=1.0, above=0, most=1
+    )
+    seed: int = arg("seed of the subset", default=0, least=0)
 
 
 @node
 class Distill(Node):
     """Regression of every new part to the teacher's activations (stage 1 of 2506.05340, Eq. 2)."""
 
-    samples: int = arg("examples, each with its own noise and time", 8192, least=1)
-    epochs: int = arg("passes over the examples", 200, least=1)
-    batch: int = arg("examples per step", 64, least=1)
-    lr: float = arg("peak learning rate (AdamW)", 1e-4, above=0)
-    warmup: int = arg("linear warm-up steps", 0, least=0)
-    schedule: Literal["constant", "cosine", "linear"] = arg("after the warm-up", "cosine")
-    weight_decay: float = arg("AdamW weight decay", 0.0, least=0)
-    clip: float | None = arg("largest gradient norm", 10.0, above=0)
+    samples: int = arg("examples, each with its own noise and time", default=8192, least=1)
+    epochs: int = arg("passes over the examples", default=200, least=1)
+    batch: int = arg("examples per step", default=64, least=1)
+    lr: float = arg("peak learning rate (AdamW)", default=1e-4, above=0)
+    warmup: int = arg("linear warm-up steps", default=0, least=0)
+    schedule: Literal["constant", "cosine", "linear"] = arg("after the warm-up", default="cosine")
+    weight_decay: float = arg("AdamW weight decay", default=0.0, least=0)
+    clip: float | None = arg("largest gradient norm", default=10.0, above=0)
     loss: Loss | Mapping[str, Loss] | None = arg(
-        "one loss, or one per slot; default l1 for attn and block, l2 for mlp", None, keys=get_args(Slot)
+        "one loss, or one per slot; default l1 for attn and block, l2 for mlp", default=None, keys=get_args(Slot)
     )
-    huber_delta: float = arg("delta of huber", 1.0, above=0)
-    gate_weighted: bool = arg("weigh errors by the gate that the host applies behind the site", False)
-    times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", "uniform")
-    label_dropout: float = arg("part of examples with the null label", 0.0, least=0, most=1)
-    cache: int = arg("activation cache, bytes (`2GiB`); 0 recomputes the teacher", 2 * 1024**3, least=0, unit="bytes")
-    seed: int = arg("seed of every draw", 0, least=0)
+    huber_delta: float = arg("delta of huber", default=1.0, above=0)
+    gate_weighted: bool = arg("weigh errors by the gate that the host applies behind the site", default=False)
+    times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", default="uniform")
+    label_dropout: float = arg("part of examples with the null label", default=0.0, least=0, most=1)
+    cache: int = arg(
+        "activation cache, bytes (`2GiB`); 0 recomputes the teacher", default=2 * 1024**3, least=0, unit="bytes"
+    )
+    seed: int = arg("seed of every draw", default=0, least=0)
 
 
 @node
 class Finetune(Node):
     """Training of the whole model on its task (stage 2 of 2506.05340, Eq. 1)."""
 
-    data: Data | None = arg("data of this stage; default: the spec's", None)
-    fraction: float = arg("part of the data", 1.0, above=0, most=1)
-    steps: int = arg("optimizer steps", 1000, least=1)
-    batch: int = arg("examples per step", 256, least=1)
-    lr: float = arg("peak learning rate (AdamW)", 1e-4, above=0)
-    warmup: int = arg("linear warm-up steps", 0, least=0)
-    schedule: Literal["constant", "cosine", "linear"] = arg("after the warm-up", "constant")
-    milestones: tuple[int, ...] = arg("steps at which the rate is halved", ())
-    weight_decay: float = arg("AdamW weight decay", 0.0, least=0)
-    clip: float | None = arg("largest gradient norm", 1.0, above=0)
-    ema: float | None = arg("decay of the weights' moving average; null: none", 0.999, above=0, most=1)
-    objective: Literal["auto", "flow", "epsilon", "lm"] = arg("loss of the task; auto: the family's, from the scheduler", "auto")
-    times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", "logit_normal")
-    label_dropout: float = arg("part of examples with the null label", 0.1, least=0, most=1)
-    distill_weight: float = arg("weight of an added loss to the teacher's output; 0: none", 0.0, least=0)
-    train: Literal["all", "new"] = arg("which weights train", "all")
-    precision: Literal["no", "bf16", "fp16"] = arg("mixed precision of accelerate", "no")
-    checkpoint: int = arg("steps between resumable checkpoints", 200, least=1)
-    seed: int = arg("seed of every draw", 0, least=0)
+    data: Data | None = arg("data of this stage; default: the spec's", default=None)
+    fraction: float = arg("part of the data", default=1.0, above=0, most=1)
+    steps: int = arg("optimizer steps", default=1000, least=1)
+    batch: int = arg("examples per step", default=256, least=1)
+    lr: float = arg("peak learning rate (AdamW)", default=1e-4, above=0)
+    warmup: int = arg("linear warm-up steps", default=0, least=0)
+    schedule: Literal["constant", "cosine", "linear"] = arg("after the warm-up", default="constant")
+    milestones: tuple[int, ...] = arg("steps at which the rate is halved", default=())
+    weight_decay: float = arg("AdamW weight decay", default=0.0, least=0)
+    clip: float | None = arg("largest gradient norm", default=1.0, above=0)
+    ema: float | None = arg("decay of the weights' moving average; null: none", default=0.999, above=0, most=1)
+    objective: Literal["auto", "flow", "epsilon", "lm"] = arg(
+        "loss of the task; auto: the family's, from the scheduler", default="auto"
+    )
+    times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", default="logit_normal")
+    label_dropout: float = arg("part of examples with the null label", default=0.1, least=0, most=1)
+    distill_weight: float = arg("weight of an added loss to the teacher's output; 0: none", default=0.0, least=0)
+    train: Literal["all", "new"] = arg("which weights train", default="all")
+    precision: Literal["no", "bf16", "fp16"] = arg("mixed precision of accelerate", default="no")
+    checkpoint: int = arg("steps between resumable checkpoints", default=200, least=1)
+    seed: int = arg("seed of every draw", default=0, least=0)
 
 
 @node
 class Eval(Node):
     """How the result is measured."""
 
-    samples: int = arg("samples to draw", 1000, least=1)
-    steps: int = arg("sampler steps", 25, least=1)
-    guidance: float = arg("classifier-free guidance scale; 1: none", 1.0, least=1)
-    batch: int = arg("samples at a time", 250, least=1)
+    samples: int = arg("samples to draw", default=1000, least=1)
+    steps: int = arg("sampler steps", default=25, least=1)
+    guidance: float = arg("classifier-free guidance scale; 1: none", default=1.0, least=1)
+    batch: int = arg("samples at a time", default=250, least=1)
     metrics: tuple[Literal["fd", "agreement", "paired", "latency", "perplexity"], ...] = arg(
-        "what to measure; default: all that fit the host", ()
+        "what to measure; default: all that fit the host", default=()
     )
-    classifier: str | None = arg("image classifier whose features fd and agreement use: folder or hub id", None, path=True)
-    data: Data | None = arg("data to compare with; default: the spec's", None)
-    seed: int = arg("seed of the noise", 0, least=0)
+    classifier: str | None = arg(
+        "image classifier whose features fd and agreement use: folder or hub id", default=None, path=True
+    )
+    data: Data | None = arg("data to compare with; default: the spec's", default=None)
+    seed: int = arg("seed of the noise", default=0, least=0)
 
 
 @node
 class Spec(Node):
     """A whole spec file."""
 
-    archspec: Literal[1] = arg("version of the language", 1)
+    archspec: Literal[1] = arg("version of the language", default=1)
     name: str = arg(
         "name of the result: letters, digits, `.`, `_`, `-`",
         example="dit-xl2-hyena-x-50",
         pattern=r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*",
     )
-    description: str | None = arg("one paragraph for the model card", None)
-    extends: str | None = arg("spec to inherit from, path relative to this file", None)
-    base: Base | None = arg("the host; may come from `extends`", None)
+    description: str | None = arg("one paragraph for the model card", default=None)
+    extends: str | None = arg("spec to inherit from, path relative to this file", default=None)
+    base: Base | None = arg("the host; may come from `extends`", default=None)
     let: Mapping[str, Selector] = arg("named selectors", default_factory=dict, pattern=r"[A-Za-z_]\w*")
-    edits: tuple[Edit, ...] = arg("edits", ())
-    data: Data | None = arg("default data of all stages", None)
-    distill: Distill | None = arg("regression; absent or `none`: none", None)
-    finetune: Finetune | None = arg("finetuning; absent or `none`: none", None)
-    eval: Eval | None = arg("measurement; absent or `none`: none", None)
-    expect: tuple[Expectation, ...] = arg("assertions about the result", ())
+    edits: tuple[Edit, ...] = arg("edits", default=())
+    data: Data | None = arg("default data of all stages", default=None)
+    distill: Distill | None = arg("regression; absent or `none`: none", default=None)
+    finetune: Finetune | None = arg("finetuning; absent or `none`: none", default=None)
+    eval: Eval | None = arg("measurement; absent or `none`: none", default=None)
+    expect: tuple[Expectation, ...] = arg("assertions about the result", default=())

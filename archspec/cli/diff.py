@@ -74,8 +74,9 @@ def _terminal(difference: Difference, values: list[Any] | None) -> None:
             console.print(_changes(rows))
     console.print()
     console.print(_totals(difference))
-    if values:
-        console.print(_value_table(values))
+    changed = sorted((v for v in values or [] if not v.equal), key=lambda v: -v.relative)
+    if changed:
+        console.print(_value_table(changed))
     console.print(Text(verdict(difference, values), style="bold"))
 
 
@@ -110,14 +111,13 @@ def _totals(difference: Difference) -> Any:
     return table
 
 
-def _value_table(values: list[Any]) -> Any:
+def _value_table(changed: list[Any]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("tensor")
     for column in ("norm before", "norm after", "relative change", "cosine"):
         table.add_column(column, justify="right")
-    changed = sorted((v for v in values if not v.equal), key=lambda v: -v.relative)
     for v in changed[:20]:
         numbers = (f"{v.norm_before:.4g}", f"{v.norm_after:.4g}", f"{v.relative:.3g}", f"{v.cosine:.5f}")
         table.add_row(v.name, *numbers)

@@ -64,7 +64,7 @@ def compare(before: Outline, after: Outline) -> Difference:
 
 def _part_changes(before: Outline, after: Outline) -> Iterator[Change]:
     old, new = ({p.site: p for p in o.parts if p.path is not None} for o in (before, after))
-    groups: dict[tuple[str, str, str, str | None, str | None], list[tuple[Part, int]]] = {}
+    groups: dict[tuple[Kind, str, str, str | None, str | None], list[tuple[Part, int]]] = {}
     for site in dict.fromkeys([*old, *new]):
         a, b = old.get(site), new.get(site)
         kind = _part_kind(a, b)
@@ -72,12 +72,13 @@ def _part_changes(before: Outline, after: Outline) -> Iterator[Change]:
             continue
         part = a or b
         assert part is not None
-        key = (kind, part.group, part.slot, a and a.description, b and b.description)
+        key = (kind, part.group, part.slot, a.description if a else None, b.description if b else None)
         delta = (b.params if b else 0) - (a.params if a else 0)
         groups.setdefault(key, []).append((part, delta))
     for (kind, group, slot, was, now), members in groups.items():
-        where = _where(group, slot, [p for p, _ in members])
-        yield Change(kind, where, was, now, len(members), sum(d for _, d in members))  # type: ignore[arg-type]
+        total = max(o.sizes.get(group, 0) for o in (before, after))
+        where = _where(group, slot, [p for p, _ in members], total)
+        yield Change(kind, where, was, now, len(members), sum(d for _, d in members))
 
 
 def _part_kind(a: Part | None, b: Part | None) -> Kind | None:
@@ -90,20 +91,22 @@ def _part_kind(a: Part | None, b: Part | None) -> Kind | None:
     return "parameter" if dict(a.config) != dict(b.config) or a.params != b.params else None
 
 
-def _where(group: str, slot: str, parts: list[Part]) -> str:
+def _where(group: str, slot: str, parts: list[Part], total: int) -> str:
     indices = [p.index for p in parts if p.index is not None]
     if len(indices) != len(parts):
         return ", ".join(p.site for p in parts)
-    return f"{group}[{compress(indices)}].{slot}"
+    return f"{group}[{compress(indices, total)}].{slot}"
 
 
-def compress(indices: Iterable[int]) -> str:
-    """Write indices as a selector does.
+def compress(indices: Iterable[int], total: int = 0) -> str:
+    """Write indices of `total` blocks as a selector does.
 
-    >>> compress([1, 3, 5]), compress([0, 1, 2, 3]), compress([0, 2, 7]), compress([4])
-    ('1:6:2', '0:4', '0,2,7', '4')
+    >>> compress([1, 3, 5], 6), compress([0, 1, 2, 3]), compress([0, 2, 7]), compress([4]), compress([0, 1, 2], 3)
+    ('1::2', '0:4', '0,2,7', '4', '*')
     """
     left = sorted(set(indices))
+    if total and left == list(range(total)):
+        return "*"
     words: list[str] = []
     while left:
         step = left[1] - left[0] if len(left) > 1 else 1
@@ -112,7 +115,8 @@ def compress(indices: Iterable[int]) -> str:
             size += 1
         if size >= 3:
             run, left = left[:size], left[size:]
-            words.append(f"{run[0]}:{run[-1] + 1}" + (f":{step}" if step > 1 else ""))
+            end = "" if total and run[-1] + step >= total else run[-1] + 1
+            words.append(f"{run[0]}:{end}" + (f":{step}" if step > 1 else ""))
         else:
             words.append(str(left.pop(0)))
     return ",".join(words)
@@ -144,8 +148,32 @@ def _config_changes(before: Outline, after: Outline) -> Iterator[Change]:
 
 
 def _spec_changes(before: Outline, after: Outline) -> Iterator[Change]:
-    if before.spec is not None and after.spec is not None:
-        yield from _key_changes("spec", flatten(before.spec), flatten(after.spec))
+    if before.spec is None or after.spec is None:
+        return
+    yield from _key_changes("spec", *(flatten({**s, "edits": None}) for s in (before.spec, after.spec)))
+    a, b = (_by_target(s.get("edits") or []) for s in (before.spec, after.spec))
+    for name in dict.fromkeys([*a, *b]):
+        if a.get(name) != b.get(name):
+            yield Change("spec", f"edit {name}", _clauses(a.get(name)), _clauses(b.get(name)))
+
+
+def _by_target(edits: list[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Key edits by verb and target, so that one more edit moves no other."""
+    return {" ".join(map(str, next(iter(edit.items()), ("", "")))): edit for edit in edits}
+
+
+def _clauses(edit: Mapping[str, Any] | None) -> str | None:
+    """Write what follows the target of an edit."""
+    if edit is None:
+        return None
+    return " ".join(f"{key} {_value(value)}" for key, value in list(edit.items())[1:]) or "as it is"
+
+
+def _value(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    name = value.get("op") or value.get("kind") or ""
+    return f"{name}({', '.join(f'{k}={v}' for k, v in value.items() if k not in ('op', 'kind'))})"
 
 
 def _key_changes(kind: Kind, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
@@ -162,25 +190,18 @@ def _shown(value: object) -> str | None:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested data as key path -> leaf. Edits are keyed by verb and target, so that order alone moves nothing.
+    """Return nested data as key path -> leaf; a text in a list is its own key.
 
-    >>> flatten({"a": {"b": 1}, "edits": [{"drop": "blocks[3]"}]})
-    {'a.b': 1, 'edits[drop blocks[3]].drop': 'blocks[3]'}
+    >>> flatten({"a": {"b": 1}, "expect": ["depth == 14"], "n": [3]})
+    {'a.b': 1, 'expect[depth == 14]': 'depth == 14', 'n[0]': 3}
     """
     if isinstance(value, Mapping):
         children = [(f"{prefix}.{key}".lstrip("."), item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
-        children = [(f"{prefix}[{_item_key(item, n)}]", item) for n, item in enumerate(value)]
+        children = [(f"{prefix}[{item if isinstance(item, str) else n}]", item) for n, item in enumerate(value)]
     else:
         return {prefix: value}
     return {k: v for key, item in children for k, v in flatten(item, key).items()}
-
-
-def _item_key(item: Any, number: int) -> str:
-    if isinstance(item, Mapping) and item:
-        verb, target = next(iter(item.items()))
-        return f"{verb} {target}"
-    return str(number) if not isinstance(item, str) else item
 
 
 def _tensor_changes(before: Outline, after: Outline) -> Iterator[Change]:
@@ -197,7 +218,7 @@ def _tensor_changes(before: Outline, after: Outline) -> Iterator[Change]:
         if a and b and a.shape == b.shape and a.dtype != b.dtype:
             casts[a.dtype, b.dtype] = casts.get((a.dtype, b.dtype), 0) + 1
         elif (a and b and a.shape != b.shape) or ((a is None) != (b is None) and not name.startswith(_lists(before))):
-            yield Change("tensor", name, a and str(a), b and str(b))
+            yield Change("tensor", name, str(a) if a else None, str(b) if b else None)
     for (was, now), count in casts.items():
         yield Change("tensor", "dtype", was, now, count)
 

@@ -9,12 +9,14 @@ the base and edits never renumber them. Everything here comes from configs and h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from math import prod
 from typing import Any
 
+from archspec.fields import declared
 from archspec.instructions import Entry, Install, Instruction, Relist, Share
 from archspec.layout import result_path, tensor_sources
+from archspec.operators import signature
 from archspec.structure import Site, Structure
 
 BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
@@ -49,12 +51,15 @@ class Part:
     index: int | None
     operator: str
     config: Mapping[str, Any]
+    """Complete config of an operator that was put here; empty for the host's own."""
+    telling: Mapping[str, Any]
+    """The part of it that the site would not have given by itself."""
     path: str | None
     params: int
 
     @property
     def description(self) -> str:
-        arguments = ", ".join(f"{k}={v}" for k, v in self.config.items() if v is not None)
+        arguments = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.telling.items())
         return f"{self.operator}({arguments})" if arguments else self.operator
 
 
@@ -74,6 +79,9 @@ class Outline:
     spec: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """Tensor name -> file that holds its values; empty for a spec."""
+
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Number of blocks of each list in the base."""
 
     @property
     def depth(self) -> int:
@@ -104,10 +112,10 @@ def outline(
         tensors = derived_tensors(structure, program)
     installs = {i.path: i for i in program if isinstance(i, Install)}
     parts = tuple(_part(site, program, installs, tensors) for site in structure.sites if site.slot != "block")
-    wiring = {group: _wiring(path, structure.depth(group), program) for group, path in structure.groups.items()}
-    return Outline(
-        label, kind, structure.architecture, structure.config, parts, wiring, structure.groups, tensors, **more
-    )
+    sizes = {group: structure.depth(group) for group in structure.groups}
+    wiring = {group: _wiring(path, sizes[group], program) for group, path in structure.groups.items()}
+    model = (structure.architecture, structure.config, parts, wiring, structure.groups, tensors)
+    return Outline(label, kind, *model, sizes=sizes, **more)
 
 
 def derived_tensors(structure: Structure, program: tuple[Instruction, ...]) -> Tensors:
@@ -134,14 +142,31 @@ def _part(
     site: Site, program: tuple[Instruction, ...], installs: Mapping[str, Install], tensors: Tensors | None
 ) -> Part:
     path = result_path(program, site.path)
-    install = installs.get(site.path)
+    operator, config, telling = _operator(site, installs.get(site.path))
     shared = next((i.to for i in program if isinstance(i, Share) and i.path == site.path), None)
-    operator = install.operator if install else "host"
-    config = dict(install.config) if install else {}
     if shared:
         operator, config = "shared", {"with": shared}
+        telling = config
     params = 0 if path is None or tensors is None else _params_below(path, tensors)
-    return Part(site.name, site.slot, site.group, site.index, operator, config, path, params)
+    return Part(site.name, site.slot, site.group, site.index, operator, config, telling, path, params)
+
+
+def _operator(site: Site, install: Install | None) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+    """Return (name, config, telling part of the config) of what fills a site."""
+    if install is None:
+        return f"host {site.slot}", {}, {}
+    own = required(install.operator)
+    usual = signature(install.operator)(**{k: v for k, v in install.config.items() if k in own})
+    ordinary = usual.complete(install.shape).settings()
+    telling = {k: v for k, v in install.config.items() if k in own or v != ordinary.get(k)}
+    return install.operator, dict(install.config), telling
+
+
+def required(operator: str) -> frozenset[str]:
+    """Return the parameters of an operator that have no default."""
+    return frozenset(
+        f.name for f in declared(signature(operator)) if f.default is MISSING and f.default_factory is MISSING
+    )
 
 
 def _params_below(path: str, tensors: Tensors) -> int:

@@ -48,6 +48,11 @@ class Signature(Node):
     inits: ClassVar[tuple[str, ...]]
     """Initializations it supports, the best that needs no data first."""
 
+    @classmethod
+    def native(cls, site: SiteShape) -> Self:
+        """Return the config that takes everything from the site. For operators whose parameters all have defaults."""
+        return cls().complete(site)
+
     def complete(self, site: SiteShape) -> Self:
         """Return the config with every None replaced by the site's own value."""
         return self

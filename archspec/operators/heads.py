@@ -21,19 +21,19 @@ class Heads(Signature):
     slots: ClassVar[frozenset[str]] = frozenset({"attn"})
     inits: ClassVar[tuple[str, ...]] = ("inherit", "random", "identity", "least_squares")
 
-    heads: int | None = arg("query heads; default: the site's", None, least=1)
-    kv_heads: int | None = arg("key and value heads; must divide `heads`; default: the site's", None, least=1)
-    head_dim: int | None = arg("features per head; default: the site's", None, least=1)
-    causal: bool | None = arg("no token sees a later one; default: as the host", None)
-    rotary: bool | None = arg("apply the host's rotary embeddings; default: as the host", None)
-    qk_norm: bool | None = arg("RMS-normalise queries and keys per head; default: as the host", None)
-    bias: bool | None = arg("biases of the query, key and value maps; default: as the host", None)
-    out_bias: bool | None = arg("bias of the read-out; default: as the host", None)
+    heads: int | None = arg("query heads; default: the site's", default=None, least=1)
+    kv_heads: int | None = arg("key and value heads; must divide `heads`; default: the site's", default=None, least=1)
+    head_dim: int | None = arg("features per head; default: the site's", default=None, least=1)
+    causal: bool | None = arg("no token sees a later one; default: as the host", default=None)
+    rotary: bool | None = arg("apply the host's rotary embeddings; default: as the host", default=None)
+    qk_norm: bool | None = arg("RMS-normalise queries and keys per head; default: as the host", default=None)
+    bias: bool | None = arg("biases of the query, key and value maps; default: as the host", default=None)
+    out_bias: bool | None = arg("bias of the read-out; default: as the host", default=None)
 
     def complete(self, site: SiteShape) -> Self:
         heads = self.heads or site.heads
         own = heads == site.heads
-        inner = (site.heads or 0) * (site.head_dim or 0) or site.width
+        inner = _inner(site)
         return self.fill(
             heads=heads,
             kv_heads=(site.kv_heads if own else None) or heads,
@@ -46,20 +46,25 @@ class Heads(Signature):
         )
 
     def problems(self, site: SiteShape) -> Iterator[Problem]:
-        yield from super().problems(site)
+        broken = tuple(super().problems(site))
+        yield from broken
         if self.heads is None or self.kv_heads is None or self.head_dim is None:
             yield Problem("heads", "the number of heads of this site is not known", "write heads and head_dim")
-            return
-        if self.heads % self.kv_heads:
-            hint = f"write a divisor of {self.heads}"
-            yield Problem("kv_heads", f"{self.kv_heads} key/value heads do not divide {self.heads} heads", hint)
-        if self.head_dim == 0:
-            yield Problem("heads", f"{self.heads} heads leave no feature of {site.width}", "write fewer heads")
-        elif self.head_dim * self.heads != site.width and site.width % self.heads and self.heads != site.heads:
-            hint = f"write a divisor of {site.width}, or head_dim"
-            yield Problem("heads", f"{self.heads} heads do not divide the width {site.width}", hint)
+        elif self.head_dim == 0:
+            yield Problem("heads", f"{self.heads} heads leave no feature of {_inner(site)}", "write fewer heads")
+        elif not broken:
+            yield from self._division(site, self.heads, self.kv_heads)
         yield from self._order(site)
         yield from self._rotary(site)
+
+    def _division(self, site: SiteShape, heads: int, kv_heads: int) -> Iterator[Problem]:
+        inner = _inner(site)
+        if heads % kv_heads:
+            message = f"{kv_heads} key/value heads do not divide {heads} heads"
+            yield Problem("kv_heads", message, f"write a divisor of {heads}")
+        if inner % heads and self.head_dim == inner // heads:
+            message = f"{heads} heads do not divide the width {inner}"
+            yield Problem("heads", message, f"write a divisor of {inner}, or head_dim")
 
     def _order(self, site: SiteShape) -> Iterator[Problem]:
         if site.causal and not self.causal:
@@ -104,3 +109,8 @@ class Heads(Signature):
             **({"q_norm.weight": (size,), "k_norm.weight": (size,)} if self.qk_norm else {}),
             **linear("readout", site.width, heads * size, self.out_bias),
         }
+
+
+def _inner(site: SiteShape) -> int:
+    """Return the width of all the site's heads together; the site's width where they are not known."""
+    return (site.heads or 0) * (site.head_dim or 0) or site.width

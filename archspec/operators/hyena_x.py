@@ -25,15 +25,18 @@ class HyenaX(Signature):
         "Grafting, https://arxiv.org/abs/2506.05340, Tab. 3; Hyena, https://arxiv.org/abs/2302.10866"
     )
 
-    kernel: int = arg("taps of the convolution", 4, least=1, most=128)
-    inner: int | None = arg("channels of q, of k and of v; default: the teacher's heads x head_dim", None, least=1)
-    causal: bool | None = arg("no token sees a later one; default: true, on the grid false", None)
-    layout: Literal["raster", "grid"] = arg("raster: 1-D kernel in token order; grid: K x K kernel", "raster")
-    filters: Literal["random", "identity"] = arg(
-        "filters before training: torch's random ones, or 1 at the token itself; init inherit takes identity", "random"
+    kernel: int = arg("taps of the convolution", default=4, least=1, most=128)
+    inner: int | None = arg(
+        "channels of q, of k and of v; default: the teacher's heads x head_dim", default=None, least=1
     )
-    bias: bool | None = arg("biases of W_in; default: true", None)
-    out_bias: bool | None = arg("bias of W_out; default: as the host", None)
+    causal: bool | None = arg("no token sees a later one; default: true, on the grid false", default=None)
+    layout: Literal["raster", "grid"] = arg("raster: 1-D kernel in token order; grid: K x K kernel", default="raster")
+    filters: Literal["random", "identity"] = arg(
+        "filters before training: torch's random ones, or 1 at the token itself; init inherit takes identity",
+        default="random",
+    )
+    bias: bool | None = arg("biases of W_in; default: true", default=None)
+    out_bias: bool | None = arg("bias of W_out; default: as the host", default=None)
 
     def complete(self, site: SiteShape) -> Self:
         inner = (site.heads or 0) * (site.head_dim or 0) or site.width

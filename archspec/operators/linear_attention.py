@@ -18,7 +18,7 @@ class LinearAttention(Heads):
     name: ClassVar[str] = "linear_attention"
     source: ClassVar[str] = "Katharopoulos et al. 2020, https://arxiv.org/abs/2006.16236, Eq. 5 and 12"
 
-    feature: Literal["elu1", "relu"] = arg("φ: elu(x) + 1, or relu(x)", "elu1")
+    feature: Literal["elu1", "relu"] = arg("φ: elu(x) + 1, or relu(x)", default="elu1")
 
     def facts(self, site: SiteShape) -> Facts:
         return Facts(causal=bool(self.causal), reach=None)

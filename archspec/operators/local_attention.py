@@ -23,7 +23,7 @@ class LocalAttention(Heads):
     source: ClassVar[str] = "Beltagy et al. 2020, https://arxiv.org/abs/2004.05150, Sec. 3.1"
 
     window: int = arg("tokens to either side that a token sees", least=1, example=4)
-    layout: Literal["raster", "grid"] = arg("raster: 1-D window in token order; grid: 2-D window", "raster")
+    layout: Literal["raster", "grid"] = arg("raster: 1-D window in token order; grid: 2-D window", default="raster")
 
     def problems(self, site: SiteShape) -> Iterator[Problem]:
         yield from super().problems(site)

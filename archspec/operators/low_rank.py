@@ -31,7 +31,7 @@ class LowRank(Signature):
     @staticmethod
     def body(site: SiteShape) -> Attention | Mlp:
         """Return the operator whose maps are factorised: an MLP where the site has an inner width."""
-        return Mlp().complete(site) if site.hidden is not None else Attention().complete(site)
+        return Mlp.native(site) if site.hidden is not None else Attention.native(site)
 
     def problems(self, site: SiteShape) -> Iterator[Problem]:
         yield from super().problems(site)

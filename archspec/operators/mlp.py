@@ -36,12 +36,14 @@ class Mlp(Signature):
         "Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, Eq. 2; SwiGLU: https://arxiv.org/abs/2002.05202"
     )
 
-    ratio: float | None = arg("inner width as a multiple of the width; default: the site's", None, above=0, example=3)
-    hidden: int | None = arg("inner width, instead of ratio", None, least=1)
-    activation: str | None = arg("activation; default: the site's, else gelu_pytorch_tanh", None)
-    gated: bool | None = arg("multiply by a second projection; default: as the host", None)
-    bias: bool | None = arg("biases of the input maps; default: as the host", None)
-    out_bias: bool | None = arg("bias of the read-out; default: as the host", None)
+    ratio: float | None = arg(
+        "inner width as a multiple of the width; default: the site's", default=None, above=0, example=3
+    )
+    hidden: int | None = arg("inner width, instead of ratio", default=None, least=1)
+    activation: str | None = arg("activation; default: the site's, else gelu_pytorch_tanh", default=None)
+    gated: bool | None = arg("multiply by a second projection; default: as the host", default=None)
+    bias: bool | None = arg("biases of the input maps; default: as the host", default=None)
+    out_bias: bool | None = arg("bias of the read-out; default: as the host", default=None)
 
     def complete(self, site: SiteShape) -> Self:
         asked = round(self.ratio * site.width) if self.ratio is not None else None
