@@ -87,7 +87,7 @@ def expected(accepts: frozenset[str]) -> str:
 
 
 def _sign(kind: str) -> str:
-    terminals = {t.name: t.pattern for t in grammar.parser("spec").terminals}
+    terminals = {t.name: t.pattern for t in grammar.parser().terminals}
     return f"'{terminals[kind].value}'" if kind in terminals else kind.lower()
 
 
@@ -151,7 +151,7 @@ def _after_the_spec(slip: Slip) -> Refused | None:
 
 
 def _misspelt(slip: Slip) -> Refused | None:
-    if not (_STATEMENT <= slip.accepts) or slip.kind not in ("NAME", "KEY"):
+    if not (slip.accepts >= _STATEMENT) or slip.kind not in ("NAME", "KEY"):
         return None
     known = (*grammar.VERBS, *grammar.STANZAS, "let", "expect")
     if "CLAUSE" in slip.accepts:
@@ -198,7 +198,7 @@ def _braced_parameters(slip: Slip) -> Refused | None:
 
 
 def _reserved(slip: Slip) -> Refused | None:
-    if slip.found not in grammar.RESERVED or "NAME" not in slip.accepts or _STATEMENT <= slip.accepts:
+    if slip.found not in grammar.RESERVED or "NAME" not in slip.accepts or slip.accepts >= _STATEMENT:
         return None
     hint = (f'write "{slip.found}" in quotes',) if "STRING" in slip.accepts and "NUMBER" in slip.accepts else ()
     return slip.refused(f"expected {expected(slip.accepts)}, found the reserved word '{slip.found}'", *hint)

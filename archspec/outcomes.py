@@ -38,7 +38,7 @@ class Outcome:
             found += f", {expectation.value:g}x of the base's {quantity(self.host, unit)} is {bound}"
         elif unit == "flag":
             found = f"the result is {'' if self.result else 'not '}{expectation.metric}"
-        label = Label(expectation.span, found) if expectation.span else None
+        label = Label(expectation.span) if expectation.span else None
         return Diagnostic("AS330", f"expectation '{expectation.text.strip()}' is broken: {found}", label)
 
 

@@ -22,7 +22,9 @@ from archspec.check.stages import (
 )
 from archspec.check.static import expectations_hold
 from archspec.diagnostics import Collector
-from archspec.resolve import ResolvedSpec
+from archspec.resolve import ResolvedEdit, ResolvedSpec
+from archspec.spec import Spec
+from archspec.structure import Structure
 
 Check = Callable[[ResolvedSpec, Collector], None]
 
@@ -39,6 +41,10 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+WITHOUT_HOST: tuple[Check, ...] = (data_is_there, training_settings_are_sane, paths_exist)
+"""Those that look at the spec alone."""
+
+
 def check(resolved: ResolvedSpec) -> Collector:
     """Return every finding. Expectations are held only against a program that can be lowered."""
     collector = Collector()
@@ -46,4 +52,14 @@ def check(resolved: ResolvedSpec) -> Collector:
         look(resolved, collector)
     if not collector.has_errors:
         expectations_hold(resolved, collector)
+    return collector
+
+
+def check_without_host(spec: Spec) -> Collector:
+    """Return the findings that need no host: for a base that is not at hand."""
+    nothing = Structure("unknown", "unknown", "", {}, {}, ())
+    resolved = ResolvedSpec(spec, nothing, tuple(ResolvedEdit(edit, ()) for edit in spec.edits))
+    collector = Collector()
+    for look in WITHOUT_HOST:
+        look(resolved, collector)
     return collector

@@ -124,10 +124,10 @@ def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> No
 
 def paths_exist(resolved: ResolvedSpec, collector: Collector) -> None:
     """A text that can only be a path must name something that exists."""
+    near = Path(resolved.spec.origin.span.source.name).parent if resolved.spec.origin else Path()
     for node, key, value in _paths(resolved.spec):
-        span = node.span(key)
-        if span and value.startswith(LIKE_PATHS) and not (Path(span.source.name).parent / Path(value).expanduser()).exists():
-            collector.report("AS325", f"there is no '{value}'", span, "paths are relative to the spec that names them")
+        if value.startswith(LIKE_PATHS) and not (near / Path(value).expanduser()).exists():
+            collector.report("AS325", f"there is no '{value}'", node.span(key), "paths are relative to the spec")
 
 
 def _paths(spec: Spec) -> Iterator[tuple[Node, str, str]]:

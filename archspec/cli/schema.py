@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
+from archspec.grammar import tables_text
 from archspec.reference import errors_page, operators_page
 from archspec.schema import schema_text
 
 GENERATED: Mapping[str, Callable[[], str]] = {
     "grammars/spec.schema.json": schema_text,
+    "grammars/tables.json": tables_text,
     "docs/errors.md": errors_page,
     "docs/operators.md": operators_page,
 }
