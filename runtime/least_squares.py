@@ -145,7 +145,8 @@ def ridge_solve(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     pivots = factor.diagonal()
     precision = torch.finfo(gram.dtype).eps * len(gram)
     if not failed and pivots.min().square() > 1e3 * precision * pivots.max().square():
-        return torch.cholesky_solve(cross, factor).T
+        solved: Tensor = torch.cholesky_solve(cross, factor)
+        return solved.T
     values, vectors = torch.linalg.eigh(shifted)
     kept = values > 10 * precision * values.abs().max()
     inverse = torch.where(kept, 1 / torch.where(kept, values, torch.ones_like(values)), torch.zeros_like(values))

@@ -15,8 +15,8 @@ from torch import Tensor
 
 def norm_scores(teacher: Mapping[str, Tensor]) -> Tensor:
     """Return (hidden,) strengths from weights alone: |up_i| |down_i|, and |gate_i| where there is a gate."""
-    scores = teacher["up.weight"].double().norm(dim=1) * teacher["down.weight"].double().norm(dim=0)
-    return scores * teacher["gate.weight"].double().norm(dim=1) if "gate.weight" in teacher else scores
+    scores = _norm(teacher["up.weight"], 1) * _norm(teacher["down.weight"], 0)
+    return scores * _norm(teacher["gate.weight"], 1) if "gate.weight" in teacher else scores
 
 
 def spread_scores(variance: Tensor, down: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def spread_scores(variance: Tensor, down: Tensor) -> Tensor:
 
     `variance` (hidden,) is that of the activations, `down` (width, hidden) the read-out.
     """
-    return variance.double().clamp(min=0).sqrt() * down.to(variance.device).double().norm(dim=0)
+    return variance.clamp(min=0).sqrt() * _norm(down, 0).to(variance.device)
 
 
 def select_neurons(scores: Tensor, hidden: int) -> Tensor:
@@ -62,3 +62,10 @@ def greedy_neurons(gram: Tensor, cross: Tensor, hidden: int) -> Tensor:
         own = (own - column.square()).clamp(min=0)
         factor[:, step] = column
     return taken.nonzero().flatten()
+
+
+def _norm(weight: Tensor, dim: int) -> Tensor:
+    """Return the norms along one dimension, in float64 where the device has it."""
+    wide = torch.float32 if weight.device.type == "mps" else torch.float64
+    norms: Tensor = torch.linalg.vector_norm(weight.to(wide), dim=dim)
+    return norms

@@ -70,7 +70,7 @@ def angles(context: Context) -> tuple[Tensor, Tensor]:
 
 def split(x: Tensor, heads: int) -> Tensor:
     """(batch, tokens, heads * size) -> (batch, heads, tokens, size)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
 
 def merge(x: Tensor) -> Tensor:
@@ -85,12 +85,10 @@ def regrouped(teacher: State, name: str, config: HeadsConfig) -> dict[str, Tenso
     found: dict[str, Tensor] = {}
     for leaf in ("weight", "bias"):
         if f"{name}.{leaf}" in teacher:
-            heads = teacher[f"{name}.{leaf}"].unflatten(0, (-1, size))
-            ratio = heads.shape[0] / groups
-            heads = (
-                heads.unflatten(0, (groups, -1)).mean(1) if ratio > 1 else heads.repeat_interleave(round(1 / ratio), 0)
-            )
-            found[f"{name}.{leaf}"] = heads.flatten(0, 1)
+            heads = torch.unflatten(teacher[f"{name}.{leaf}"], 0, (-1, size))
+            if heads.shape[0] > groups:
+                heads = torch.unflatten(heads, 0, (groups, -1)).mean(1)
+            found[f"{name}.{leaf}"] = heads.repeat_interleave(groups // heads.shape[0], 0).flatten(0, 1)
     return found
 
 

@@ -46,7 +46,9 @@ class HyenaX(Operator):
     def pass_through(self) -> None:
         """Let every filter be 1 at the token itself: conv(u) = u."""
         self.conv.weight.zero_()
-        self.conv.weight[(..., *(self.config.back,) * (self.conv.weight.dim() - 2))] = 1.0
+        back, kernel = self.config.back, self.config.kernel
+        own = back * kernel + back if self.config.layout == "grid" else back
+        self.conv.weight.flatten(2)[..., own] = 1.0
         if self.conv.bias is not None:
             self.conv.bias.zero_()
 
@@ -75,7 +77,7 @@ class HyenaX(Operator):
     def _grid(self, u: Tensor) -> Tensor:
         before = self.config.back
         behind = self.config.kernel - 1 - before
-        image = u.transpose(1, 2).unflatten(2, grid_of(u.shape[1], self.shape))
+        image = torch.unflatten(u.transpose(1, 2), 2, grid_of(u.shape[1], self.shape))
         y: Tensor = self.conv(pad(image, (before, behind, before, behind)))
         return y.flatten(2).transpose(1, 2)
 
@@ -95,7 +97,7 @@ class HyenaX(Operator):
         inner = self.config.inner or self.shape.width
         if value.shape[0] == inner:
             return value
-        heads = value.unflatten(0, (-1, self.shape.head_dim or 1))
+        heads = torch.unflatten(value, 0, (-1, self.shape.head_dim or 1))
         return heads.repeat_interleave(inner // value.shape[0], 0).flatten(0, 1)
 
     @staticmethod

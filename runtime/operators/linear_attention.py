@@ -75,7 +75,7 @@ def causal_sums(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> tuple[
     tokens = q.shape[-2]
     size = min(CHUNK, tokens)
     fill = -tokens % size
-    q, k, v = (pad(part, (0, 0, 0, fill)).unflatten(2, (-1, size)) for part in (q, k, v))
+    q, k, v = (torch.unflatten(pad(part, (0, 0, 0, fill)), 2, (-1, size)) for part in (q, k, v))
     own = k.transpose(-1, -2) @ v
     ends = own.cumsum(2)
     if state is not None:

@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, unflatten
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from archspec.runtime.operators.scores import band, fused, narrow
@@ -92,9 +92,10 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, rows: Axis, columns: Axis,
     if mask is None and _flex_pays(q):
         return flex_window(q, k, v, rows, columns, compiled=True)
     grid = (rows.queries, columns.queries)
-    q4, k4, v4 = q.unflatten(2, grid), k.unflatten(2, (rows.keys, -1)), v.unflatten(2, (rows.keys, -1))
+    q4, k4, v4 = (unflatten(t, 2, size) for t, size in ((q, grid), (k, (rows.keys, -1)), (v, (rows.keys, -1))))
     if mask is not None:
-        mask = mask.expand(*mask.shape[:2], q.shape[2], k.shape[2]).unflatten(3, (rows.keys, -1)).unflatten(2, grid)
+        mask = mask.expand(*mask.shape[:2], q.shape[2], k.shape[2])
+        mask = unflatten(unflatten(mask, 3, (rows.keys, -1)), 2, grid)
     across = pieces(columns, _block(columns, flat=False))
     lines = []
     for r in pieces(rows, _block(rows, flat=columns.keys == 1)):
@@ -126,14 +127,14 @@ def _allowed(r: Piece, c: Piece, rows: Axis, columns: Axis, device: torch.device
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, r: Piece, c: Piece, allowed: Tensor | None, mask: Tensor | None) -> Tensor:
     """Return the (batch, heads, rows, columns, head_dim) of one piece of each axis."""
-    blocks = q[:, :, r.queries, c.queries].unflatten(3, (c.count, c.size)).unflatten(2, (r.count, r.size))
+    blocks = unflatten(unflatten(q[:, :, r.queries, c.queries], 3, (c.count, c.size)), 2, (r.count, r.size))
     flat = blocks.permute(0, 2, 4, 1, 3, 5, 6).flatten(4, 5).flatten(0, 2)
     if mask is not None:
         own = _mask_blocks(mask, r, c)
         allowed = own if allowed is None else narrow(own, allowed)
     y = fused(flat, _key_blocks(k, r, c), _key_blocks(v, r, c), allowed)
-    y = y.unflatten(2, (r.size, c.size)).unflatten(0, (q.shape[0], r.count, c.count)).permute(0, 3, 1, 4, 2, 5, 6)
-    return y.flatten(4, 5).flatten(2, 3)
+    y = unflatten(unflatten(y, 2, (r.size, c.size)), 0, (q.shape[0], r.count, c.count))
+    return y.permute(0, 3, 1, 4, 2, 5, 6).flatten(4, 5).flatten(2, 3)
 
 
 def _key_blocks(k: Tensor, r: Piece, c: Piece) -> Tensor:
@@ -154,7 +155,7 @@ def _mask_blocks(mask: Tensor, r: Piece, c: Piece) -> Tensor:
 def flex_window(q: Tensor, k: Tensor, v: Tensor, rows: Axis, columns: Axis, compiled: bool) -> Tensor:
     """The same by `flex_attention`, whose kernels skip every block of scores outside the window."""
     blocks = _block_mask(rows, columns, q.device)
-    call = _compiled_flex() if compiled else flex_attention
+    call: Callable[..., Any] = _compiled_flex() if compiled else flex_attention
     y: Tensor = call(q, k, v, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1])
     return y
 

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import archspec.operators
+from archspec.fields import declared
+from archspec.operators import OPERATORS, restore, signature
+from archspec.structure import SiteShape
+
+DIT = SiteShape(width=48, tokens=16, grid=(4, 4), heads=4, kv_heads=4, head_dim=12)
+DIT_MLP = SiteShape(width=48, tokens=16, grid=(4, 4), hidden=192, activation="gelu_pytorch_tanh")
+LLAMA = SiteShape(width=32, heads=4, kv_heads=2, head_dim=8, causal=True, rotary=True, bias=False, out_bias=False)
+LLAMA_MLP = SiteShape(width=32, causal=True, hidden=86, activation="silu", gated=True, bias=False, out_bias=False)
+XL = SiteShape(width=1152, tokens=256, grid=(16, 16), heads=16, kv_heads=16, head_dim=72)
+XL_MLP = SiteShape(width=1152, tokens=256, grid=(16, 16), hidden=4608, activation="gelu_pytorch_tanh")
+UNKNOWN = SiteShape(width=48)
+NEEDED: dict[str, dict[str, Any]] = {"local_attention": {"window": 2}, "low_rank": {"rank": 4}}
+
+
+def make(name: str, site: SiteShape, **params: Any) -> Any:
+    return signature(name)(**{**NEEDED.get(name, {}), **params}).complete(site)
+
+
+def complaints(name: str, site: SiteShape, **params: Any) -> list[tuple[str | None, str]]:
+    found = list(make(name, site, **params).problems(site))
+    assert all(p.hint for p in found), "every problem says what to write"
+    return [(p.field, p.message) for p in found]
+
+
+def test_table_and_files_agree() -> None:
+    folder = Path(archspec.operators.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "heads"}
+    assert files == set(OPERATORS)
+    assert list(OPERATORS) == sorted(OPERATORS)
+    for name in OPERATORS:
+        found = signature(name)
+        assert found.name == name
+        assert found.__module__ == f"archspec.operators.{name}"
+        assert found.source
+        assert found.slots
+        assert found.inits
+        assert all(field.metadata["doc"] for field in declared(found))
+
+
+def test_signatures_do_not_import_torch() -> None:
+    code = (
+        "import sys; from archspec.operators import OPERATORS, signature\n"
+        "for name in OPERATORS: signature(name)\n"
+        "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("site", [DIT, DIT_MLP, LLAMA, LLAMA_MLP], ids=["dit", "dit_mlp", "llama", "llama_mlp"])
+def test_completion_leaves_nothing_open_and_is_idempotent(name: str, site: SiteShape) -> None:
+    slot = "mlp" if site.hidden else "attn"
+    if slot not in signature(name).slots:
+        return
+    config = make(name, site)
+    assert complaints(name, site) == []
+    assert None not in config.settings().values()
+    assert config.complete(site) == config
+    assert restore(name, config.settings()) == config
+    assert config.default_init(site) in config.inits
+
+
+def test_parameter_counts_are_those_of_the_paper() -> None:
+    """2506.05340: attention 5,313,024; Hyena-X +0.33 %; MLP r=4 and r=3 of DiT-XL/2."""
+
+    def count(name: str, site: SiteShape, **params: Any) -> int:
+        shapes = make(name, site, **params).tensors(site).values()
+        total = 0
+        for shape in shapes:
+            size = 1
+            for n in shape:
+                size *= n
+            total += size
+        return total
+
+    assert count("attention", XL) == 5_313_024
+    assert count("hyena_x", XL, kernel=4) == 5_313_024 + 15 * 1152
+    assert count("mlp", XL_MLP) == 8 * 1152**2 + 5 * 1152
+    assert count("mlp", XL_MLP, ratio=3) == 6 * 1152**2 + 4 * 1152
+    assert count("local_attention", XL, window=4) == 5_313_024
+    assert count("identity", XL) == count("zero", XL) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "site", "params", "field", "message"),
+    [
+        ("attention", UNKNOWN, {}, "heads", "the number of heads of this site is not known"),
+        ("attention", DIT, {"heads": 5}, "heads", "5 heads do not divide the width 48"),
+        ("attention", DIT, {"heads": 96}, "heads", "96 heads leave no feature of 48"),
+        ("attention", DIT, {"kv_heads": 3}, "kv_heads", "3 key/value heads do not divide 4 heads"),
+        ("attention", DIT, {"heads": 0}, "heads", "heads is 0"),
+        (
+            "attention",
+            LLAMA,
+            {"causal": False},
+            "causal",
+            "the host is causal and this operator would see later tokens",
+        ),
+        ("attention", DIT, {"rotary": True}, "rotary", "the host gives this site no rotary embeddings"),
+        ("attention", LLAMA, {"heads": 8}, "head_dim", "the host's rotary embeddings are 8 wide"),
+        ("local_attention", DIT, {"window": 0}, "window", "window is 0"),
+        ("local_attention", DIT, {"window": -3}, "window", "window is -3"),
+        ("local_attention", LLAMA, {"layout": "grid"}, "layout", "the tokens of this site form no 2-D grid"),
+        ("local_attention", DIT, {"layout": "grid", "causal": True}, "layout", "a 2-D window is not causal"),
+        ("linear_attention", LLAMA, {"causal": False}, "causal", "the host is causal and this operator would see"),
+        ("hyena_x", DIT, {"kernel": 0}, "kernel", "kernel is 0"),
+        ("hyena_x", DIT, {"kernel": 129}, "kernel", "kernel is 129"),
+        ("hyena_x", LLAMA, {"causal": False}, "causal", "the host is causal and this operator would see later tokens"),
+        ("hyena_x", LLAMA, {"layout": "grid"}, "layout", "the tokens of this site form no 2-D grid"),
+        ("hyena_x", DIT, {"layout": "grid", "causal": True}, "causal", "a 2-D kernel is not causal"),
+        ("mlp", DIT_MLP, {"ratio": 0.001}, "ratio", "ratio 0.001 of width 48 is not an inner width of 192"),
+        ("mlp", DIT_MLP, {"ratio": 3, "hidden": 5}, "ratio", "ratio 3 of width 48 is not an inner width of 5"),
+        ("mlp", DIT_MLP, {"ratio": -1}, "ratio", "ratio -1 of width 48 is not an inner width of -48"),
+        ("mlp", DIT_MLP, {"activation": "geluu"}, "activation", "unknown activation 'geluu'"),
+        ("low_rank", DIT, {"rank": 0}, "rank", "rank is 0"),
+        ("low_rank", DIT, {"rank": 49}, "rank", "rank 49 is more than the width 48"),
+        ("low_rank", UNKNOWN, {}, None, "neither the heads nor the inner width of this site are known"),
+    ],
+)
+def test_problems(name: str, site: SiteShape, params: dict[str, Any], field: str | None, message: str) -> None:
+    found = complaints(name, site, **params)
+    assert any(f == field and m.startswith(message) for f, m in found), found
+
+
+def test_hints_name_the_right_word() -> None:
+    (problem,) = make("mlp", DIT_MLP, activation="geluu").problems(DIT_MLP)
+    assert problem.hint == "did you mean 'gelu'?"
+
+
+def test_causal_operators_fit_bidirectional_hosts() -> None:
+    for name in ("attention", "local_attention", "linear_attention", "hyena_x"):
+        assert complaints(name, DIT, causal=True) == []
+        assert make(name, DIT, causal=True).facts(DIT).causal
+
+
+def test_a_short_same_kernel_that_looks_back_only_is_causal() -> None:
+    assert complaints("hyena_x", LLAMA, causal=False, kernel=2) == []
+    assert complaints("hyena_x", LLAMA, causal=False, kernel=3) != []
+
+
+@pytest.mark.parametrize(
+    ("name", "site", "params", "field"),
+    [
+        ("attention", DIT, {"heads": 6}, "heads"),
+        ("attention", DIT, {"head_dim": 10}, "head_dim"),
+        ("attention", LLAMA, {"heads": 6, "kv_heads": 3, "head_dim": 8}, "heads"),
+        ("attention", SiteShape(width=48, heads=6, kv_heads=2, head_dim=8), {"kv_heads": 3}, "kv_heads"),
+        ("attention", DIT, {"bias": False}, "bias"),
+        ("attention", DIT, {"out_bias": False}, "out_bias"),
+        ("hyena_x", DIT, {"inner": 24}, "inner"),
+        ("hyena_x", DIT, {"bias": False}, "bias"),
+        ("mlp", LLAMA_MLP, {"gated": False}, "gated"),
+        ("mlp", DIT_MLP, {"activation": "relu"}, "activation"),
+        ("mlp", DIT, {}, None),
+    ],
+)
+def test_obstacles_to_inheritance(name: str, site: SiteShape, params: dict[str, Any], field: str | None) -> None:
+    config = make(name, site, **params)
+    assert list(config.problems(site)) == []
+    assert [p.field for p in config.obstacles(site)] == [field]
+    assert config.default_init(site) != "inherit"
+
+
+def test_no_obstacles_where_the_teacher_fits() -> None:
+    fits: list[tuple[str, SiteShape, dict[str, Any]]] = [
+        ("attention", LLAMA, {}),
+        ("attention", LLAMA, {"kv_heads": 4}),
+        ("attention", LLAMA, {"kv_heads": 1}),
+        ("attention", LLAMA, {"bias": True, "out_bias": True}),
+        ("local_attention", DIT, {"window": 4}),
+        ("hyena_x", LLAMA, {}),
+        ("mlp", LLAMA_MLP, {"hidden": 8}),
+        ("mlp", DIT_MLP, {"ratio": 6}),
+        ("low_rank", LLAMA_MLP, {}),
+    ]
+    for name, site, params in fits:
+        config = make(name, site, **params)
+        assert list(config.obstacles(site)) == []
+        assert config.inherits(site)
+
+
+def test_heads_of_a_wide_projection_are_kept() -> None:
+    """Qwen3: heads x head_dim is not the width."""
+    wide = SiteShape(width=40, heads=4, kv_heads=2, head_dim=16, causal=True, rotary=True, bias=False, out_bias=False)
+    assert dict(make("attention", wide).tensors(wide)) == {
+        "q.weight": (64, 40),
+        "k.weight": (32, 40),
+        "v.weight": (32, 40),
+        "readout.weight": (40, 64),
+    }
+    assert make("hyena_x", wide).inner == 64
+
+
+def test_reach_of_everything_is_none() -> None:
+    assert make("local_attention", DIT, window=14).facts(DIT).reach == 14
+    assert make("local_attention", DIT, window=15).facts(DIT).reach is None
+    assert make("local_attention", DIT, window=1, layout="grid").facts(DIT).reach == 5
+    assert make("local_attention", DIT, window=3, layout="grid").facts(DIT).reach is None
+    assert make("local_attention", LLAMA, window=10**9).facts(LLAMA).reach == 10**9
