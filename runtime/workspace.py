@@ -81,6 +81,18 @@ class Workspace:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(self.work(key), ignore_errors=True)
 
+    @contextmanager
+    def scratch(self, key: str) -> Iterator[Path]:
+        """Give an empty folder for the time of a task; what a killed run left of it is removed first."""
+        folder = self.root / "work" / f"{key}.scratch"
+        with writing(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def remember_origin(self, base: Path, near: Path) -> None:
         """Note where the base (a model folder) and the spec are."""
         self.root.mkdir(exist_ok=True)

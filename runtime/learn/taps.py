@@ -11,7 +11,7 @@ function mode, so no family has to say where its gates are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,11 +75,8 @@ def record(
         if len(found) == early:
             raise Stop
 
-    with torch.no_grad(), _hooked(host, taps, entered, left), watch or _nothing():
-        try:
-            host(**keywords)
-        except Stop:
-            pass
+    with torch.no_grad(), _hooked(host, taps, entered, left), watch or _nothing(), suppress(Stop):
+        host(**keywords)
     return found
 
 

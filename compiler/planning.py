@@ -1,0 +1,216 @@
+"""The plan: which tasks teach the new parts, in which order, at what price.
+
+    fit        a closed-form read-out or merge, for each part whose init is least_squares
+    regress    each part to its teacher's output, when the spec has a `distill` stanza
+    finetune   the whole model
+    evaluate   measurement of the result
+
+A regression comes after the fit of its part, a group after what is inside it, a sequential fit after all fits before it in
+the network. Tasks of one kind that do not need one another share a run of the teacher, a *wave*, as long as what must be
+held at once fits the stated budget.
+
+A key hashes all that a result depends on (its part of the program, the base's content, the data's identity, settings, the
+keys of what it needs) and nothing else, such as names, paths or waves: another finetune leaves finished fits valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from archspec.compiler.taught import Taught, inside, taught_parts
+from archspec.instructions import Instruction, Relist, to_json
+from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
+from archspec.resolve import ResolvedSpec, explicit
+from archspec.spec import Distill, Freeze
+
+GRAM_BUDGET = 4 * 1024**3
+"""Bytes of Gram matrices that one wave of fits may hold."""
+CALIBRATION_BATCH = 64
+CACHED_BYTES = 2
+"""Of one number in the activation cache."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Forward FLOPs per example: of host and result, and of the part that stands at a path of the base."""
+
+    host: int = 0
+    result: int = 0
+    sites: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What results depend on beside the spec. `base` and `data` are written into the plan; they hold no path of this
+    machine. Identities are content hashes."""
+
+    base: Mapping[str, Any]
+    fingerprint: str
+    objective: str
+    """What `objective: auto` means for this host: flow, epsilon or lm."""
+    data: Mapping[str, Any] | None = None
+    identities: Mapping[str, str] = field(default_factory=dict)
+    """Of the data of `distill`, `finetune` and `eval`."""
+
+
+def make_plan(
+    resolved: ResolvedSpec, program: Sequence[Instruction], sources: Sources, prices: Prices = Prices()
+) -> Plan:
+    """Return the plan that teaches the result of `program`."""
+    planner = _Planner(resolved, tuple(program), sources, prices)
+    return Plan(VERSION, resolved.spec.name, sources.base, sources.data, planner.tasks())
+
+
+@dataclass(frozen=True)
+class _Planner:
+    resolved: ResolvedSpec
+    program: tuple[Instruction, ...]
+    sources: Sources
+    prices: Prices
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        return self.resolved.to_json()
+
+    @cached_property
+    def distill(self) -> dict[str, Any]:
+        """The stanza that calibration follows too; its defaults where the spec has none."""
+        given: dict[str, Any] = self.spec["distill"] or explicit(Distill())
+        return given
+
+    @cached_property
+    def parts(self) -> tuple[Taught, ...]:
+        return taught_parts(self.resolved, self.program)
+
+    @cached_property
+    def frozen(self) -> list[str]:
+        return sorted({s.path for e in self.resolved.edits if isinstance(e.edit, Freeze) for s in e.sites})
+
+    def tasks(self) -> tuple[Task, ...]:
+        fits = waves(list(self._fits()), GRAM_BUDGET)
+        regressions = waves(list(self._regressions()), self.distill["cache"])
+        taught = tuple(task.id for task in (*fits, *regressions))
+        finetune = [self._finetune(taught)] if self.spec["finetune"] else []
+        last = ("finetune",) if finetune else taught
+        evaluate = [self._evaluate(last)] if self.spec["eval"] else []
+        return self._keyed([*fits, *regressions, *finetune, *evaluate])
+
+    def _keyed(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+        """Give each task, in topological order, the key that hashes all it depends on."""
+        keys: dict[str, str] = {}
+        for task in tasks:
+            needs = sorted(keys[need] for need in task.needs)
+            parts = [task.kind, task.sites, _decisive(task.settings), needs, self.sources.fingerprint, self._depends(task)]
+            keys[task.id] = digest(parts)
+        return tuple(replace(task, key=keys[task.id]) for task in tasks)
+
+    def _depends(self, task: Task) -> list[Any]:
+        """What a task's result hangs on beside its settings: its part of the program, or all of it, and the data."""
+        whole = not task.sites or task.settings.get("sequential")
+        program = [i for i in self.program if whole or _concerns(i, task.sites)]
+        first = [[part.sites, part.init.kind] for part in self.parts if whole or inside(part.sites, task.sites)]
+        stage = {"finetune": "finetune", "evaluate": "eval"}.get(task.kind, "distill")
+        return [to_json(tuple(program)), first, self.sources.identities.get(stage)]
+
+    def _within(self, part: Taught) -> list[Taught]:
+        return [other for other in self.parts if other is not part and inside(other.sites, part.sites)]
+
+    def _fits(self) -> Iterator[Task]:
+        before: list[str] = []
+        for part in (p for p in self.parts if p.fitted):
+            needs = before if part.init.sequential else [f"fit/{p.name}" for p in self._within(part) if p.fitted]
+            init = {"ridge": part.init.ridge, "samples": part.init.samples, "sequential": part.init.sequential}
+            shared = {name: self.distill[name] for name in ("gate_weighted", "seed")}
+            settings = {**init, **shared, "batch": CALIBRATION_BATCH, "objective": self._objective(self.distill)}
+            donor = {"donor": dict(part.donor)} if part.donor else {}
+            yield self._task("fit", part, needs, settings | donor, self._fit_cost(part))
+            before.append(f"fit/{part.name}")
+
+    def _fit_cost(self, part: Taught) -> Cost:
+        """Passes of the teacher and of the part, and the products of the Gram matrix."""
+        tokens, samples = part.site.shape.tokens or 1, part.init.samples
+        gram = part.features * (part.features + 2 * part.site.shape.width)
+        flops = samples * (self.prices.host + self._price(part) + 2 * tokens * gram)
+        return Cost(samples, flops, 8 * gram)
+
+    def _regressions(self) -> Iterator[Task]:
+        if self.spec["distill"] is None:
+            return
+        taught = {path for part in self.parts for path in part.sites}
+        own = ("samples", "epochs", "batch", "lr", "warmup", "schedule", "weight_decay", "clip", "huber_delta")
+        for part in (p for p in self.parts if p.has_weights):
+            needs = [f"fit/{part.name}"] if part.fitted else []
+            needs += [f"regress/{other.name}" for other in self._within(part) if other.has_weights]
+            settings = {name: self.distill[name] for name in (*own, "gate_weighted", "cache", "seed")}
+            settings["loss"] = self.distill["loss"].get(part.site.slot, "l2")
+            settings["frozen"] = [p for p in self.frozen if p not in taught and inside((p,), part.sites)]
+            settings["objective"] = self._objective(self.distill)
+            yield self._task("regress", part, needs, settings, self._regress_cost(part))
+
+    def _regress_cost(self, part: Taught) -> Cost:
+        shape, cached = part.site.shape, self.distill["cache"] > 0
+        samples, epochs = self.distill["samples"], self.distill["epochs"]
+        held = 2 * CACHED_BYTES * samples * (shape.tokens or 1) * shape.width if cached else 0
+        teacher = samples * self.prices.host * (1 if cached else epochs)
+        return Cost(samples * epochs, teacher + 3 * samples * epochs * self._price(part), held)
+
+    def _finetune(self, needs: tuple[str, ...]) -> Task:
+        stage = dict(self.spec["finetune"])
+        objective = self._objective(stage)
+        for name in ("times", "label_dropout"):
+            del stage[name]
+        new = [[path for path in part.sites] for part in self.parts] if stage.pop("train") == "new" else None
+        seen = stage["steps"] * stage["batch"]
+        flops = seen * (3 * self.prices.result + (self.prices.host if stage["distill_weight"] else 0))
+        settings = {**stage, "objective": objective, "new": new, "frozen": self.frozen}
+        return Task("finetune", "finetune", "", (), needs, settings, Cost(seen, flops))
+
+    def _evaluate(self, needs: tuple[str, ...]) -> Task:
+        stage = self.spec["eval"]
+        calls = stage["samples"] * stage["steps"] * (2 if stage["guidance"] > 1 else 1)
+        cost = Cost(stage["samples"], calls * (self.prices.host + self.prices.result))
+        return Task("evaluate", "evaluate", "", (), needs, stage, cost)
+
+    def _objective(self, stage: Mapping[str, Any]) -> dict[str, Any]:
+        asked = stage.get("objective", "auto")
+        name = self.sources.objective if asked == "auto" else asked
+        return {"name": name, "times": stage["times"], "label_dropout": stage["label_dropout"]}
+
+    def _price(self, part: Taught) -> int:
+        return sum(self.prices.sites.get(path, 0) for path in part.sites)
+
+    def _task(
+        self, kind: TaskKind, part: Taught, needs: Sequence[str], settings: Mapping[str, Any], cost: Cost
+    ) -> Task:
+        return Task(f"{kind}/{part.name}", kind, "", part.sites, tuple(needs), settings, cost)
+
+
+def waves(tasks: Sequence[Task], budget: int) -> list[Task]:
+    """Number the waves and order the tasks by them: none holds two of which one needs the other, nor more bytes than the
+    budget (a task that alone exceeds it has a wave of its own)."""
+    held: list[list[Task]] = []
+    number: dict[str, int] = {}
+    for task in tasks:
+        first = max((number[need] + 1 for need in task.needs if need in number), default=0)
+        size = task.cost.cache_bytes
+        room = (n for n in range(first, len(held)) if size + sum(t.cost.cache_bytes for t in held[n]) <= budget)
+        number[task.id] = next(room, max(first, len(held)))
+        held += [[] for _ in range(number[task.id] + 1 - len(held))]
+        held[number[task.id]].append(task)
+    return [replace(task, wave=n) for n, wave in enumerate(held) for task in wave]
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what decides nothing about the result: how often work is saved, how large the cache is (if there is one)."""
+    found = {name: value for name, value in settings.items() if name != "checkpoint"}
+    return found | ({"cache": settings["cache"] > 0} if "cache" in settings else {})
+
+
+def _concerns(instruction: Instruction, sites: Sequence[str]) -> bool:
+    """Say whether an instruction decides what a part is: it is at it or within, or makes the group."""
+    if isinstance(instruction, Relist):
+        return len(sites) > 1 and inside(sites, (instruction.path,))
+    return inside((instruction.path,), sites)

@@ -1,0 +1,86 @@
+"""What of a result has to be taught: replaced sites and groups of blocks made parallel.
+
+They come in the order of the network, a group after everything inside it, so that a merge is fitted to what its branches
+will give. Blocks that are merely moved, repeated or dropped are no parts: only finetuning teaches around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from archspec.instructions import Install, Instruction, Relist
+from archspec.resolve import LEARNED_MERGES, ResolvedSpec
+from archspec.spec import Init, Parallelize, Replace
+from archspec.structure import Site
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A part that learns. `sites` are paths of the base: one, or those of a group's blocks."""
+
+    name: str
+    site: Site
+    """The (first) site."""
+    sites: tuple[str, ...]
+    init: Init
+    features: int
+    """Inputs of the read-out or merge; 0 where there is none."""
+    has_weights: bool = True
+    donor: Mapping[str, str] | None = None
+    """Canonical weight names to the host's, where a narrower MLP can choose among the host's neurons."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a closed form gives its first weights."""
+        return self.init.kind == "least_squares" and self.features > 0
+
+
+def taught_parts(resolved: ResolvedSpec, program: Sequence[Instruction]) -> tuple[Taught, ...]:
+    """Return all parts, in an order in which they can be taught one by one."""
+    found = [*_operators(resolved, program), *_groups(resolved, program)]
+    place = {site.path: number for number, site in enumerate(resolved.structure.sites)}
+    ends = {part.sites: max(n for path, n in place.items() if inside((path,), part.sites)) for part in found}
+    return tuple(sorted(found, key=lambda part: (ends[part.sites], len(part.sites))))
+
+
+def inside(inner: Sequence[str], outer: Sequence[str]) -> bool:
+    """Say whether all of the modules `inner` are, or lie in, some of the modules `outer`."""
+    return all(any(path == block or path.startswith(f"{block}.") for block in outer) for path in inner)
+
+
+def _operators(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[Taught]:
+    installs = {i.path: i for i in program if isinstance(i, Install)}
+    for edit in resolved.edits:
+        if not isinstance(edit.edit, Replace):
+            continue
+        for site, config in zip(edit.sites, edit.configs, strict=True):
+            if site.path in installs:
+                tensors = config.tensors(installs[site.path].shape)
+                features = tensors["readout.weight"][1] if "readout.weight" in tensors else 0
+                donor = _donor(site, installs[site.path])
+                yield Taught(site.name, site, (site.path,), edit.init or Init(), features, bool(tensors), donor)
+
+
+def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[Taught]:
+    inits = {s.path: e.init for e in resolved.edits if isinstance(e.edit, Parallelize) for s in e.sites}
+    blocks = {s.path: s for s in resolved.structure.sites if s.slot == "block"}
+    for relist in (i for i in program if isinstance(i, Relist)):
+        for entry in (e for e in relist.entries if e.form == "parallel"):
+            paths = tuple(f"{relist.path}.{member}" for member in entry.members)
+            first = blocks[paths[0]]
+            name = f"{first.group}[{','.join(str(blocks[p].index) for p in paths)}]"
+            features = relist.width * len(paths) if entry.merge in LEARNED_MERGES else 0
+            yield Taught(name, first, paths, inits.get(paths[0]) or Init(), features)
+
+
+def _donor(site: Site, install: Install) -> dict[str, str] | None:
+    """Return where the host keeps its MLP, when `install` is a narrower one of the same form."""
+    if install.operator != "mlp" or not install.shape.hidden:
+        return None
+    from archspec.operators import restore
+
+    config = restore("mlp", install.config)
+    whole = all(f"{name}.weight" in site.teacher for name in config.inherits(install.shape))
+    narrower = int(install.config["hidden"]) < install.shape.hidden
+    return dict(site.teacher) if whole and narrower and not any(config.obstacles(install.shape)) else None
