@@ -1,0 +1,140 @@
+"""Comparing outlines: what changed, where, and what is never claimed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from archspec.cli import main
+from archspec.diagnostics import ArchspecError
+from archspec.diff.compare import Change, Difference, compare
+from archspec.diff.report import to_json, to_markdown, verdict
+from archspec.diff.sides import read_side
+
+DIGITS = Path(__file__).parents[3] / "specs" / "hosts" / "digits"
+
+
+def spec(folder: Path, name: str, edits: str, more: str = "") -> Path:
+    path = folder / f"{name}.arch"
+    path.write_text(f'spec "{name}" {{\n  base "{DIGITS}" {{ subfolder = "transformer" }}\n  {edits}\n{more}}}\n')
+    return path
+
+
+def difference(folder: Path, before: Path | str, after: Path | str) -> Difference:
+    return compare(read_side(str(before), folder / "x"), read_side(str(after), folder / "y"))
+
+
+def of_kind(found: Difference, kind: str) -> list[Change]:
+    return [c for c in found.changes if c.kind == kind]
+
+
+def test_operators_are_grouped_and_written_as_a_selector(tmp_path: Path) -> None:
+    path = spec(tmp_path, "a", "replace blocks[1::2].attn with hyena_x(kernel=4)")
+    found = difference(tmp_path, DIGITS, path)
+    (change,) = found.changes
+    width, kernel = 96, 4
+    added = 3 * (3 * width * kernel + 3 * width)  # filters and their biases of three sites
+    assert change == Change("operator", "blocks[1::2].attn", "host attn", "hyena_x", 3, added)
+
+
+def test_wiring_and_depth(tmp_path: Path) -> None:
+    path = spec(tmp_path, "a", "drop blocks[5]\n  parallelize blocks[0:4] by 2 merge linear init least_squares")
+    found = difference(tmp_path, DIGITS, path)
+    wiring = of_kind(found, "wiring")
+    assert [(c.before, c.after) for c in wiring] == [
+        ("[0:4]", "[parallel(0, 1; linear), parallel(2, 3; linear)]"),
+        ("[5]", None),
+    ]
+    assert {c.where for c in of_kind(found, "removed")} >= {"blocks[5].attn", "blocks[5].mlp"}
+    depth = found.measures[0]
+    assert (depth.name, depth.before, depth.after) == ("depth", 6, 3)
+
+
+def test_one_parameter_of_an_operator(tmp_path: Path) -> None:
+    three = spec(tmp_path, "three", "replace blocks[*].mlp with mlp(ratio=3)")
+    two = spec(tmp_path, "two", "replace blocks[*].mlp with mlp(ratio=2)")
+    found = difference(tmp_path, three, two)
+    (change,) = of_kind(found, "parameter")
+    assert (change.where, change.count) == ("blocks[*].mlp", 6)
+    assert (change.before, change.after) == ("mlp(ratio=3, hidden=288)", "mlp(ratio=2, hidden=192)")
+    assert change.params == -6 * 96 * (2 * 96 + 1)
+    assert [c.where for c in of_kind(found, "spec")] == ["name", "edit replace blocks[*].mlp"]
+
+
+def test_there_and_back_are_opposite(tmp_path: Path) -> None:
+    path = spec(tmp_path, "a", "replace blocks[0].mlp with mlp(ratio=6)")
+    there, back = difference(tmp_path, DIGITS, path), difference(tmp_path, path, DIGITS)
+    turned = [(c.kind, c.where, c.after, c.before, -c.params) for c in back.changes]
+    assert turned == [(c.kind, c.where, c.before, c.after, c.params) for c in there.changes]
+
+
+def test_nothing_is_called_identical_from_headers(tmp_path: Path) -> None:
+    found = difference(tmp_path, DIGITS, DIGITS)
+    assert not found
+    assert "values were not compared" in verdict(found, None)
+    assert "identical" not in json.dumps(to_json(found)) + to_markdown(found)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["diff", *map(str, arguments)])
+
+
+def test_exit_codes_are_those_of_git(tmp_path: Path) -> None:
+    path = spec(tmp_path, "a", "drop blocks[3]")
+    assert run(DIGITS, path).exit_code == 0
+    assert run(DIGITS, path, "--exit-code").exit_code == 1
+    assert run(DIGITS, DIGITS, "--exit-code").exit_code == 0
+    assert run(DIGITS, tmp_path / "missing.arch").exit_code == 2
+    assert run(DIGITS).exit_code == 2
+
+
+def test_json_and_markdown_tell_the_same(tmp_path: Path) -> None:
+    path = spec(tmp_path, "a", "drop blocks[3]")
+    data = json.loads(run(DIGITS, path, "--json").stdout)
+    assert data["format_version"] == 1
+    assert data["measures"][0] == {"name": "depth", "before": 6, "after": 5, "unit": "count", "ratio": 5 / 6}
+    table = run(DIGITS, path, "--markdown").stdout
+    assert "| depth | 6 | 5 | 0.833x |" in table
+
+
+def test_values_find_a_single_changed_weight(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "copy"
+    shutil.copytree(DIGITS, copy)
+    file = next((copy / "transformer").glob("*.safetensors"))
+    tensors = load_file(file)
+    name = "transformer_blocks.2.ff.net.2.weight"
+    tensors[name][0, 0] += 1
+    save_file(tensors, file)
+    data = json.loads(run(DIGITS, copy, "--values", "--json").stdout)
+    changed = [v for v in data["values"] if not v["equal"]]
+    assert [v["name"] for v in changed] == [name]
+    assert changed[0]["change"] == pytest.approx(1, abs=torch.finfo(torch.float16).eps)
+    assert run(DIGITS, copy, "--exit-code").exit_code == 0
+    assert run(DIGITS, copy, "--exit-code", "--values").exit_code == 1
+
+
+def test_a_spec_has_no_values(tmp_path: Path) -> None:
+    result = run(DIGITS, spec(tmp_path, "a", "drop blocks[3]"), "--values")
+    assert (result.exit_code, "AS812" in result.stderr) == (2, True)
+
+
+def test_revisions_of_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = spec(tmp_path, "a", "drop blocks[3]")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for arguments in (("init", "-q"), ("add", "a.arch"), (*identity, "commit", "-q", "-m", "first")):
+        subprocess.run(("git", *arguments), check=True)
+    spec(tmp_path, "a", "drop blocks[3, 4]")
+    found = difference(tmp_path, "HEAD:a.arch", path)
+    assert [(c.where, c.before, c.after) for c in of_kind(found, "wiring")] == [("blocks", "[4]", None)]
+    with pytest.raises(ArchspecError) as error:
+        read_side("nowhere:a.arch", tmp_path / "z")
+    assert error.value.diagnostics[0].code == "AS810"
