@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from archspec.diagnostics import fail, nearest
 from archspec.families import describe
-from archspec.fingerprint import FULL, SAMPLED, fingerprint
+from archspec.fingerprint import FULL, SAMPLED, identity_of
 from archspec.headers import PICKLES, read_folder
 from archspec.source import Span
 from archspec.spec import Base
@@ -163,6 +163,16 @@ def structure_of(located: Located) -> Structure:
     config = read_json(located.folder / CONFIG, "AS602", located.span)
     tensors = read_folder(located.weights, located.span)
     return describe(config, tensors or None, located.span)
+
+
+def fingerprint(path: Path, scheme: str = FULL, span: Span | None = None) -> str:
+    """Return the content identity of a model: its folder, or one safetensors file beside its config.json.
+
+    Only what is part of the model counts: a repeat of a tied tensor or an old buffer in the files does not.
+    """
+    located = Located(path) if path.is_dir() else Located(path.parent, file=path)
+    structure = structure_of(replace(located, span=span))
+    return identity_of(structure.config, structure.tensors or {}, scheme, span)
 
 
 def check_fingerprint(base: Base, located: Located) -> None:

@@ -74,6 +74,14 @@ CODES: tuple[Code, ...] = (
         good="base: {from: facebook/DiT-XL-2-256, subfolder: transformer}",
     ),
     Code(
+        "AS609",
+        "base is a compiled checkpoint",
+        "A spec edits a pretrained model as its library knows it. To edit a result further, inherit its spec with "
+        "`extends` and add edits: all edits then apply to the one base, and the result can be compared with it.",
+        bad="base: ./out/dit-hyena",
+        good="extends: dit-hyena.yaml",
+    ),
+    Code(
         "AS610",
         "weights cannot be read",
         "A file of weights is missing, is no regular file, may not be read, or is one of several without an index.",

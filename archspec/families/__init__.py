@@ -18,6 +18,9 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in (dit.FAMILY,
 CLASS_KEYS: Mapping[str, str] = {"diffusers": "_class_name", "transformers": "architectures"}
 """Library -> the key under which its configs name the model class."""
 
+GRAFT = "archspec"
+"""The key under which the config of a compiled checkpoint holds its instructions."""
+
 
 def identify(config: Mapping[str, Any], span: Span | None = None) -> tuple[str, str]:
     """Return (library, class name) that a config states.
@@ -46,6 +49,9 @@ def describe(
 
     Whatever the config says that its family does not understand is an error at `span`.
     """
+    if config.get(GRAFT):
+        hint = "name its base, and inherit its edits with `extends`"
+        raise fail("AS609", "the base is itself a compiled checkpoint", span, hint)
     library, architecture = identify(config, span)
     for family in FAMILIES.values():
         if current := family.claims(library, architecture, config):

@@ -39,7 +39,7 @@ def refused(path: Path) -> ArchspecError:
 
 def test_reads_what_safetensors_wrote(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    tensors = {
+    tensors: dict[str, np.ndarray[Any, Any]] = {
         "w": rng.standard_normal((3, 4)).astype(np.float32),
         "empty": np.zeros((0, 5), np.float16),
         "scalar": np.asarray(7, np.int64),

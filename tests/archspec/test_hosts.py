@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 
 from archspec.diagnostics import ArchspecError
 from archspec.families import describe, expected_tensors
-from archspec.fingerprint import FULL, SAMPLED, Identity, digest_of, fingerprint, hasher
+from archspec.fingerprint import FULL, SAMPLED, Identity, digest_of, hasher
 from archspec.headers import read_folder
-from archspec.hosts import Located, check_fingerprint, hub_cache, locate, structure_of
+from archspec.hosts import Located, check_fingerprint, fingerprint, hub_cache, locate, structure_of
 from archspec.parse import parse
 from archspec.source import Source
 from archspec.spec import Base
@@ -251,11 +251,33 @@ def test_identity_follows_the_content(tmp_path: Path, scheme: str) -> None:
     assert fingerprint(model(tmp_path / "c", norm_eps=1.0), scheme) != first
     weights["proj_out_2.bias"][-1] += 1
     assert fingerprint(model(tmp_path / "d", weights), scheme) != first
-    weights = tensors()
-    weights["renamed"] = weights.pop("proj_out_2.bias")
-    assert fingerprint(model(tmp_path / "e", weights), scheme) != first
-    weights = {n: v.reshape(-1) if n == "pos_embed.proj.weight" else v for n, v in tensors().items()}
-    assert fingerprint(model(tmp_path / "f", weights), scheme) != first
+    swapped = tensors()
+    one, other = "transformer_blocks.0.attn1.to_q.weight", "transformer_blocks.0.attn1.to_k.weight"
+    swapped[one], swapped[other] = swapped[other], swapped[one]
+    assert fingerprint(model(tmp_path / "e", swapped), scheme) != first
+
+
+def test_identity_of_names_shapes_and_dtypes(tmp_path: Path) -> None:
+    config = {"architectures": ["UnknownModel"]}
+    value = np.arange(4, dtype=np.float32)
+    variants: list[dict[str, np.ndarray[Any, Any]]] = [
+        {"w": value},
+        {"v": value},
+        {"w": value.reshape(2, 2)},
+        {"w": value.view(np.int32)},
+        {"w": value, "x": value[:0]},
+    ]
+    for number, weights in enumerate(variants):
+        model(tmp_path / str(number), weights)
+        (tmp_path / str(number) / "config.json").write_text(json.dumps(config))
+    assert len({fingerprint(tmp_path / str(number)) for number in range(len(variants))}) == len(variants)
+
+
+def test_a_compiled_checkpoint_is_no_base(tmp_path: Path) -> None:
+    model(tmp_path / "out", archspec={"instructions": []})
+    with pytest.raises(ArchspecError) as caught:
+        structure_of(locate(base("./out"), tmp_path))
+    assert [d.code for d in caught.value.diagnostics] == ["AS609"]
 
 
 def test_identity_is_independent_of_shards_and_of_order(tmp_path: Path) -> None:
