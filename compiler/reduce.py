@@ -28,6 +28,7 @@ def _dit(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
 
 
 def _pixart(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    head_dim *= 3  # the embedding of sizes is made of thirds of the width
     width = head_dim * config.get("num_attention_heads", 16)
     patch, side = config.get("patch_size", 2), config.get("sample_size", 128)
     small = patch * SIDE if (side // patch) ** 2 > MOST_TOKENS else side

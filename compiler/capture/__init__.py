@@ -23,6 +23,7 @@ from archspec.compiler.capture.tracer import Call, ValueTracer
 from archspec.compiler.capture.values import summary
 from archspec.compiler.graph import Body, HostGraph
 from archspec.diagnostics import ArchspecError, fail
+from archspec.runtime.operators.base import Operator
 from archspec.runtime.structures import Parallel, Tied
 
 __all__ = ["capture"]
@@ -50,24 +51,29 @@ def capture(model: nn.Module, example: Mapping[str, Any], sites: Collection[str]
 
 def _capture(model: nn.Module, example: dict[str, Any], blocks: frozenset[str], inner: frozenset[str]) -> HostGraph:
     inputs = Inputs.of(model, (), example)
-    tracer = ValueTracer(model, lambda path, module: _root_leaf(path, module, blocks, inner))
+    forms: dict[str, Any] = {}
+
+    def form(path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if path not in blocks:
+            return None
+        if path not in forms:
+            forms[path] = block_form(model.get_submodule(path))
+        given = summary([*args, *(f"{k}={summary(v)}" for k, v in kwargs.items())])
+        return forms[path] and (forms[path], given)
+
+    tracer = ValueTracer(model, lambda path, module: _root_leaf(path, module, blocks, inner), form)
     root = Body("", inputs, tracer.trace_call(model, (), example, inputs.names((), example)))
-    calls = tracer.calls
     bodies: dict[str, Body] = {}
     alike: dict[Any, Body] = {}
     for node in root.graph.find_nodes(op="call_module"):
-        if node.target in blocks and node.target not in bodies:
-            body = _block(model, node.target, calls[node.target], alike, inner)
-            bodies[node.target] = body
-    return HostGraph(model, root, bodies, calls, example)
-
-
-def _block(model: nn.Module, path: str, call: Call, alike: dict[Any, Body], inner: frozenset[str]) -> Body:
-    module = model.get_submodule(path)
-    key = (_form(module), summary([*call.args, *(f"{k}={summary(v)}" for k, v in call.kwargs.items())]))
-    if key not in alike or borrows(module):
-        alike[key] = _trace_block(model, module, path, call, inner)
-    return alike[key].moved(path)
+        path = node.target
+        if path in blocks and path not in bodies:
+            call = tracer.calls[path]
+            key = form(path, call.args, call.kwargs) or path
+            if key not in alike:
+                alike[key] = _trace_block(model, model.get_submodule(path), path, call, inner)
+            bodies[path] = alike[key].moved(path)
+    return HostGraph(model, root, bodies, tracer.calls, example)
 
 
 def _trace_block(model: nn.Module, module: nn.Module, path: str, call: Call, inner: frozenset[str]) -> Body:
@@ -119,20 +125,23 @@ def relative(path: str, blocks: Collection[str]) -> str:
     return path
 
 
-def borrows(module: nn.Module) -> bool:
-    """Whether a module uses weights of another place: its graph cannot be moved."""
-    return any(isinstance(part, Tied) for part in module.modules())
-
-
 _SETTINGS = (str, int, float, bool, torch.dtype)
 
 
-def _form(module: nn.Module) -> tuple[Any, ...]:
-    """Return what the trace of a module can depend on: classes, settings and sizes of all its parts."""
-    return tuple((name, _part(part)) for name, part in module.named_modules())
+def block_form(module: nn.Module) -> tuple[Any, ...] | None:
+    """Return what a trace of a block can depend on: classes, settings and sizes of all its parts.
+
+    None for a block that uses weights of another place: its graph cannot be moved.
+    """
+    parts = [*module.named_modules()]
+    if any(isinstance(part, Tied) for _, part in parts):
+        return None
+    return tuple((name, _part(part)) for name, part in parts)
 
 
 def _part(module: nn.Module) -> tuple[Any, ...]:
     settings = {k: v for k, v in vars(module).items() if isinstance(v, _SETTINGS) and k != "layer_idx"}
     sizes = {k: tuple(v.shape) for k, v in module._parameters.items() if v is not None}
-    return (type(module), tuple(sorted(settings.items())), tuple(sizes.items()), id(vars(module).get("config")))
+    config = vars(module).get("config")
+    told = repr((config, module.port)) if isinstance(module, Operator) else id(config)
+    return (type(module), tuple(sorted(settings.items())), tuple(sizes.items()), told)

@@ -21,9 +21,11 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 from torch.utils._pytree import tree_map_only
 
+from archspec.compiler.capture.fake import fake_tree
 from archspec.compiler.capture.values import ValueProxy, contains_traveller, is_proxy, rebuild, travels, unwrap
 
 Leaf = Callable[[str, nn.Module], bool]
+Form = Callable[[str, tuple[Any, ...], Mapping[str, Any]], Any]
 IN_PLACE = frozenset({operator.setitem})
 
 
@@ -37,11 +39,16 @@ class Call:
 
 
 class ValueTracer(fx.Tracer):
-    """Traces one call of one module of `root`. `calls` afterwards holds, by path, the first call of every module."""
+    """Traces one call of one module of `root`. `calls` afterwards holds, by path, the first call of every module.
 
-    def __init__(self, root: nn.Module, leaf: Leaf) -> None:
+    `form`, if given, tells of a leaf call all that its result can depend on: a second call of the same form is not run
+    again, its result is fresh fake tensors of the same shapes. None: run it.
+    """
+
+    def __init__(self, root: nn.Module, leaf: Leaf, form: Form | None = None) -> None:
         super().__init__()
-        self.root, self.leaf = root, leaf
+        self.root, self.leaf, self.form = root, leaf, form
+        self.known: dict[Any, str] = {}
         self.calls: dict[str, Call] = {}
         self.submodule_paths = {m: name for name, m in root.named_modules()}
         self._computing = False
@@ -134,12 +141,22 @@ class ValueTracer(fx.Tracer):
         self._computing = True
         try:
             if kind == "call_module":
-                return self.root.get_submodule(target)(*args, **kwargs)
+                return self._leaf_result(target, args, kwargs)
             if kind == "call_method":
                 return getattr(args[0], target)(*args[1:], **kwargs)
             return target(*args, **kwargs)
         finally:
             self._computing = False
+
+    def _leaf_result(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        form = self.form(path, args, kwargs) if self.form else None
+        if form is None or self.known.setdefault(form, path) == path:
+            return self.root.get_submodule(path)(*args, **kwargs)
+        model = self.known[form]
+        inside = [(p.removeprefix(model), call) for p, call in self.calls.items() if p.startswith(f"{model}.")]
+        for local, call in inside:
+            self.calls.setdefault(path + local, call)
+        return fake_tree(self.calls[model].result)
 
     def _returned(self, node: fx.Node, value: Any) -> Any:
         node.meta["val"] = value
