@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
+from functools import partial
 from types import NoneType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
@@ -47,7 +48,7 @@ def build_signature(call: OperatorCall, collector: Collector) -> Signature | Non
 
     if call.op not in OPERATORS:
         hints = nearest(call.op, OPERATORS) or (f"operators are {', '.join(sorted(OPERATORS))}",)
-        collector.report("AS145", f"unknown operator '{call.op}'", call.span("op"), *hints)
+        collector.report("AS147", f"unknown operator '{call.op}'", call.span("op"), *hints)
         return None
     if call.origin is None:
         tree = _written(dict(call.params))
@@ -219,13 +220,13 @@ class _Builder:
         if not isinstance(tree, Seq):
             hint = f"write a list: `{key}: [{tree.text}]`" if isinstance(tree, Scalar) and tree.text else "write a list"
             raise self.wrong("AS142", f"'{key}' is a list, not {_kind(tree)}", tree.span, hint)
-        return tuple(self._each([lambda item=item: self.value(item, option, rules, key) for item in tree.items]))
+        return tuple(self._each([partial(self.value, item, option, rules, key) for item in tree.items]))
 
     def _mapping(self, tree: Tree, option: Any, rules: Mapping[str, Any], key: str) -> dict[str, Any]:
         if not isinstance(tree, Map):
             raise self.wrong("AS142", f"'{key}' is a map of keys, not {_kind(tree)}", tree.span)
         inner = get_args(option)[1]
-        work = [lambda entry=entry: self._pair(entry, inner, rules, key) for entry in tree.entries]
+        work = [partial(self._pair, entry, inner, rules, key) for entry in tree.entries]
         return dict(self._each(work))
 
     def _pair(self, entry: Entry, inner: Any, rules: Mapping[str, Any], key: str) -> tuple[str, Any]:

@@ -129,9 +129,10 @@ class _Attacher:
 
     def place(self, trivia: list[Trivia]) -> None:
         blank: list[str] | None = None
+        nothing: list[str] = []
         for one in trivia:
             above, previous = self._next(one.start), self._previous(one.start)
-            target = self.above.setdefault(above.path, []) if above else []
+            target = self.above.setdefault(above.path, []) if above else nothing
             if blank is not None and blank is not target:
                 self._add(blank, BLANK)
                 blank = None
@@ -184,14 +185,22 @@ class _Attacher:
             if collection and self.closed(path, collection) and collection.span.end > one.start:
                 return path if path in open_ else None
         column = self.source.position(one.start)[1]
-        if following and column <= self.source.position(following.start)[1]:
+        if following and column <= self._indent(following):
             return None
-        found, deepest = (() if following is None else None), 0
+        found: Path | None = () if following is None else None
+        deepest = 0
         for path in open_:
             indent = self.collections[path].span.column
             if deepest < indent <= column and not self.closed(path, self.collections[path]):
                 found, deepest = path, indent
         return found
+
+    def _indent(self, item: _Item) -> int:
+        """Return the column of an item; of an element of a block list, that of its dash."""
+        parent = self.collections[item.path[:-1]]
+        if isinstance(parent, Seq) and not self.closed(item.path[:-1], parent):
+            return parent.span.column
+        return self.source.position(item.start)[1]
 
     def rebuild(self, tree: Map, path: Path) -> Map:
         rebuilt = self._rebuild(tree, path, item=False)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from archspec import comments, grammar
-from archspec.diagnostics import ArchspecError, Collector
-from archspec.shapes import shorthands
+from archspec.diagnostics import Collector
 from archspec.grammar import Refused
+from archspec.shapes import shorthands
 from archspec.source import Source, Span
 from archspec.tree import Entry, Map, Scalar, Seq, Tree, resolve_scalar
 from archspec.yaml_syntax import check_size
@@ -31,7 +31,7 @@ MAX_ERRORS = 20
 
 _OPENING = ("let", "expect", *grammar.VERBS, *grammar.STANZAS)
 _START = re.compile(rf"(?:^[ \t]*|[;{{][ \t]*(?={'|'.join(_OPENING)}))(\w+)\b(?!\s*=(?!=))", re.MULTILINE)
-"""A word that may begin a statement: the first of a line, or a reserved one behind `;` or `{`; none that is being set."""
+"""A word that may begin a statement: the first of a line, or a reserved one behind `;` or `{`; none that is set."""
 _SIGN = re.compile(rf"{grammar.OPAQUE}|[\[({{\])}};]|^[ \t]*(?P<word>\w+)\b(?P<set>\s*=(?!=))?", re.MULTILINE)
 
 

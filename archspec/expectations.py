@@ -1,7 +1,8 @@
 """Expectations: assertions about the result, `METRIC [(arguments)] COMPARISON VALUE`.
 
     depth == 14    params <= 1.06x    flops(tokens=256) <= 118.6G    weights <= 2GiB    activations(tokens=256) <= 0.9x
-    sites(blocks[*].attn) == 14    causal    not causal    reach <= 8    fd <= 1.10x    agreement >= 99%    latency <= 20ms
+    sites(blocks[*].attn) == 14    causal    not causal    reach <= 8    fd <= 1.10x    agreement >= 99%
+    latency <= 20ms
 
 A value is absolute, in the unit of its metric, or relative to the base (`0.9x`). Which stage can know a metric, and its
 measurement, are the checker's and the evaluator's business; here is what may be written.
@@ -167,11 +168,12 @@ def _arguments(name: Token, metric: Metric, tree: Tree[Token]) -> dict[str, int 
     for setting in settings:
         key = setting.children[0]
         assert isinstance(key, str)
-        if key not in metric.arguments or key in found:
-            hints = nearest(key, metric.arguments) if key not in found else ("write it once",)
-            hints = hints or ((f"it takes {', '.join(metric.arguments)}",) if metric.arguments else ())
-            raise _refused("AS137", f"'{name}' has no argument '{key}'" if key not in found else f"'{key}' is given twice",
-                           key, *hints)  # fmt: skip
+        if key in found:
+            raise _refused("AS137", f"'{key}' is given twice", key, "write it once")
+        if key not in metric.arguments:
+            known = (f"it takes {', '.join(metric.arguments)}",) if metric.arguments else ("it takes none",)
+            hints = nearest(key, metric.arguments) or known
+            raise _refused("AS137", f"'{name}' has no argument '{key}'", key, *hints)
         found[str(key)] = _positive(setting)
     return found
 
@@ -194,7 +196,9 @@ def _comparison(metric: Metric, name: Token, tokens: list[Token]) -> tuple[Op, i
             raise _refused("AS138", f"'{name}' is compared with nothing", name, f"write `{name} <= ...`")
         return "==", not negated, False
     if negated:
-        raise _refused("AS138", "'not' stands before a property that is true or false", tokens[0], "turn the comparison")
+        raise _refused(
+            "AS138", "'not' stands before a property, not before a comparison", tokens[0], "turn the comparison"
+        )
     op, bound = tokens[-2:]
     if metric.unit == "flag":
         if op not in ("==", "!=") or bound not in ("true", "false"):
@@ -219,8 +223,8 @@ def _value(metric: Metric, name: Token, bound: Token) -> tuple[int | float, bool
         return float(number), True
     factor = SUFFIXES[metric.unit].get(suffix)
     if factor is None:
-        raise _refused("AS138", f"'{name}' is not measured in '{suffix}'" if suffix else f"'{name}' needs a unit", bound,
-                       _units(metric))  # fmt: skip
+        message = f"'{name}' is not measured in '{suffix}'" if suffix else f"'{name}' needs a unit"
+        raise _refused("AS138", message, bound, _units(metric))
     value = number if factor == 1 else round(number * factor, 12)
     return (int(value) if metric.unit in ("count", "bytes", "tokens") and float(value).is_integer() else value), False
 

@@ -1,9 +1,9 @@
 """The lark grammar of the DSL, selectors and expectations.
 
 `parse(text, start)` gives lark's tree or raises `Refused`, whose offsets count in `text`; the callers (`dsl_syntax`,
-`selectors`, `expectations`) know where that text stands in a file and make the diagnostic of it. lark is imported at the
-first use. Its tables are kept in `grammars/tables.json` (generated), because building them would be a third of the time
-of a whole `archspec validate`; when they are of another grammar or another lark they are built anew.
+`selectors`, `expectations`) know where that text stands in a file and make the diagnostic of it. lark is imported at
+the first use. Its tables are kept in `grammars/tables.json` (generated), because building them would be a third of the
+time of a whole `archspec validate`; when they are of another grammar or another lark they are built anew.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def parser() -> Lark:
     from lark import Lark
 
     kept = _kept()
-    return Lark.load(_with_numbers(json.loads(kept))) if kept else _built()  # type: ignore[arg-type]
+    return Lark.load(_with_numbers(json.loads(kept))) if kept else _built()
 
 
 def tables_text() -> str:

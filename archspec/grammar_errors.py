@@ -1,8 +1,8 @@
 """What lark's parse errors mean in the words of the language.
 
 The parser's state tells which terminals it would have accepted; `expected` names them as a person would. The common
-slips (`=` for `==`, a misspelt statement, an open bracket, a reserved word) have rules of their own: each of `_RULES` looks at
-the error and returns a hint or a better message. The first rule that matches wins.
+slips (`=` for `==`, a misspelt statement, an open bracket, a reserved word) have rules of their own: each of `_RULES`
+looks at the error and returns a better message, or None. The first rule that matches wins.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _slip(error: UnexpectedInput, text: str, rule: Start) -> Slip:
     machine: Any = getattr(error, "interactive_parser", None)
     accepts = frozenset(machine.accepts() if machine else ()) or frozenset({"$END"})
     if isinstance(error, UnexpectedCharacters):
-        at = error.pos_in_stream
+        at = error.pos_in_stream or 0
         history = error.token_history or []
         word = re.match(r"\w+", text[at:])
         found = word[0] if word else text[at]
@@ -153,7 +153,7 @@ def _after_the_spec(slip: Slip) -> Refused | None:
 def _misspelt(slip: Slip) -> Refused | None:
     if not (slip.accepts >= _STATEMENT) or slip.kind not in ("NAME", "KEY"):
         return None
-    known = (*grammar.VERBS, *grammar.STANZAS, "let", "expect")
+    known: tuple[str, ...] = (*grammar.VERBS, *grammar.STANZAS, "let", "expect")
     if "CLAUSE" in slip.accepts:
         known = (*known, *grammar.CLAUSES)
     hints = nearest(slip.found, known) or (f"statements are {', '.join(known)}",)

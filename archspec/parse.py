@@ -1,9 +1,9 @@
 """From a file to a Spec: reading, the choice of the spelling, `extends`.
 
-`extends` works on syntax trees. Maps merge key by key; lists and scalars of the child replace the parent's; a stanza that the
-child sets to `none` is removed. A parent may be written in the other spelling, and may extend a third. Paths in a
-spec are relative to its own file, so those that a parent contributes (fields declared with `path=True`) are rewritten
-relative to the child's folder while merging: what reads the merged spec needs to know one folder only.
+`extends` works on syntax trees. Maps merge key by key; lists and scalars of the child replace the parent's; a stanza
+that the child sets to `none` is removed. A parent may be written in the other spelling, and may extend a third. Paths
+in a spec are relative to its own file, so those that a parent contributes (fields declared with `path=True`) are
+rewritten relative to the child's folder while merging: what reads the merged spec needs to know one folder only.
 """
 
 from __future__ import annotations
@@ -194,11 +194,12 @@ def _moved_value(tree: Tree, classes: list[type[Node]], old: Path, new: Path) ->
 
 def _edit_class(tree: Tree) -> type[Node] | None:
     verbs = {cls.verb: cls for cls in EDITS}
-    return next((verbs[key] for key in tree.keys() if key in verbs), None) if isinstance(tree, Map) else None
+    written = tuple(tree.keys()) if isinstance(tree, Map) else ()
+    return next((verbs[key] for key in written if key in verbs), None)
 
 
 def _rebased(tree: Tree, old: Path, new: Path) -> Tree:
-    """Rewrite a relative path. What begins with `./` or `../`, or exists, is a path; anything else (a hub id, the name of a
+    """Rewrite a relative path: what begins with `./` or `../`, or exists. Anything else (a hub id, the name of a
     bundled data set) is left."""
     if not isinstance(tree, Scalar) or not isinstance(tree.value, str) or os.path.isabs(tree.value):
         return tree

@@ -10,15 +10,23 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from archspec.fields import Node, declared, written
 
 
-@cache
 def hints(cls: type) -> Mapping[str, Any]:
     """Return the evaluated annotation of every field."""
+    return _hints(cls)
+
+
+def keys(cls: type) -> Mapping[str, Any]:
+    """Return written key -> dataclass field. The target of an edit is written as its verb."""
+    return _keys(cls)
+
+
+@cache
+def _hints(cls: type) -> Mapping[str, Any]:
     return get_type_hints(cls)
 
 
 @cache
-def keys(cls: type) -> Mapping[str, Any]:
-    """Return written key -> dataclass field. The target of an edit is written as its verb."""
+def _keys(cls: type) -> Mapping[str, Any]:
     verb = getattr(cls, "verb", None)
     return {verb if verb and field.name == "target" else written(field.name): field for field in declared(cls)}
 
@@ -60,6 +68,19 @@ def shorthands() -> Mapping[str, str]:
             if len(short) == 1 and short[0]:
                 found[key] = short[0]
     return found
+
+
+@cache
+def texts() -> frozenset[str]:
+    """Return the keys of the language whose value is any text: the DSL prints it in quotes."""
+    from archspec.spec import Spec
+
+    return frozenset(
+        key
+        for cls in every(Spec)
+        for key, field in keys(cls).items()
+        if set(options(hints(cls)[field.name])) <= {str, types.NoneType}
+    ) - {"op"}
 
 
 def every(root: type[Node]) -> list[type[Node]]:

@@ -9,7 +9,7 @@ by `tree.resolve_scalar`, not by YAML's own rules.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -126,13 +126,13 @@ class _Composer:
                 assert isinstance(key, Scalar)
                 keys[key.value] = key
                 entries.append(Entry(key, value))
-        end = event.end_mark.index if start.flow_style else entries[-1].value.span.end if entries else span.end
+        end = _end(event) if start.flow_style else entries[-1].value.span.end if entries else span.end
         return Map(tuple(entries), self.source.span(span.start, end))
 
     def _key_is_fine(self, key: Tree, known: dict[object, Scalar]) -> bool:
         if not isinstance(key, Scalar) or not isinstance(key.value, str) or not key.value:
-            hint = (f'write "{key.text}" in quotes',) if isinstance(key, Scalar) and key.text else ()
-            self.collector.report("AS108", "a key must be text", key.span, *hint)
+            quote = (f'write "{key.text}" in quotes',) if isinstance(key, Scalar) and key.text else ()
+            self.collector.report("AS108", "a key must be text", key.span, *quote)
         elif key.value == "<<" and not key.quoted:
             self.collector.report("AS109", "merge keys are not part of the language", key.span, "use `extends`")
         elif key.value in known:
@@ -147,14 +147,20 @@ class _Composer:
         items: list[Tree] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             items.append(self.node(event, depth + 1))
-        end = event.end_mark.index if start.flow_style else items[-1].span.end if items else span.end
+        end = _end(event) if start.flow_style else items[-1].span.end if items else span.end
         return Seq(tuple(items), self.source.span(span.start, end))
 
     def _span(self, event: yaml.Event) -> Span:
-        start, end = event.start_mark.index, event.end_mark.index
+        mark: Any = event.start_mark
+        start, end = mark.index, _end(event)
         if isinstance(event, yaml.ScalarEvent) and event.style in ("|", ">"):
             end = start + len(self.source.text[start:end].rstrip())
         return self.source.span(start, end)
+
+
+def _end(event: yaml.Event) -> int:
+    mark: Any = event.end_mark
+    return int(mark.index)
 
 
 def _scalar(event: yaml.ScalarEvent, span: Span) -> Scalar:
@@ -219,5 +225,9 @@ def _translate(problem: str, error: yaml.MarkedYAMLError) -> str:
     'expected a key'
     """
     problem = re.sub(r"^(did not find|could not find) expected ", "expected ", problem)
-    problem = re.sub(r"^expected (key|<document start>)$", lambda m: "expected a key" if m[1] == "key" else "text behind the end of the map", problem)
+    problem = re.sub(
+        r"^expected (key|<document start>)$",
+        lambda m: "expected a key" if m[1] == "key" else "text behind the end of the map",
+        problem,
+    )
     return re.sub(r"^found unexpected end of stream$", "the text ends inside quotes", problem)

@@ -22,7 +22,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Glob:
-    """Module paths: `*` is any run of characters without a dot, `**` any run at all, `?` one character, `[..]` a class."""
+    """Module paths: `*` is any run of characters without a dot, `**` any run, `?` one character, `[..]` a class."""
 
     pattern: str
     at: At = field(compare=False)

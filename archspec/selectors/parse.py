@@ -5,6 +5,7 @@ Parsed texts are cached, since a spec says `blocks[1::2].attn` many times; so th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def _expression(text: str) -> ast.Expression:
     return expression(grammar.parse(text, "selector"))
 
 
-def expression(tree: Tree[Token]) -> Any:
+def expression(tree: Tree[Token]) -> ast.Expression:
     """Return the syntax tree of a `selector` of the grammar. Raises Refused."""
     return _RULES[str(tree.data)](tree)
 
@@ -66,7 +67,7 @@ def _sub(tree: Tree[Token], index: int) -> Tree[Token]:
 
 
 def _name(tree: Tree[Token]) -> ast.Name:
-    index = None
+    index: ast.Index | None = None
     if len(tree.children) > 1:
         inner = _sub(tree, 1)
         if inner.data == "every":
@@ -149,7 +150,7 @@ def _glob(tree: Tree[Token]) -> ast.Glob:
     return ast.Glob(pattern, _at(tree))
 
 
-_RULES: dict[str, Any] = {
+_RULES: dict[str, Callable[[Tree[Token]], ast.Expression]] = {
     "union": _sets("|"),
     "meet": _sets("&"),
     "rest": _sets("-"),
