@@ -241,4 +241,12 @@ CODES: tuple[Code, ...] = (
         bad="init: {kind: artifact, from: weights-of-a-wider-model.safetensors}",
         good="init: {kind: artifact, from: hyena.safetensors}",
     ),
+    Code(
+        "AS648",
+        "base without weights",
+        "A config is enough to validate a spec; compiling copies the base's tensors, so its safetensors files must be "
+        "there.",
+        bad="base: ./config-only",
+        good="base: ./model-with-safetensors",
+    ),
 )
