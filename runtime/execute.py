@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from archspec.diagnostics import fail
+from archspec.fingerprint import fingerprint
 from archspec.plan import Plan, Task, TaskKind
 from archspec.runtime.home import Home, home
 from archspec.runtime.journal import Journal
@@ -118,7 +119,12 @@ class Context:
         if self.base is None or not self.base.exists():
             hint = "say where it is: `archspec run OUT --base PATH`"
             raise fail("AS722", f"the base '{self.lock.base.get('from')}' is not at hand", None, hint)
-        return home(self.base)
+        place = home(self.base)
+        stated = self.lock.base.get("fingerprint")
+        if stated and fingerprint(place.model) != stated:
+            hint = "give the base that the spec was compiled for, or compile again"
+            raise fail("AS723", f"'{self.base}' is another base than the plan's", None, hint)
+        return place
 
     @cached_property
     def host(self) -> nn.Module:

@@ -43,9 +43,21 @@ def _kept(part: Part) -> dict[str, Tensor]:
     return dict(part.module.state_dict())
 
 
-def _report(task: Task, outcomes: Sequence[Outcome], start: float, **facts: Any) -> dict[str, Any]:
-    seconds = round(time.perf_counter() - start, 3)
+def _report(task: Task, outcomes: Sequence[Outcome], seconds: float, **facts: Any) -> dict[str, Any]:
+    seconds = round(seconds, 3)
     return {"task": task.id, "kind": task.kind, "outcomes": [asdict(o) for o in outcomes], "seconds": seconds} | facts
+
+
+class _Watch:
+    """Tells the seconds since it was last asked."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        self._last, passed = now, now - self._last
+        return passed
 
 
 def run_fits(context: Context, tasks: Sequence[Task], main: bool) -> None:
@@ -60,8 +72,9 @@ def run_fits(context: Context, tasks: Sequence[Task], main: bool) -> None:
         teacher = Teacher(context.host, student if settings.sequential else None)
         with context.journal.progress(f"fit {_many(group)}", settings.samples):
             found = fit(parts, teacher, _feed(context, group[0]), settings, donors, context.journal.advance)
+        seconds = (time.perf_counter() - start) / len(group)
         for task, part in zip(group, parts, strict=True):
-            context.workspace.keep(task.key, _report(task, [found[part.name]], start), _kept(part))
+            context.workspace.keep(task.key, _report(task, [found[part.name]], seconds), _kept(part))
 
 
 def run_regressions(context: Context, tasks: Sequence[Task], main: bool) -> None:
@@ -74,7 +87,7 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
     """Regress parts that share the teacher's run; each is kept as soon as it is done."""
     from archspec.runtime.learn.regress import RegressSettings, regress
 
-    start = time.perf_counter()
+    watch = _Watch()
     settings = [settings_of(RegressSettings, task) for task in group]
     student = context.student(group)
     parts = [find_part(student, context.program, task.sites) for task in group]
@@ -82,7 +95,7 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
 
     def finished(outcome: Outcome) -> None:
         task, part = by_name[outcome.site]
-        context.workspace.keep(task.key, _report(task, [outcome], start), _kept(part))
+        context.workspace.keep(task.key, _report(task, [outcome], watch.lap()), _kept(part))
 
     def log(name: str, step: int, numbers: Mapping[str, float]) -> None:
         context.journal.log(by_name[name][0].id, step, numbers)
@@ -127,7 +140,7 @@ def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
         facts = finetune(model, course, settings)
     if main:
         weights = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
-        context.workspace.keep(task.key, _report(task, [], start, **facts), weights)
+        context.workspace.keep(task.key, _report(task, [], time.perf_counter() - start, **facts), weights)
 
 
 def _places(context: Context, sites: Sequence[str]) -> tuple[str, ...]:
@@ -143,7 +156,7 @@ def run_evaluate(context: Context, tasks: Sequence[Task], main: bool) -> None:
     for task in tasks:
         start = time.perf_counter()
         found = evaluate(context.folder, context.host_home.top, task.settings, context.near, context.device)
-        context.workspace.keep(task.key, _report(task, [], start, measured=found))
+        context.workspace.keep(task.key, _report(task, [], time.perf_counter() - start, measured=found))
 
 
 def _alike(tasks: Sequence[Task], names: Sequence[str]) -> list[list[Task]]:

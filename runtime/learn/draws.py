@@ -6,8 +6,7 @@ runs first, last, after a resume or on another machine. Examples are drawn on th
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,15 +52,7 @@ class Stream:
         return found
 
 
-def collate(dataset: Any, indices: Sequence[int], device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return the examples as one batch on `device`: tensors stacked, numbers made tensors."""
-    from torch.utils.data import default_collate
-
-    batch: dict[str, Any] = default_collate([dict(dataset[i]) for i in indices])
+def batch_of(dataset: Any, indices: Sequence[int], device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return the examples of a data set (see `archspec.runtime.data`) as one batch on `device`."""
+    batch: dict[str, Any] = dataset.batch(indices)
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-
-
-def chunks(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Yield `indices` in pieces of `size`, the last one shorter."""
-    for number in range(math.ceil(len(indices) / size)):
-        yield indices[number * size : (number + 1) * size]

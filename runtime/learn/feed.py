@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from archspec.runtime.learn.draws import collate, generator
+from archspec.runtime.learn.draws import batch_of, generator
 
 HELD_OUT = 256
 """Most examples that are held out; never more than a tenth of the data (but one)."""
@@ -57,6 +57,6 @@ class Feed:
         for number in range(math.ceil(count / self.batch)):
             start = number * self.batch
             chosen = [known[i % len(known)] for i in range(start, min(start + self.batch, count))]
-            batch = collate(self.dataset, chosen, self.device)
+            batch = batch_of(self.dataset, chosen, self.device)
             keywords, _ = self.objective.inputs(batch, generator(self.seed, purpose, epoch, number))
             yield start, keywords

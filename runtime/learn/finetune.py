@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archspec.diagnostics import fail
-from archspec.runtime.learn.draws import Stream, collate, generator, seed_of
+from archspec.runtime.learn.draws import Stream, batch_of, generator, seed_of
 from archspec.runtime.learn.schedule import Schedule, rate
 from archspec.runtime.objectives import quiet_label_dropout
 
@@ -73,6 +73,7 @@ class Finetuning:
         AcceleratorState._reset_state()  # of an earlier run in this process, whose precision may differ
         self.settings, self.course = settings, course
         self.accelerator = Accelerator(mixed_precision=settings.precision, cpu=course.device.type == "cpu")
+        self._check_batch()
         model.float().train()
         quiet_label_dropout(model)
         self.weights = [p for p in model.parameters() if p.requires_grad]
@@ -84,6 +85,12 @@ class Finetuning:
             self.accelerator.register_for_checkpointing(self.ema)
         self.teacher = course.teacher.to(self.accelerator.device).eval() if course.teacher is not None else None
         self.stream = Stream(len(course.dataset), settings.batch, seed_of(settings.seed, "finetune"))
+
+    def _check_batch(self) -> None:
+        processes, batch = self.accelerator.num_processes, self.settings.batch
+        if batch % processes:
+            hint = f"write batch: {batch // processes * processes or processes}"
+            raise fail("AS732", f"a batch of {batch} does not divide among {processes} processes", None, hint)
 
     def run(self) -> dict[str, Any]:
         """Train to the end, from the last checkpoint if there is one, and leave the averaged weights in the model."""
@@ -105,7 +112,7 @@ class Finetuning:
         """Take one optimizer step. A loss that is not finite ends the run."""
         s, process = self.settings, self.accelerator.process_index
         chosen = self.stream[step][process :: self.accelerator.num_processes]
-        batch = collate(self.course.dataset, chosen, self.accelerator.device)
+        batch = batch_of(self.course.dataset, chosen, self.accelerator.device)
         keywords, target = self.course.objective.inputs(batch, generator(s.seed, "noise", step, process))
         torch.manual_seed(seed_of(s.seed, "dropout", step, process))
         factor = rate(step, s.steps, warmup=s.warmup, schedule=s.schedule, milestones=s.milestones)
