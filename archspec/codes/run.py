@@ -8,29 +8,34 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS701",
         "no data there",
-        "The data is looked for as a bundled set, then as a path relative to the spec, then, if the name has the form of
-        " "one, as a hub id. A file of prompts is a path as well.", bad="data: digitz", good="data: digits",
+        "The data is looked for as a bundled set, then as a path relative to the spec, then, if the name has the form "
+        "of one, as a hub id. A file of prompts is a path as well.",
+        bad="data: digitz",
+        good="data: digits",
     ),
     Code(
         "AS702",
         "cannot tell what the data is",
-        "With `kind: auto` the kind is told from the endings of the files. A folder of several kinds, of none, or of
-        images " "partly in folders of classes and partly not, needs its kind written, or tidying up.", bad="data:
-        downloads/        # images and parquet files", good="data: {from: downloads/, kind: images}",
+        "With `kind: auto` the kind is told from the endings of the files. A folder of several kinds, of none, or of "
+        "images partly in folders of classes and partly not, needs its kind written, or tidying up.",
+        bad="data: downloads/        # images and parquet files",
+        good="data: {from: downloads/, kind: images}",
     ),
     Code(
         "AS703",
         "the data has no such split or column",
-        "A data set has named splits and columns. The columns of images, text and labels are found by their types where
-        " "that is certain.", bad="data: {from: table.parquet, column: imge}", good="data: {from: table.parquet, column:
-        image}",
+        "A data set has named splits and columns. The columns of images, text and labels are found by their types "
+        "where that is certain.",
+        bad="data: {from: table.parquet, column: imge}",
+        good="data: {from: table.parquet, column: image}",
     ),
     Code(
         "AS704",
         "the data is damaged",
-        "A file is truncated, is not of the form that its name says, or would have to be unpickled, which never
-        happens.", bad="data: latents.npy       # saved with dtype=object", good="data: latents.npy       # float16
-        numbers",
+        "A file is truncated, is not of the form that its name says, or would have to be unpickled, which never "
+        "happens.",
+        bad="data: latents.npy       # saved with dtype=object",
+        good="data: latents.npy       # float16 numbers",
     ),
     Code(
         "AS705",
@@ -42,15 +47,18 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS706",
         "the data is empty",
-        "Nothing can be learned from, or measured against, no example. Text that is shorter than the host's length gives
-        " "none.", bad="data: {from: host, kind: generated, prompts: empty.txt}", good="data: {from: host, kind:
-        generated, prompts: classes.txt}",
+        "Nothing can be learned from, or measured against, no example. Text that is shorter than the host's length "
+        "gives none.",
+        bad="data: {from: host, kind: generated, prompts: empty.txt}",
+        good="data: {from: host, kind: generated, prompts: classes.txt}",
     ),
     Code(
         "AS707",
         "the data's shape does not fit the host",
-        "Images are made to fit in size and colour; latents cannot be, and must have the channels and size of the
-        host.", bad="data: latents-32x32.safetensors    # a host of 4x64x64", good="data: latents-64x64.safetensors",
+        "Images are made to fit in size and colour; latents cannot be, and must have the channels and size of the "
+        "host.",
+        bad="data: latents-32x32.safetensors    # a host of 4x64x64",
+        good="data: latents-64x64.safetensors",
     ),
     Code(
         "AS708",
@@ -62,8 +70,10 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS709",
         "the data set cannot be loaded",
-        "The name is neither a path nor a data set that the hub, or its cache while offline, has; or its files are not
-        of " "their form.", bad="data: someone/no-such-set", good="data: data/train.parquet",
+        "The name is neither a path nor a data set that the hub, or its cache while offline, has; or its files are "
+        "not of their form.",
+        bad="data: someone/no-such-set",
+        good="data: data/train.parquet",
     ),
     Code(
         "AS710",
@@ -84,9 +94,10 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS712",
         "the objective does not fit the host",
-        "Language models learn `lm`; diffusion models `flow` or `epsilon`, told from the pipeline's scheduler. Hosts
-        that " "predict something else cannot be finetuned yet.", bad="finetune: {objective: lm}      # a diffusion
-        host", good="finetune: {objective: auto}",
+        "Language models learn `lm`; diffusion models `flow` or `epsilon`, told from the pipeline's scheduler. Other "
+        "predictions are not known.",
+        bad="finetune: {objective: lm}      # a diffusion host",
+        good="finetune: {objective: auto}",
     ),
     Code(
         "AS713",
@@ -189,7 +200,7 @@ CODES: tuple[Code, ...] = (
         "AS733",
         "nothing left to train",
         "All weights that the finetuning could train are frozen.",
-        bad='edits: [{freeze: blocks}]\nfinetune: {train: new}',
+        bad="edits: [{freeze: blocks}]\nfinetune: {train: new}",
         good="edits: [{freeze: blocks}]\nfinetune: {train: all}",
     ),
     Code(
