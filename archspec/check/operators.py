@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from archspec.check.places import listed, written_keys
-from archspec.diagnostics import Collector
+from archspec.diagnostics import Collector, Label
 from archspec.operators.base import Problem, Signature
 from archspec.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
@@ -33,11 +33,20 @@ def _check(edit: ResolvedEdit, replace: Replace, collector: Collector) -> None:
         for finding in _findings(site, config, replace.init):
             found.setdefault(finding, []).append(site)
     for (code, problem), sites in found.items():
+        _report(code, problem, sites, replace, collector)
+
+
+def _report(code: str, problem: Problem, sites: list[Site], replace: Replace, collector: Collector) -> None:
+    hints = (problem.hint,) if problem.hint else ()
+    span = _span(replace, code, problem.field)
+    if code in ("AS301", "AS302"):
         message = f"{replace.with_.op} does not fit {listed(sites)}: {problem.message}"
-        if code.startswith("AS31"):
-            message = f"init {replace.init.kind} is not possible at {listed(sites)}: {problem.message}"
-        hints = (problem.hint,) if problem.hint else ()
-        collector.report(code, message, _span(replace, code, problem.field), *hints)
+        collector.report(code, message, span, *hints)
+        return
+    message = f"init {replace.init.kind} is not possible at {listed(sites)}: {problem.message}"
+    asked = replace.init.span("kind")
+    related = (Label(asked, "asked for here"),) if asked and asked != span else ()
+    collector.report(code, message, span, *hints, related=related)
 
 
 def _findings(site: Site, config: Signature, init: Init) -> Iterator[Finding]:
@@ -73,6 +82,5 @@ def _span(replace: Replace, code: str, field: str | None) -> Span | None:
     if field and field.rstrip("_") in written_keys(call):
         return call.span(field.rstrip("_"))
     if code.startswith("AS31"):
-        key = "kind" if "kind" in written_keys(replace.init) else None
-        return replace.init.span(key) or replace.span("init")
+        return replace.init.span("kind")
     return (call.span("op") if "op" in written_keys(call) else call.span()) or replace.span("with")

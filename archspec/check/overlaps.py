@@ -71,16 +71,16 @@ RULES: tuple[Rule, ...] = (
 def edits_agree(resolved: ResolvedSpec, collector: Collector) -> None:
     """Report every pair of edits that meet at a site and contradict or repeat one another."""
     clashes: dict[tuple[int, int, int], list[Site]] = {}
-    for outer, inner, site in _meetings(resolved):
+    for outer, inner, site, same in _meetings(resolved):
         for number, rule in enumerate(RULES):
-            if _applies(rule, resolved, outer, inner, site):
+            if _applies(rule, resolved, outer, inner, same):
                 clashes.setdefault((number, outer, inner), []).append(site)
     for (number, outer, inner), sites in clashes.items():
         _report(RULES[number], resolved.edits[outer], resolved.edits[inner], sites, collector)
 
 
-def _meetings(resolved: ResolvedSpec) -> Iterator[tuple[int, int, Site]]:
-    """Yield (outer, inner, site) where edit `inner` names a site that edit `outer` names, or one within such a site."""
+def _meetings(resolved: ResolvedSpec) -> Iterator[tuple[int, int, Site, bool]]:
+    """Yield (outer, inner, site, same): edit `inner` names a site that `outer` names (same), or one within such a site."""
     edits_at: dict[str, list[int]] = {}
     for number, edit in enumerate(resolved.edits):
         for site in edit.sites:
@@ -88,15 +88,14 @@ def _meetings(resolved: ResolvedSpec) -> Iterator[tuple[int, int, Site]]:
     for number, edit in enumerate(resolved.edits):
         for site in edit.sites:
             for path in (site.path, *above(site.path)):
-                yield from ((other, number, site) for other in edits_at.get(path, ()))
+                yield from ((other, number, site, path == site.path) for other in edits_at.get(path, ()))
 
 
-def _applies(rule: Rule, resolved: ResolvedSpec, outer: int, inner: int, site: Site) -> bool:
+def _applies(rule: Rule, resolved: ResolvedSpec, outer: int, inner: int, same: bool) -> bool:
     """Whether a rule speaks of two edits. Of two alike at the same site, the later one is blamed."""
     first, second = resolved.edits[outer].edit, resolved.edits[inner].edit
     if not isinstance(first, rule.first) or not isinstance(second, rule.second):
         return False
-    same = any(other.path == site.path for other in resolved.edits[outer].sites)
     if not same:
         return rule.inside and (outer != inner or isinstance(first, Replace))
     symmetric = isinstance(first, rule.second) and isinstance(second, rule.first)
