@@ -120,10 +120,10 @@ class Parallel(_Standin):
 
 
 def plain_merge(kind: str, count: int, width: int) -> Tensor:
-    """Return the weight, (width, count * width), by which a merge is the mean of the outputs, or the sum of what the
-    branches add. Its bias is zero."""
+    """Return the weight, (width, count * width) in float64, by which a merge is the mean of the outputs, or the sum of
+    what the branches add. Its bias is zero."""
     scale = 1.0 if kind == "residual_linear" else 1.0 / count
-    return torch.cat([torch.eye(width) * scale] * count, dim=1)
+    return torch.cat([torch.eye(width, dtype=torch.float64) * scale] * count, dim=1)
 
 
 class Tied(_Standin):

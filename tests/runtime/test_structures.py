@@ -1,0 +1,190 @@
+"""Parallel and Tied: the arithmetic of merges, what they answer for, copying, pickling, moving."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archspec.runtime.structures import Parallel, Tied, plain_merge
+
+WIDTH = 6
+
+
+class Block(nn.Module):
+    """A block like a host's: takes more than its tokens, may return a tuple, has something that hosts read."""
+
+    gradient_checkpointing = False
+
+    def __init__(self, *, pair: bool = False, layer: int | None = None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.map = nn.Linear(WIDTH, WIDTH)
+        self.pair, self.kind = pair, "full"
+        self.attention = nn.Identity()
+        if layer is not None:
+            self.attention.layer_idx = layer  # type: ignore[assignment]
+        self.seen: list[int] = []
+
+    def forward(self, hidden: Tensor, scale: float = 1.0, **extra: Any) -> Any:
+        self.seen.append(self.attention.__dict__.get("layer_idx", -1))
+        y = hidden + scale * self.map(self.norm(hidden))
+        return (y, "rest") if self.pair else y
+
+
+@pytest.fixture
+def x() -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(2, 5, WIDTH, dtype=torch.float64)
+
+
+def blocks(count: int = 2, **options: Any) -> list[Block]:
+    torch.manual_seed(1)
+    return [Block(**options).double() for _ in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["linear", "residual_linear", "sum", "average"])
+def test_merges_are_the_formulas(x: Tensor, kind: str, count: int) -> None:
+    parts = blocks(count)
+    model = Parallel(parts, kind, WIDTH, dtype=torch.float64)
+    ys = [part(x) for part in parts]
+    if kind == "linear":
+        assert model.merge is not None
+        wanted = torch.cat(ys, -1) @ model.merge.weight.T + model.merge.bias
+    elif kind == "residual_linear":
+        assert model.merge is not None
+        wanted = x + torch.cat([y - x for y in ys], -1) @ model.merge.weight.T + model.merge.bias
+    elif kind == "sum":
+        wanted = x + sum((y - x for y in ys), torch.zeros(()))
+    else:
+        wanted = sum(ys, torch.zeros(())) / count
+    torch.testing.assert_close(model(x), wanted, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("kind", "same"), [("linear", "average"), ("residual_linear", "sum")])
+def test_a_learned_merge_starts_as_the_plain_one(x: Tensor, kind: str, same: str) -> None:
+    parts = blocks(3)
+    learned, plain = Parallel(parts, kind, WIDTH, dtype=torch.float64), Parallel(parts, same, WIDTH)
+    learned.identify()
+    torch.testing.assert_close(learned(x), plain(x), rtol=0, atol=1e-14)
+    plain.identify()
+    assert plain.merge is None
+    assert plain_merge("linear", 3, 2).shape == (2, 6)
+
+
+def test_unknown_merge_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown merge 'max'"):
+        Parallel(blocks(), "max", WIDTH)
+
+
+def test_parallel_passes_every_argument_on(x: Tensor) -> None:
+    parts = blocks()
+    model = Parallel(parts, "sum", WIDTH)
+    torch.testing.assert_close(model(x, 0.0), x)
+    torch.testing.assert_close(model(x, scale=0.0, anything=object()), x)
+    torch.testing.assert_close(model(hidden=x, scale=0.0), x)
+
+
+def test_parallel_returns_what_a_block_returns(x: Tensor) -> None:
+    merged, rest = Parallel(blocks(pair=True), "average", WIDTH)(x)
+    assert rest == "rest"
+    torch.testing.assert_close(merged, Parallel(blocks(), "average", WIDTH)(x))
+
+
+def test_parallel_answers_for_its_first_block() -> None:
+    parts = blocks()
+    model = Parallel(parts, "linear", WIDTH)
+    assert model.norm is parts[0].norm
+    assert model.kind == "linear"  # its own attributes come first
+    assert model.pair is False
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = model.nothing
+    with pytest.raises(AttributeError):
+        _ = model._hf_hook
+
+
+def test_parallel_names_its_tensors() -> None:
+    names = {name for name, _ in Parallel(blocks(), "linear", WIDTH).named_parameters()}
+    parts = {f"branches.{k}.{rest}" for k in (0, 1) for rest in ("norm.weight", "norm.bias", "map.weight", "map.bias")}
+    assert names == parts | {"merge.weight", "merge.bias"}
+
+
+def test_tied_has_no_tensors_and_the_same_function(x: Tensor) -> None:
+    (block,) = blocks(1)
+    tied = Tied(block)
+    assert list(tied.parameters()) == [] == list(tied.state_dict())
+    torch.testing.assert_close(tied(x), block(x), rtol=0, atol=0)
+    assert tied.norm is block.norm
+    assert Tied(tied).target is block
+
+
+def chain(target: Block, layer: int | None = None) -> nn.Sequential:
+    return nn.Sequential(target, nn.LayerNorm(WIDTH).double(), Tied(target, layer))
+
+
+def test_a_copied_model_keeps_its_ties(x: Tensor) -> None:
+    model = chain(blocks(1)[0])
+    twin = copy.deepcopy(model)
+    assert twin[2].target is twin[0] is not model[0]
+    torch.testing.assert_close(twin(x), model(x), rtol=0, atol=0)
+
+
+def test_a_pickled_model_keeps_its_ties(x: Tensor) -> None:
+    model = chain(blocks(1)[0], 7)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    twin = torch.load(file, weights_only=False)
+    assert twin[2].target is twin[0]
+    assert twin[2].layer_idx == 7
+    torch.testing.assert_close(twin(x), model(x), rtol=0, atol=0)
+
+
+def test_parallel_is_copied_and_pickled(x: Tensor) -> None:
+    model = Parallel(blocks(), "linear", WIDTH, dtype=torch.float64)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for twin in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        torch.testing.assert_close(twin(x), model(x), rtol=0, atol=0)
+
+
+def test_moving_a_model_moves_the_target_once(x: Tensor) -> None:
+    model = chain(blocks(1)[0]).float()
+    assert model[2].target.map.weight.dtype == torch.float32
+    assert model(x.float()).dtype == torch.float32
+    before = model[0].map.weight.clone()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    torch.testing.assert_close(model[2].target.map.weight, 2 * before)
+
+
+def test_gradients_of_both_uses_add_up(x: Tensor) -> None:
+    (block,) = blocks(1)
+    model = nn.Sequential(block, Tied(block))
+    model(x).sum().backward()
+    with_tie = block.map.weight.grad
+    block.map.weight.grad = None
+    block(block(x)).sum().backward()
+    torch.testing.assert_close(with_tie, block.map.weight.grad, rtol=0, atol=0)
+
+
+def test_tied_numbers_its_target_for_the_time_of_the_call(x: Tensor) -> None:
+    (block,) = blocks(1, layer=2)
+    model = nn.Sequential(block, Tied(block, 5), Tied(block))
+    model(x)
+    assert block.seen == [2, 5, 2]
+    assert block.attention.layer_idx == 2
+
+
+def test_the_number_is_put_back_when_the_call_fails() -> None:
+    (block,) = blocks(1, layer=2)
+    with pytest.raises(TypeError):
+        Tied(block, 5)(None)
+    assert block.attention.layer_idx == 2
