@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import partial
 from types import NoneType
@@ -240,7 +240,7 @@ class _Builder:
             raise self.wrong("AS146", f"'{name}' cannot name a selection", entry.key.span, hint)
         return name, self.value(entry.value, inner, {}, name)
 
-    def _each(self, work: list[Callable[[], Any]]) -> list[Any]:
+    def _each(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
         """Do all of it, so that every mistake is reported; then fail if there was one."""
         done, failed = [], False
         for one in work:

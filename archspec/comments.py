@@ -25,6 +25,9 @@ BLANK = "\n"
 Path = tuple[int, ...]
 """Indices from the root: of an item, and of the collection that is its value."""
 
+UNPRINTABLE = re.compile("[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+"""What YAML does not take as text, or takes for the end of a line."""
+
 _TRIVIA = re.compile(r"#[^\n]*|^[ \t\r]*\n", re.MULTILINE)
 
 
@@ -69,6 +72,7 @@ def written(comment: str) -> str:
     >>> written("why"), written(""), written("# title")
     ('# why', '#', '## title')
     """
+    comment = UNPRINTABLE.sub("\ufffd", comment.replace("\t", " "))
     return f"#{comment}" if comment[:1] in ("", "#", "!") else f"# {comment}"
 
 

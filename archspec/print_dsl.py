@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from archspec import grammar, shapes
-from archspec.comments import BLANK, has_comments
+from archspec.comments import BLANK, UNPRINTABLE, has_comments
 from archspec.diagnostics import ArchspecError, fail
 from archspec.expectations import parse_expectation
-from archspec.print_yaml import UNPRINTABLE, escape, lines_above, text_behind
+from archspec.print_yaml import escape, lines_above, text_behind
 from archspec.selectors import parse_selector
 from archspec.source import Span
 from archspec.tree import Entry, Map, Scalar, Seq, Tree, resolve_scalar

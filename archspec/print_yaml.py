@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from archspec.comments import BLANK, has_comments, written
+from archspec.comments import BLANK, UNPRINTABLE, has_comments, written
 from archspec.tree import Comments, Entry, Map, Scalar, Seq, Tree, resolve_scalar
 
 WIDTH = 100
@@ -16,7 +16,6 @@ HEADS = ("op", "kind", "from")
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./+(][^\x00-\x1f\x7f-\xa0\ud800-\udfff\u2028\u2029\ufeff]*")
 _FLOW_SIGNS = re.compile(r"[\[\]{},]")
-UNPRINTABLE = re.compile("[^\x20-\x7e\xa1-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
 def format_yaml(tree: Map) -> str:
