@@ -19,7 +19,7 @@ from archspec.families import expected_tensors
 from archspec.instructions import Install, Instruction, Relist, Share, TensorSource
 from archspec.operators import restore
 from archspec.resolve import LEARNED_MERGES
-from archspec.structure import Structure
+from archspec.structure import Structure, inside
 
 Program = tuple[Instruction, ...]
 Sources = dict[str, TensorSource]
@@ -37,21 +37,16 @@ def tensor_sources(program: Program, structure: Structure) -> Sources:
     shapes = base_shapes(structure)
     if shapes is None:
         raise InternalError(f"layout: the tensors of '{structure.architecture}' are not known without its weights")
-    sources: Sources = {name: TensorSource(base=name) for name in shapes}
+    shared = {i.path for i in program if isinstance(i, Share)}
+    installs = {i.path: i for i in program if isinstance(i, Install) and not inside(i.path, shared)}
+    gone = shared | installs.keys()
+    sources = {name: TensorSource(base=name) for name in shapes if not inside(name, gone)}
+    for install in installs.values():
+        sources |= _installed(install)
     for instruction in program:
-        match instruction:
-            case Install():
-                sources = _without(instruction.path, sources) | _installed(instruction)
-            case Share():
-                sources = _without(instruction.path, sources)
-            case Relist():
-                sources = _relisted(instruction, sources)
+        if isinstance(instruction, Relist):
+            sources = _relisted(instruction, sources)
     return sources
-
-
-def _without(path: str, sources: Sources) -> Sources:
-    """Leave out the tensors of the module at `path`."""
-    return {name: source for name, source in sources.items() if not name.startswith(f"{path}.")}
 
 
 def _installed(install: Install) -> Sources:

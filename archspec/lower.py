@@ -11,13 +11,13 @@ same result on their own, and the proof compares both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from archspec.instructions import Entry, Install, Instruction, Relist, Share
 from archspec.resolve import ResolvedEdit, ResolvedSpec, parallel_groups
 from archspec.spec import Drop, Parallelize, Repeat, Replace
 from archspec.spec import Share as ShareEdit
-from archspec.structure import Site
+from archspec.structure import Site, inside
 
 STRUCTURAL = (Drop, Parallelize, Repeat)
 
@@ -28,7 +28,7 @@ def lower(resolved: ResolvedSpec) -> tuple[Instruction, ...]:
     gone = resolved.dropped | shares.keys()
     installs = _installs(resolved)
     kept = (i for path, i in installs.items() if not _vanishes(path, gone, installs))
-    tied = (Share(path, to) for path, to in shares.items() if not _inside(path, resolved.dropped))
+    tied = (Share(path, to) for path, to in shares.items() if not inside(path, resolved.dropped))
     return (*kept, *tied, *_relists(resolved))
 
 
@@ -65,18 +65,9 @@ def _shares(resolved: ResolvedSpec) -> dict[str, str]:
     return {path: owner[path] for path in order}
 
 
-def _vanishes(path: str, gone: frozenset[str] | set[str], installs: Mapping[str, Install]) -> bool:
+def _vanishes(path: str, gone: Collection[str], installs: Mapping[str, Install]) -> bool:
     """Say whether what stands at `path` is not part of the result."""
-    return _inside(path, gone) or _inside(path.rpartition(".")[0], installs)
-
-
-def _inside(path: str, paths: Mapping[str, object] | frozenset[str] | set[str]) -> bool:
-    """Say whether `path` or a module above it is among `paths`."""
-    while path:
-        if path in paths:
-            return True
-        path = path.rpartition(".")[0]
-    return False
+    return inside(path, gone) or inside(path.rpartition(".")[0], installs)
 
 
 def _relists(resolved: ResolvedSpec) -> Iterator[Relist]:

@@ -7,7 +7,7 @@ width) to the same; its `Port` says how the host's own code calls it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,3 +134,16 @@ class Structure:
     @property
     def tokens(self) -> int | None:
         return next((s.shape.tokens for s in self.sites if s.shape.tokens), None)
+
+
+def inside(path: str, paths: Collection[str]) -> bool:
+    """Say whether a module or tensor, or a module above it, is among `paths` (a set, or a mapping's keys).
+
+    >>> inside("h.1.attn.q.weight", {"h.1.attn"}), inside("h.11.attn", {"h.1"})
+    (True, False)
+    """
+    while path:
+        if path in paths:
+            return True
+        path = path.rpartition(".")[0]
+    return False

@@ -108,8 +108,6 @@ class Family:
     handled: Mapping[str, Attribute]
     ignored: frozenset[str]
     anatomy: Callable[[str, Mapping[str, Any], Span | None], Anatomy]
-    depth: str
-    """Config attribute that holds the number of blocks."""
     legacy: Callable[[Mapping[str, Any]], str | None] = field(default=lambda config: None)
     """Return the class that the library loads in place of an outdated one, None when that is not of this family."""
 

@@ -39,6 +39,8 @@ HANDLED: Mapping[str, Attribute] = {
 """What the two families have in common, with diffusers' defaults."""
 IGNORED = frozenset({"dropout", "norm_num_groups", "upcast_attention", "norm_eps"})
 """Numerics and training of the host's own modules, which keep them."""
+SPARE = frozenset({"pos_embed.pos_embed"})
+"""The table of positions is computed; a checkpoint that stores it is no other model."""
 
 ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}
 MLP = {"up": "ff.net.0.proj", "down": "ff.net.2"}

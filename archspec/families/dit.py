@@ -15,6 +15,7 @@ from archspec.families.diffusers_block import (
     BLOCKS,
     HANDLED,
     IGNORED,
+    SPARE,
     Block,
     check_grid,
     patch_embedding,
@@ -36,7 +37,7 @@ def _anatomy(_: str, values: Mapping[str, Any], span: Span | None) -> Anatomy:
     tensors |= linear("proj_out_1", 2 * width, width)
     tensors |= linear("proj_out_2", patch * patch * (values["out_channels"] or channels), width)
     sites = (site for index in range(values["num_layers"]) for site in block.sites(index, tensors))
-    return Anatomy({"blocks": BLOCKS}, tuple(sites), tensors)
+    return Anatomy({"blocks": BLOCKS}, tuple(sites), tensors, spare=SPARE)
 
 
 def _modulation(width: int, classes: int) -> dict[str, Shape]:
@@ -65,6 +66,5 @@ FAMILY = Family(
     },
     ignored=IGNORED,
     anatomy=_anatomy,
-    depth="num_layers",
     legacy=_legacy,
 )

@@ -126,5 +126,4 @@ FAMILY = Family(
         }
     ),
     anatomy=_anatomy,
-    depth="num_hidden_layers",
 )

@@ -16,6 +16,7 @@ from archspec.families.diffusers_block import (
     BLOCKS,
     HANDLED,
     IGNORED,
+    SPARE,
     Block,
     check_grid,
     patch_embedding,
@@ -37,7 +38,7 @@ def _anatomy(_: str, values: Mapping[str, Any], span: Span | None) -> Anatomy:
     tensors |= linear("proj_out", patch * patch * (values["out_channels"] or channels), width)
     tensors |= _conditioning(width, values)
     sites = (site for index in range(values["num_layers"]) for site in block.sites(index, tensors))
-    return Anatomy({"blocks": BLOCKS}, tuple(sites), tensors)
+    return Anatomy({"blocks": BLOCKS}, tuple(sites), tensors, spare=SPARE)
 
 
 def _conditioning(width: int, values: Mapping[str, Any]) -> dict[str, Shape]:
@@ -75,6 +76,5 @@ FAMILY = Family(
     },
     ignored=IGNORED | {"interpolation_scale"},
     anatomy=_anatomy,
-    depth="num_layers",
     legacy=_legacy,
 )

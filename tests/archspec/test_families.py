@@ -232,6 +232,13 @@ def test_headers_must_be_what_the_config_calls_for(changes: dict[str, Any], mess
     assert caught.value.diagnostics[0].message.startswith(message)
 
 
+def test_a_stored_table_of_positions_is_no_tensor_of_the_model() -> None:
+    stored = headers(describe(SMALL), **{"pos_embed.pos_embed": (1, 16, 8)})
+    found = describe(SMALL, stored).tensors
+    assert found is not None
+    assert stored.keys() - found.keys() == {"pos_embed.pos_embed"}
+
+
 def test_weights_of_another_model_are_not_a_flood() -> None:
     with pytest.raises(ArchspecError) as caught:
         describe({**DIT, "num_layers": 28}, headers(describe({**DIT, "num_layers": 12})))

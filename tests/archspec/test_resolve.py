@@ -83,7 +83,7 @@ def test_every_error_of_every_edit_at_its_place() -> None:
         rest="let: {none: 'stacks[*]'}\n",
     )
     assert [(code, line) for code, line, _ in found] == [
-        ("AS170", 3), ("AS174", 5), ("AS145", 6), ("AS230", 7), ("AS232", 8),
+        ("AS170", 3), ("AS174", 5), ("AS147", 6), ("AS230", 7), ("AS232", 8),
     ]  # fmt: skip
 
 
