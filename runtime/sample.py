@@ -157,6 +157,17 @@ def _label(word: str, place: Home, classes: int) -> int:
     raise fail("AS705", f"the host has no class '{word}'", None, *hints)
 
 
+def load_tokenizer(place: Home) -> Any:
+    """Return the tokenizer that stands beside a language model."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(place.model, local_files_only=True)
+    except (OSError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        raise fail("AS708", f"no tokenizer in '{place.model}': {first}") from error
+
+
 @torch.no_grad()
 def continue_texts(
     model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int = 64, seed: int = 0, temperature: float = 0.0

@@ -1,0 +1,84 @@
+"""`archspec sample PATH`: images from a diffusion model, texts from a language model.
+
+PATH is a compiled checkpoint or any folder of diffusers or transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from archspec.diagnostics import fail
+
+if TYPE_CHECKING:
+    from archspec.runtime.home import Home
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("-n", "--samples", type=click.IntRange(1), default=64, show_default=True, help="How many images.")
+@click.option("--classes", help="Classes to go round, by number or name: 0,3,7.  [default: all]")
+@click.option("--steps", type=click.IntRange(1), default=25, show_default=True, help="Steps of the sampler.")
+@click.option("--guidance", type=click.FloatRange(1), default=1.0, show_default=True, help="Guidance scale; 1: none.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed; each sample hangs on it and its number.")
+@click.option("--batch", type=click.IntRange(1), default=250, show_default=True, help="Samples at a time.")
+@click.option("--prompt", "prompts", multiple=True, help="Language models: text to go on from (may be repeated).")
+@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Language models: new tokens.")
+@click.option("--temperature", type=click.FloatRange(0), default=0.0, help="Language models; 0: the likeliest token.")
+@click.option("--columns", type=click.IntRange(1), help="Columns of the grid.")
+@click.option("--device", help="cpu, cuda, mps.  [default: the fastest at hand]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=Path("samples.png"), help="PNG."
+)
+def command(path: Path, prompts: tuple[str, ...], device: str | None, **options: Any) -> None:
+    """Sample from the model in PATH: a grid of images, or texts."""
+    from archspec.runtime.home import home
+    from archspec.runtime.opening import best_device
+
+    place = home(path)
+    if place.is_language_model:
+        _texts(place, prompts, device or best_device(), options)
+    elif prompts:
+        raise fail("AS713", f"{place.architecture} takes no prompt on this way", None, "leave --prompt out")
+    else:
+        _images(place, device or best_device(), options)
+
+
+def _images(place: Home, device: str, options: dict[str, Any]) -> None:
+    from rich.progress import Progress
+
+    from archspec.cli.terminal import quiet_libraries
+    from archspec.runtime.grid import grid
+    from archspec.runtime.opening import open_model
+    from archspec.runtime.sample import Request, decode, parse_labels, sample
+
+    quiet_libraries()
+    labels = parse_labels(options["classes"].split(","), place) if options["classes"] else None
+    request = Request(
+        options["samples"], options["steps"], options["guidance"], options["seed"], options["batch"], labels
+    )
+    model = open_model(place, device)
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("sampling", total=request.samples)
+        drawn = sample(model, place, request, lambda done: progress.update(bar, completed=done))
+    output: Path = options["output"]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial")
+    grid(decode(place, drawn), options["columns"]).save(partial, format="PNG")
+    partial.replace(output)
+    click.echo(f"{request.samples} samples in {output}")
+
+
+def _texts(place: Home, prompts: tuple[str, ...], device: str, options: dict[str, Any]) -> None:
+    from archspec.cli.terminal import quiet_libraries
+    from archspec.runtime.opening import open_model
+    from archspec.runtime.sample import continue_texts, load_tokenizer
+
+    if not prompts:
+        raise fail("AS713", "a language model goes on from a prompt", None, 'write --prompt "Once upon a time"')
+    quiet_libraries()
+    tokenizer, model = load_tokenizer(place), open_model(place, device)
+    for text in continue_texts(model, tokenizer, prompts, options["tokens"], options["seed"], options["temperature"]):
+        click.echo(text)
