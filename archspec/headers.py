@@ -83,7 +83,9 @@ def _objects(text: bytes, path: Path, span: Span | None) -> dict[str, Any]:
         raise fail("AS614", f"the header of '{path.name}' is not readable JSON: {error}", span, AGAIN) from error
     if not isinstance(found, dict):
         raise fail("AS614", f"the header of '{path.name}' is not a JSON object", span)
-    found.pop("__metadata__", None)
+    notes = found.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise fail("AS614", f"the __metadata__ of '{path.name}' is not a map of texts", span)
     return found
 
 

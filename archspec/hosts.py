@@ -54,7 +54,11 @@ class Located:
 def locate(base: Base, near: Path) -> Located:
     """Find a base; relative paths start at the folder `near`."""
     span = base.span("from") or base.span()
-    found = _local(base.from_, near, span) or _cached(base, span)
+    local = _local(base.from_, near, span)
+    if local and base.revision is not None:
+        hint = "leave it out: only hub ids have revisions"
+        raise fail("AS608", f"'{base.from_}' is a local path", base.span("revision"), hint)
+    found = local or _cached(base, span)
     if found is None:
         note = f"'{base.from_}' is not in the local cache, so it is checked as far as that goes without it"
         return Located(None, note=note, span=span)

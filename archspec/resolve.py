@@ -114,12 +114,14 @@ def _replace(edit: Replace, sites: Sequence[Site], problems: Collector) -> Resol
     if config is None or not sites:
         return None
     configs = tuple(config.complete(site.shape) if site.shape.width else config for site in sites)
-    kind = edit.init.kind or _default_init(configs, sites)
-    return ResolvedEdit(edit, tuple(sites), configs, replace(edit.init, kind=kind))
+    init = edit.init if edit.init.kind else replace(edit.init, kind=_default_init(edit.init, configs, sites))
+    return ResolvedEdit(edit, tuple(sites), configs, init)
 
 
-def _default_init(configs: Sequence[Signature], sites: Sequence[Site]) -> InitKind:
-    """Return the operator's best init that needs no data and that every site allows."""
+def _default_init(init: Init, configs: Sequence[Signature], sites: Sequence[Site]) -> InitKind:
+    """Return the operator's best init that needs no data and that every site allows; an artifact that is named wins."""
+    if init.from_ is not None:
+        return "artifact"
     kinds = [kind for kind in configs[0].inits if kind not in NEED_DATA]
     allowed = (kind for kind in kinds if kind != "inherit" or all(map(_can_inherit, configs, sites)))
     return next(allowed, "random")  # type: ignore[arg-type]
@@ -134,7 +136,8 @@ def _merge_init(edit: Edit) -> Init | None:
     """A merge starts as the plain sum or mean of its branches unless the spec says otherwise."""
     if not isinstance(edit, Parallelize) or edit.merge not in LEARNED_MERGES:
         return None
-    return edit.init if edit.init.kind else replace(edit.init, kind="identity")
+    kind: InitKind = "identity" if edit.init.from_ is None else "artifact"
+    return edit.init if edit.init.kind else replace(edit.init, kind=kind)
 
 
 def parallel_groups(edit: ResolvedEdit, dropped: frozenset[str]) -> Iterator[tuple[Site, ...]]:

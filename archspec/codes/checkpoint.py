@@ -69,7 +69,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS608",
         "unsafe or malformed name of a base",
-        "A subfolder, revision or hub id may not leave its folder: no `..`, no absolute path, no backslash.",
+        "A subfolder, revision or hub id may not leave its folder: no `..`, no absolute path, no backslash. Only "
+        "hub ids have revisions.",
         bad="base: {from: facebook/DiT-XL-2-256, subfolder: ../other}",
         good="base: {from: facebook/DiT-XL-2-256, subfolder: transformer}",
     ),

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save, save_file
 
 from archspec.diagnostics import ArchspecError
 from archspec.headers import read_folder, read_header, weight_files
 from archspec.source import Source
+from archspec.structure import TensorHeader
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -86,6 +91,8 @@ HOSTILE: dict[str, tuple[object, int, str]] = {
         8,
         "AS614",
     ),
+    "metadata no map": ({"__metadata__": [], "w": ENTRY}, 8, "AS614"),
+    "metadata no texts": ({"__metadata__": {"format": 1}, "w": ENTRY}, 8, "AS614"),
     "no object": ({"w": [1]}, 8, "AS615"),
     "a key missing": ({"w": {"dtype": "F32", "shape": [2]}}, 8, "AS615"),
     "a key too many": ({"w": {**ENTRY, "stride": [1]}}, 8, "AS615"),
@@ -271,3 +278,30 @@ def test_folder_of_pickles_only(tmp_path: Path) -> None:
     assert codes(caught.value) == ["AS611"]
     save_file({"w": np.ones(2, np.float32)}, tmp_path / "model.safetensors")
     assert list(read_folder(tmp_path)) == ["w"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_whatever_is_accepted_safetensors_accepts(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Damage a good file anywhere: the answer is the headers that the library itself reads, or an ArchspecError."""
+    whole = bytearray(_good())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        whole[at] = data.draw(st.sampled_from(b'0123456789",:[]{}F \x00\xff'))
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    path.write_bytes(whole[: data.draw(st.integers(len(whole) - 20, len(whole)))])
+    found: dict[str, TensorHeader] | None = None
+    with suppress(ArchspecError):
+        found = read_header(path)
+    if found is not None:
+        with safe_open(path, "np") as file:
+            names = set(file.keys())
+            assert found.keys() == names
+            assert all(found[name].shape == tuple(file.get_slice(name).get_shape()) for name in names)
+
+
+def _good() -> bytes:
+    tensors = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "v": np.ones(2, np.float32), "i": np.ones(4, np.int8)}
+    return bytes(save(tensors, {"format": "pt"}))

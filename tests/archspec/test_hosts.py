@@ -148,6 +148,13 @@ def test_subfolder_may_not_leave_the_base(tmp_path: Path, subfolder: str) -> Non
     refused(f'{{from: pipe, subfolder: "{subfolder}"}}', tmp_path, "AS608")
 
 
+def test_a_local_base_has_no_revision(tmp_path: Path) -> None:
+    model(tmp_path / "host")
+    found = refused("{from: host, revision: main}", tmp_path, "AS608").diagnostics[0]
+    assert found.primary is not None
+    assert found.primary.span.text == "main"
+
+
 def cached(cache: Path, revision: str = "main") -> Path:
     """Put a pipeline into a hub cache, files as links to blobs."""
     home = cache / "models--org--dit"

@@ -66,6 +66,14 @@ def test_open_inits_become_the_best_that_needs_no_data() -> None:
     assert edits[2].init.ridge == 0.5
 
 
+def test_a_named_artifact_is_what_the_new_part_starts_from() -> None:
+    edits = resolved(
+        "- {replace: 'blocks[0].attn', with: attention, init: {from: ./a.safetensors}}\n"
+        "- {parallelize: 'blocks[2:4]', init: {from: ./b.safetensors}}\n"
+    ).edits
+    assert [e.init and e.init.kind for e in edits] == ["artifact", "artifact"]
+
+
 def test_no_inheritance_without_the_teachers_weights() -> None:
     edits = resolved(
         "- {replace: 'blocks[0].mlp', with: {op: low_rank, rank: 4}}\n"
