@@ -20,6 +20,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
@@ -169,23 +170,24 @@ class Writer:
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self.folder, self.shards = folder, tuple(shards)
-        self._files: list[BinaryIO] = []
+        self._files = ExitStack()
         self._open: dict[str, tuple[BinaryIO, int, Piece]] = {}
         self.digests: dict[str, str] = {}
         """XXH3-128 of the data of every new tensor that was put, hexadecimal."""
         self._check_space()
 
     def __enter__(self) -> Writer:
-        for shard in self.shards:
-            if shard.link:
-                link_or_copy(Path(shard.link), self.folder / shard.name)
-            else:
-                self._write(shard)
+        with ExitStack() as stack:
+            for shard in self.shards:
+                if shard.link:
+                    link_or_copy(Path(shard.link), self.folder / shard.name)
+                else:
+                    self._write(shard, stack)
+            self._files = stack.pop_all()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        for file in self._files:
-            file.close()
+        self._files.close()
         if kind is None:
             if self._open:
                 raise InternalError(f"emit: no values were written for {sorted(self._open)[:4]}")
@@ -205,10 +207,9 @@ class Writer:
                 "AS631", f"the checkpoint needs {need / 1e9:.1f} GB, {have}", None, "write to another disk with `-o`"
             )
 
-    def _write(self, shard: Shard) -> None:
+    def _write(self, shard: Shard, stack: ExitStack) -> None:
         head, starts = header(shard.pieces)
-        file = (self.folder / shard.name).open("wb", buffering=0)
-        self._files.append(file)
+        file = stack.enter_context((self.folder / shard.name).open("wb", buffering=0))
         write_at(file.fileno(), memoryview(head), 0)
         placed = list(zip(shard.pieces, starts, strict=True))
         for source, run in groupby(placed, key=lambda item: item[0].source.file if item[0].source else None):
