@@ -150,4 +150,5 @@ def ridge_solve(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     values, vectors = torch.linalg.eigh(shifted)
     kept = values > 10 * precision * values.abs().max()
     inverse = torch.where(kept, 1 / torch.where(kept, values, torch.ones_like(values)), torch.zeros_like(values))
-    return (vectors @ (inverse[:, None] * (vectors.T @ cross))).T
+    shortest: Tensor = vectors @ (inverse[:, None] * (vectors.T @ cross))
+    return shortest.T

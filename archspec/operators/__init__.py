@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from archspec.fields import declared
 from archspec.operators.base import Signature
 
 OPERATORS: Mapping[str, str] = {
@@ -34,5 +36,27 @@ def signature(name: str) -> type[Signature]:
 
 
 def restore(name: str, config: Mapping[str, Any]) -> Signature:
-    """Return the config that `Signature.settings` made plain. Raises KeyError or TypeError on what it cannot read."""
-    return signature(name)(**config)
+    """Return the config that `Signature.settings` made plain. Raises KeyError or TypeError on what it cannot read:
+    the config of a checkpoint is not to be trusted."""
+    found = signature(name)(**config)
+    for parameter, hint in _hints(name).items():
+        value = getattr(found, parameter)
+        if not _fits(value, hint):
+            raise TypeError(f"operator '{name}': '{parameter}' is {str(value)[:80]!r}")
+    return found
+
+
+@cache
+def _hints(name: str) -> dict[str, Any]:
+    cls = signature(name)
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in declared(cls)}
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Say whether a value is of a parameter's type; an integer will do for a float, a boolean for neither."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    return type(value) is hint or (hint is float and type(value) is int)

@@ -54,8 +54,8 @@ def narrow(mask: Tensor, allowed: Tensor) -> Tensor:
 
 def band(queries: int, keys: int, left: int, right: int, device: torch.device) -> Tensor:
     """Return (queries, keys) booleans: key j is from `left` before to `right` after the query's own position."""
-    offset = torch.arange(keys, device=device) - torch.arange(keys - queries, keys, device=device)[:, None]
-    return (offset >= -left) & (offset <= right)
+    key, query = torch.arange(keys, device=device), torch.arange(keys - queries, keys, device=device)[:, None]
+    return (key >= query - left) & (key <= query + right)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -10,7 +10,6 @@ On CUDA, where it compiles to block-sparse kernels, `flex_attention` takes large
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -155,14 +154,14 @@ def _mask_blocks(mask: Tensor, r: Piece, c: Piece) -> Tensor:
 def flex_window(q: Tensor, k: Tensor, v: Tensor, rows: Axis, columns: Axis, compiled: bool) -> Tensor:
     """The same by `flex_attention`, whose kernels skip every block of scores outside the window."""
     blocks = _block_mask(rows, columns, q.device)
-    call: Callable[..., Any] = _compiled_flex() if compiled else flex_attention
+    call = _flex(compiled)
     y: Tensor = call(q, k, v, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1])
     return y
 
 
 @cache
-def _compiled_flex() -> Callable[..., Any]:
-    return torch.compile(flex_attention)
+def _flex(compiled: bool) -> Any:
+    return torch.compile(flex_attention) if compiled else flex_attention
 
 
 @lru_cache(maxsize=16)

@@ -207,3 +207,30 @@ def test_reach_of_everything_is_none() -> None:
     assert make("local_attention", DIT, window=1, layout="grid").facts(DIT).reach == 5
     assert make("local_attention", DIT, window=3, layout="grid").facts(DIT).reach is None
     assert make("local_attention", LLAMA, window=10**9).facts(LLAMA).reach == 10**9
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("local_attention", {"window": "9"}),
+        ("local_attention", {"window": 2.0}),
+        ("local_attention", {"window": True}),
+        ("local_attention", {"window": 2, "layout": "torus"}),
+        ("local_attention", {"window": 2, "layout": ["raster"]}),
+        ("local_attention", {}),
+        ("hyena_x", {"kernel": None}),
+        ("hyena_x", {"causal": 1}),
+        ("mlp", {"ratio": "big"}),
+        ("mlp", {"activation": 3}),
+        ("attention", {"depth": 3}),
+    ],
+)
+def test_configs_of_checkpoints_are_checked(name: str, config: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        restore(name, config)
+
+
+def test_an_integer_is_a_ratio() -> None:
+    assert restore("mlp", {"ratio": 3}) == restore("mlp", {"ratio": 3.0})
+    with pytest.raises(KeyError):
+        restore("mamba", {})
