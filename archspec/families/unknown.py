@@ -1,25 +1,30 @@
 """Hosts of no known family: what the headers of the weights tell, and not a guess more.
 
 Tensor names give the module paths, which selectors can name (`"h.*.attn"`), and the lists of blocks: an outermost
-numbered list (`transformer.h.0` to `transformer.h.11`) whose entries all have the same tensor names. The longest list
-is `blocks`; others go by the last part of their path. No slot but `block` is given: which module is the attention,
-what it takes and gives back, is found out by running the host (`archspec.compiler.capture`), which fills the shapes
-too. The only size taken from headers is the width of blocks, and only where all their norms agree on it. Without
-headers nothing is known but the class.
+numbered list (`transformer.h.0` to `transformer.h.11`) whose entries are alike. The longest list is `blocks`; others
+go by the last part of their path. No slot but `block` is given: which module is the attention, what it takes and gives
+back, is found out by running the host (`archspec.compiler.capture`), which fills the shapes too. The only size taken
+from headers is the width of blocks, and only where all their norms agree on it. Without headers nothing is known but
+the class.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 from archspec.structure import Site, SiteShape, Structure, TensorHeader
 
 NAME = "unknown"
 _INDEX = re.compile(r"0|[1-9]\d{0,4}", re.ASCII)
-_NORM = re.compile(r"(^|[._])(\w*norm\w*|ln(_?\w+)?|layernorm\w*)\.weight$", re.IGNORECASE)
+_NORM = r"\w*(norm|ln)\w*\.weight"
+
+
+Entry = dict[str, tuple[int, ...]]
+"""Name within a block -> shape."""
 
 
 def structure(
@@ -32,36 +37,46 @@ def structure(
     return Structure(NAME, architecture, library, config, groups, sites, tensors)
 
 
-def _lists(tensors: Iterable[str]) -> dict[str, int]:
-    """Return path -> length of the outermost numbered lists of like entries, the longest first."""
-    entries: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for name in tensors:
+def _lists(tensors: Mapping[str, TensorHeader]) -> dict[str, int]:
+    """Return path -> length of the outermost numbered lists of blocks, the longest first."""
+    entries: dict[str, dict[int, Entry]] = defaultdict(lambda: defaultdict(dict))
+    for name, header in tensors.items():
         parts = name.split(".")
         at = next((i for i, part in enumerate(parts) if i and _INDEX.fullmatch(part)), None)
         if at is not None:
-            entries[".".join(parts[:at])][int(parts[at])].add(".".join(parts[at + 1 :]))
+            entries[".".join(parts[:at])][int(parts[at])][".".join(parts[at + 1 :])] = header.shape
     found = {path: len(blocks) for path, blocks in entries.items() if _are_blocks(blocks)}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _are_blocks(entries: Mapping[int, set[str]]) -> bool:
-    """At least two entries, numbered without a gap, alike in their names, each with modules of its own."""
-    first = next(iter(entries.values()))
-    alike = all(names == first for names in entries.values())
-    return len(entries) > 1 and sorted(entries) == list(range(len(entries))) and alike and _has_parts(first)
+def _are_blocks(entries: Mapping[int, Entry]) -> bool:
+    """At least two entries, numbered without a gap, alike, each of several modules and no convolutions of images."""
+    if len(entries) < 2 or sorted(entries) != list(range(len(entries))):
+        return False
+    first = entries[0]
+    modules = {name.rpartition(".")[0] for name in first}
+    return len(modules) > 1 and all(_alike(first, entry) and not _spatial(entry) for entry in entries.values())
 
 
-def _has_parts(names: Iterable[str]) -> bool:
-    return len({name.partition(".")[0] for name in names if "." in name}) > 1
+def _alike(one: Entry, other: Entry) -> bool:
+    """One has the names of the other and perhaps more, as last blocks often have less; most of them have one shape."""
+    common = one.keys() & other.keys()
+    return len(common) == min(len(one), len(other)) and 2 * sum(one[n] == other[n] for n in common) > len(common)
+
+
+def _spatial(entry: Entry) -> bool:
+    """Most values are kernels over images: such an entry does not work on tokens."""
+    sizes = [(prod(shape), len(shape) == 4 and max(shape[2:]) > 1) for shape in entry.values()]
+    return 2 * sum(size for size, kernel in sizes if kernel) > sum(size for size, _ in sizes)
 
 
 def _named(lists: Mapping[str, int]) -> dict[str, str]:
-    """Return selector name -> path: `blocks` for the first list, else the last part of the path, else all of it."""
-    groups: dict[str, str] = {}
-    for path in lists:
-        short = path.rpartition(".")[2] if groups else "blocks"
-        groups[short if short not in groups else path.replace(".", "_")] = path
-    return groups
+    """Return selector name -> path: `blocks` for the first list, for others the last part where no other has it."""
+    first, *others = lists or [""]
+    short = {path: path.rpartition(".")[2] for path in lists}
+    taken = Counter([*short.values(), "blocks"])
+    names = {short[path] if taken[short[path]] == 1 else path.replace(".", "_"): path for path in others}
+    return {"blocks": first, **names} if lists else {}
 
 
 def _sites(tensors: Mapping[str, TensorHeader], lists: Mapping[str, int], groups: Mapping[str, str]) -> Iterator[Site]:
@@ -104,10 +119,8 @@ def _prefixes(path: str) -> Iterator[str]:
 
 
 def _width(path: str, tensors: Mapping[str, TensorHeader]) -> int:
-    """Return the width of a list's blocks as its norms have it, 0 when they do not agree or there are none."""
-    sizes = {
-        header.shape[0]
-        for name, header in tensors.items()
-        if name.startswith(f"{path}.") and len(header.shape) == 1 and _NORM.search(name)
-    }
+    """Return the width of a list's blocks as the norms right in them have it (norms of heads are further inside), 0
+    when they do not agree or there are none."""
+    inside = re.compile(rf"{re.escape(path)}\.\d+\.{_NORM}", re.IGNORECASE)
+    sizes = {h.shape[0] for name, h in tensors.items() if len(h.shape) == 1 and inside.fullmatch(name)}
     return sizes.pop() if len(sizes) == 1 else 0

@@ -334,10 +334,24 @@ def test_unknown_host_with_several_lists() -> None:
     structure = unknown(shapes)
     assert structure.groups == {
         "blocks": "t.single_blocks",
-        "double_blocks": "t.double_blocks",
+        "t_double_blocks": "t.double_blocks",
         "u_double_blocks": "u.double_blocks",
     }
-    assert structure.depth("double_blocks") == 3
+    assert structure.depth("t_double_blocks") == 3
+
+
+BLOCK: dict[str, tuple[int, ...]] = {"a.w": (4, 4), "b.w": (4, 4), "c.w": (4, 4)}
+
+
+def listed(*blocks: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {f"net.{i}.{name}": shape for i, block in enumerate(blocks) for name, shape in block.items()}
+
+
+def test_a_last_block_may_have_less_and_a_first_one_more() -> None:
+    less = {name: BLOCK[name] for name in ("a.w", "b.w")}
+    assert unknown(listed(BLOCK, BLOCK, less)).depth() == 3
+    assert unknown(listed({**BLOCK, "bias.w": (9,)}, BLOCK)).depth() == 2
+    assert unknown(listed(BLOCK, {**BLOCK, "a.w": (8, 4)})).depth() == 2
 
 
 @pytest.mark.parametrize(
@@ -345,9 +359,12 @@ def test_unknown_host_with_several_lists() -> None:
     [
         {"net.0.weight": (4, 4), "net.2.weight": (4, 4)},  # a Sequential with activations between
         {"net.0.weight": (4, 4), "net.1.weight": (4, 4)},  # linears, not blocks
-        {"down.0.a.w": (1,), "down.0.b.w": (1,), "down.1.a.w": (1,), "down.1.c.w": (1,)},  # entries that differ
-        {"one.0.a.w": (1,), "one.0.b.w": (1,)},  # a single entry
+        listed(BLOCK, {"a.w": (4, 4), "d.w": (4, 4)}),  # names that differ
+        listed(BLOCK, {"a.w": (8, 4), "b.w": (8, 8), "c.w": (4, 4)}),  # shapes that differ
+        listed({"a.w": (8, 8, 3, 3), "b.w": (8, 8)}, {"a.w": (8, 8, 3, 3), "b.w": (8, 8)}),  # of a U-Net
+        listed(BLOCK),  # a single entry
     ],
+    ids=["gaps", "linears", "names", "shapes", "images", "single"],
 )
 def test_lists_that_are_no_blocks(shapes: dict[str, tuple[int, ...]]) -> None:
     assert unknown(shapes).groups == {}
@@ -355,6 +372,8 @@ def test_lists_that_are_no_blocks(shapes: dict[str, tuple[int, ...]]) -> None:
 
 def test_width_only_where_the_norms_agree() -> None:
     shapes = gpt2(3)
+    shapes["h.0.attn.q_norm.weight"] = (2,)  # of a head, not of the tokens
+    assert {s.shape.width for s in unknown(shapes).sites if s.slot == "block"} == {8}
     shapes["h.1.ln_1.weight"] = (9,)
     assert {s.shape.width for s in unknown(shapes).sites} == {0}
 
@@ -447,12 +466,16 @@ def test_structure_against_the_real_module(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_plain"])
 def test_saved_hosts(host: str, request: pytest.FixtureRequest) -> None:
+    from archspec.runtime.hosts import build
+
     folder: Path = request.getfixturevalue(host)
     tensors = read_folder(folder)
     structure = describe(json.loads((folder / "config.json").read_text()), tensors)
     assert structure.family == {"tiny_plain": "unknown"}.get(host, host.removeprefix("tiny_"))
     assert structure.depth() == 4
     assert structure.tensors == tensors
+    model = build(structure.config, structure.library, structure.architecture)
+    assert {site.path for site in structure.sites} <= {name for name, _ in model.named_modules()}
 
 
 def test_no_torch() -> None:
