@@ -47,7 +47,7 @@ OPAQUE = r""""(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*"""
 """Strings and comments: the only places where other signs mean nothing."""
 
 _SIGNS = re.compile(rf"{OPAQUE}|[\[({{\])}}]")
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
+CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 @dataclass
@@ -154,17 +154,17 @@ def unclosed(text: str) -> tuple[int, str] | None:
     """Return the offset of the innermost bracket that is never closed, and the sign that would close it."""
     open_: list[int] = []
     for sign in _SIGNS.finditer(text):
-        if sign[0] in _CLOSING:
+        if sign[0] in CLOSING:
             open_.append(sign.start())
-        elif sign[0] in (")", "]", "}") and open_ and _CLOSING[text[open_[-1]]] == sign[0]:
+        elif sign[0] in (")", "]", "}") and open_ and CLOSING[text[open_[-1]]] == sign[0]:
             open_.pop()
-    return (open_[-1], _CLOSING[text[open_[-1]]]) if open_ else None
+    return (open_[-1], CLOSING[text[open_[-1]]]) if open_ else None
 
 
 def _check_signs(text: str, start: Start) -> None:
     depth = 0
     for sign in _SIGNS.finditer(text):
-        depth += (sign[0] in _CLOSING) - (sign[0] in (")", "]", "}"))
+        depth += (sign[0] in CLOSING) - (sign[0] in (")", "]", "}"))
         if depth > MAX_DEPTH:
             raise Refused("AS112", f"brackets are nested more than {MAX_DEPTH} deep", sign.start(), sign.end())
         if start != "spec" and sign[0].startswith("#"):

@@ -32,10 +32,10 @@ class Outcome:
     def diagnostic(self) -> Diagnostic:
         """Return the error of a broken expectation."""
         expectation, unit = self.expectation, METRICS[self.expectation.metric].unit
-        found = f"the result has {quantity(self.result, unit)}"
+        found = f"it is {quantity(self.result, unit)}"
         if expectation.relative and self.host is not None:
             bound = quantity(expectation.value * self.host, unit)
-            found += f", {expectation.value:g}x of the base's {quantity(self.host, unit)} is {bound}"
+            found += f", and {expectation.value:g}x of the base's {quantity(self.host, unit)} is {bound}"
         elif unit == "flag":
             found = f"the result is {'' if self.result else 'not '}{expectation.metric}"
         label = Label(expectation.span) if expectation.span else None

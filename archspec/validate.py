@@ -3,8 +3,8 @@
     validate(path)            a file
     validate_source(source)   a text; relative paths start at the folder of its name
 
-Stages run in order and each reports all it finds; a later stage does not run on what an earlier one refused. A host that
-is not at hand is no error: what does not need it is still checked, and a note says so.
+Stages run in order and each reports all it finds; a later stage does not run on what an earlier one refused. A host
+that is not at hand is no error: what does not need it is still checked, and a note says so.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def _check(spec: Spec, near: Path, collector: Collector) -> None:
     """Check a spec against its host, as far as the host is at hand."""
     if spec.base is None:
         name = spec.origin.span_of("name") if spec.origin else None
-        raise fail("AS141", "a spec needs 'base'", name, "write `base: facebook/DiT-XL-2-256`, or a folder, or extend a spec")
+        raise fail(
+            "AS141", "a spec needs 'base'", name, "write `base: facebook/DiT-XL-2-256`, or a folder, or extend a spec"
+        )
     located = locate(spec.base, near)
     if located.folder is None:
         hint = f"download it once: hf download {spec.base.from_}"

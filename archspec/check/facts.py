@@ -1,7 +1,7 @@
 """What can be told of a host and of its result without running either: from the config, the headers and the program.
 
-Parameters and bytes are exact, because every tensor of the result has exactly one source (`layout`). Causality and reach
-follow from the operators by composition: one after another, reaches add up; side by side, the widest counts; a
+Parameters and bytes are exact, because every tensor of the result has exactly one source (`layout`). Causality and
+reach follow from the operators by composition: one after another, reaches add up; side by side, the widest counts; a
 sequence is causal when all its parts are. Anything that cannot be known here is None, and left to a later stage.
 """
 
@@ -30,7 +30,7 @@ BITS: Mapping[str, int] = {
 
 @dataclass(frozen=True)
 class Figures:
-    """Counts; `weights` in bytes; `reach` in tokens to either side, `math.inf` for all of them. None: not known here."""
+    """Counts; `weights` in bytes; `reach` in tokens to either side, `math.inf` for all. None: not known here."""
 
     depth: int | None = None
     params: int | None = None

@@ -1,8 +1,8 @@
 """Operators against their sites, and initializations against their operators.
 
 A signature yields what is wrong with a config at a site (`problems`) and with inheriting there (`obstacles`). The same
-mistake at many sites is one finding that names them, shown at the parameter to blame. A host of no known family has sites
-whose shape only a capture can tell (width 0): those are left to the compiler, which checks again.
+mistake at many sites is one finding that names them, shown at the parameter to blame. A host of no known family has
+sites whose shape only a capture can tell (width 0): those are left to the compiler, which checks again.
 """
 
 from __future__ import annotations

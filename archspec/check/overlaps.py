@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from archspec.check.places import above, listed, target_span
+from archspec.check.places import above, listed, target_span, without
 from archspec.diagnostics import Collector, Label, Severity
 from archspec.resolve import ResolvedEdit, ResolvedSpec
 from archspec.spec import Drop, Freeze, Parallelize, Repeat, Replace, Share
@@ -34,14 +34,16 @@ class Rule:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule((Replace,), (Replace,), "AS250", "{sites} replaced twice", "replaced here", "let only one edit name it"),
+    Rule(
+        (Replace,), (Replace,), "AS250", "{sites} replaced twice", "replaced here", "write `{outer}` in the first edit"
+    ),
     Rule(
         (Drop,),
         (Replace, Repeat, Share, Freeze),
         "AS251",
         "{sites} edited, but its block is dropped",
         "dropped here",
-        "leave the dropped blocks out: write `{text} - ...`",
+        "write `{inner}`",
         inside=True,
     ),
     Rule(
@@ -64,7 +66,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule((Share,), (Share,), "AS256", "{sites} shared twice", "shared here", "name all that share in one edit"),
     Rule((Drop,), (Drop,), "AS254", "{sites} dropped twice", "dropped here", "", severity=Severity.WARNING),
-    Rule((Freeze,), (Freeze,), "AS254", "{sites} frozen twice", "frozen here", "", severity=Severity.WARNING, inside=True),
+    Rule(
+        (Freeze,), (Freeze,), "AS254", "{sites} frozen twice", "frozen here", "", severity=Severity.WARNING, inside=True
+    ),
 )
 
 
@@ -80,7 +84,7 @@ def edits_agree(resolved: ResolvedSpec, collector: Collector) -> None:
 
 
 def _meetings(resolved: ResolvedSpec) -> Iterator[tuple[int, int, Site, bool]]:
-    """Yield (outer, inner, site, same): edit `inner` names a site that `outer` names (same), or one within such a site."""
+    """Yield (outer, inner, site, same): edit `inner` names a site that `outer` names (same), or one within it."""
     edits_at: dict[str, list[int]] = {}
     for number, edit in enumerate(resolved.edits):
         for site in edit.sites:
@@ -105,8 +109,16 @@ def _applies(rule: Rule, resolved: ResolvedSpec, outer: int, inner: int, same: b
 def _report(rule: Rule, outer: ResolvedEdit, inner: ResolvedEdit, sites: list[Site], collector: Collector) -> None:
     named = listed(sites)
     message = rule.message.format(sites=f"{named} {'is' if len(sites) == 1 else 'are'}")
-    hint = rule.hint.format(text=inner.edit.target.text.strip())
+    hint = _hint(rule, outer, inner, sites)
     first = target_span(outer)
     related = (Label(first, rule.label),) if first else ()
     hints = (hint,) if hint else ()
     collector.report(rule.code, message, target_span(inner), *hints, related=related, severity=rule.severity)
+
+
+def _hint(rule: Rule, outer: ResolvedEdit, inner: ResolvedEdit, sites: list[Site]) -> str:
+    """Return the rule's hint with the selector that would leave the sites out; none is left of all of them."""
+    narrowed = outer if "{outer}" in rule.hint else inner if "{inner}" in rule.hint else None
+    if narrowed and len(sites) == len(narrowed.sites):
+        return "leave one of the two edits out"
+    return rule.hint.format(outer=without(outer.edit.target.text, sites), inner=without(inner.edit.target.text, sites))

@@ -8,6 +8,7 @@ from archspec.fields import Node
 from archspec.resolve import ResolvedEdit
 from archspec.source import Span
 from archspec.structure import Site
+from archspec.tree import Scalar, Seq
 
 
 def target_span(edit: ResolvedEdit) -> Span | None:
@@ -29,6 +30,27 @@ def above(path: str) -> Iterator[str]:
     while "." in path:
         path = path.rpartition(".")[0]
         yield path
+
+
+def item_span(node: Node, key: str, value: object) -> Span | None:
+    """Return the span of one item of a list, of the whole list where it is not found."""
+    entry = node.origin.entry(key) if node.origin else None
+    items = entry.value.items if entry and isinstance(entry.value, Seq) else ()
+    return next((item.span for item in items if isinstance(item, Scalar) and item.value == value), node.span(key))
+
+
+def without(selector: str, sites: Sequence[Site], most: int = 4) -> str:
+    """Return the selector that names all that `selector` names but some sites.
+
+    >>> from archspec.structure import SiteShape
+    >>> without("a | b", [Site("h.3", "block", SiteShape(8), index=3)])
+    '(a | b) - blocks[3]'
+    """
+    text = selector.strip()
+    if any(sign in text for sign in "|&-") and not text.startswith('"'):
+        text = f"({text})"
+    names = " | ".join([site.name for site in sites[:most]] + ["..."] * (len(sites) > most))
+    return f"{text} - ({names})" if len(sites) > 1 else f"{text} - {names}"
 
 
 def listed(sites: Sequence[Site], most: int = 3) -> str:

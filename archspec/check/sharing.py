@@ -1,7 +1,8 @@
 """`share`: one set of weights can serve several sites only if they are alike, and stay alike.
 
 Alike means: of one slot, of one shape, with tensors of the same shapes in the base. Stay alike means: every edit that
-puts an operator into one of them, or into a part of one, puts the same into all of them; otherwise sharing would undo it.
+puts an operator into one of them, or into a part of one, puts the same into all of them; otherwise sharing would undo
+it.
 """
 
 from __future__ import annotations

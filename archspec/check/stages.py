@@ -1,21 +1,22 @@
 """Stages against the edits and the host: data, distillation, finetuning, measurement.
 
-A stage that cannot run is an error; a setting that will not do what it seems to say is a warning, and only when a person
-wrote it: defaults never warn.
+A stage that cannot run is an error; a setting that will not do what it seems to say is a warning, and only when a
+person wrote it: defaults never warn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 from archspec.check.families import OBJECTIVES, OUTPUTS, has_null_label
-from archspec.check.places import written_keys
+from archspec.check.places import item_span, written_keys
 from archspec.diagnostics import Collector, Severity
 from archspec.fields import Node, declared, written
 from archspec.resolve import LEARNED_MERGES, ResolvedEdit, ResolvedSpec
 from archspec.source import Span
-from archspec.spec import Distill, Finetune, Freeze, Init, Parallelize, Replace, Spec
+from archspec.spec import Distill, Edit, Finetune, Freeze, Init, Parallelize, Replace, Spec
 
 FIT_ONLY = ("ridge", "samples", "sequential")
 """Settings of `init` that only least squares reads."""
@@ -33,7 +34,12 @@ def data_is_there(resolved: ResolvedSpec, collector: Collector) -> None:
         *((("distill", _head(spec, "distill")),) if spec.distill else ()),
         *((("finetune", _head(spec, "finetune")),) if spec.finetune and not spec.finetune.data else ()),
     ):
-        collector.report("AS320", f"{what} needs data, and the spec names none", span, "add `data: digits`, or a path")
+        collector.report(
+            "AS320",
+            f"{what} needs data, and the spec names none",
+            span,
+            "add data: a bundled set such as digits, a hub id or a path",
+        )
 
 
 def something_learns(resolved: ResolvedSpec, collector: Collector) -> None:
@@ -44,7 +50,7 @@ def something_learns(resolved: ResolvedSpec, collector: Collector) -> None:
         collector.report("AS321", message, _head(spec, "distill"), "leave it out", severity=Severity.WARNING)
     if spec.finetune and spec.finetune.train == "new" and not new:
         message = "finetune trains new parts only, and no edit makes one"
-        collector.report("AS321", message, spec.finetune.span("train"), "write `train: all`")
+        collector.report("AS321", message, spec.finetune.span("train"), "write train all")
     if spec.finetune is None:
         for edit in resolved.edits:
             if isinstance(edit.edit, Freeze):
@@ -65,7 +71,9 @@ def settings_have_effect(resolved: ResolvedSpec, collector: Collector) -> None:
     if isinstance(distill.loss, dict):
         taught = {site.slot for edit in resolved.edits if _is_new(edit) for site in edit.sites}
         for slot in distill.loss.keys() - taught:
-            _no_effect(collector, f"loss of {slot}", _loss_span(distill, slot), f"no edit teaches a site of slot '{slot}'")
+            _no_effect(
+                collector, f"loss of {slot}", _loss_span(distill, slot), f"no edit teaches a site of slot '{slot}'"
+            )
 
 
 def _init_has_effect(edit: ResolvedEdit, init: Init, collector: Collector) -> None:
@@ -75,7 +83,7 @@ def _init_has_effect(edit: ResolvedEdit, init: Init, collector: Collector) -> No
             _no_effect(collector, "init", init.span(), f"merge {edit.edit.merge} has no weights")
         return
     if init.kind == "artifact" and init.from_ is None:
-        collector.report("AS312", "init artifact names no artifact", init.span("kind"), "write `from: PATH`")
+        collector.report("AS312", "init artifact names no artifact", init.span("kind"), "name the file under from")
     if init.kind != "artifact" and init.from_ is not None:
         _no_effect(collector, "from", init.span("from"), "only init artifact reads one")
     if init.kind != "least_squares":
@@ -98,7 +106,7 @@ def training_settings_are_sane(resolved: ResolvedSpec, collector: Collector) -> 
         late = [step for step in finetune.milestones if step >= finetune.steps]
         if late:
             message = f"the milestone {late[0]} is not within {finetune.steps} steps"
-            _suspicious(collector, message, finetune.span("milestones"), "leave it out")
+            _suspicious(collector, message, item_span(finetune, "milestones", late[0]), "leave it out")
         if list(finetune.milestones) != sorted(set(finetune.milestones)):
             _suspicious(collector, "milestones do not rise", finetune.span("milestones"), "write each once, in order")
 
@@ -109,13 +117,15 @@ def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> No
     host = structure.architecture
     fitting = OUTPUTS.get(structure.family, OUTPUTS["unknown"])
     for metric in (m for m in (spec.eval.metrics if spec.eval else ()) if m not in fitting):
-        span = spec.eval.span("metrics") if spec.eval else None
+        span = item_span(spec.eval, "metrics", metric) if spec.eval else None
         hint = f"{host} is measured by {', '.join(sorted(fitting))}"
         collector.report("AS326", f"'{metric}' cannot be measured on {host}", span, hint)
     objectives = OBJECTIVES.get(structure.family)
     if spec.finetune and objectives and spec.finetune.objective not in objectives:
         message = f"{host} is not trained by '{spec.finetune.objective}'"
-        collector.report("AS326", message, spec.finetune.span("objective"), f"write one of {', '.join(sorted(objectives))}")
+        collector.report(
+            "AS326", message, spec.finetune.span("objective"), f"write one of {', '.join(sorted(objectives))}"
+        )
     for stage in (spec.distill, spec.finetune):
         if stage and "label_dropout" in written_keys(stage) and stage.label_dropout and not has_null_label(structure):
             message = f"{host} takes no labels, so none can be dropped"
@@ -141,7 +151,7 @@ def _paths(spec: Spec) -> Iterator[tuple[Node, str, str]]:
                 yield node, written(field.name), value
 
 
-def _has_init(edit: object) -> bool:
+def _has_init(edit: Edit) -> TypeGuard[Replace | Parallelize]:
     return isinstance(edit, Replace | Parallelize)
 
 

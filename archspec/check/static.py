@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from archspec.check.facts import Figures, host_figures, result_figures
 from archspec.check.families import OUTPUTS
 from archspec.diagnostics import ArchspecError, Collector, Severity
 from archspec.expectations import Expectation
-from archspec.check.facts import Figures, host_figures, result_figures
 from archspec.lower import lower
 from archspec.outcomes import MEASURED, STATIC, Number, evaluate_expectation
 from archspec.resolve import ResolvedSpec

@@ -10,7 +10,7 @@ Exit codes: 0 fine, 1 the spec or a check failed, 2 usage, 3 a bug of archspec, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, cast
 
@@ -56,17 +56,18 @@ class Verbs(click.Group):
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run a verb and leave the process with its exit code (click's own way when not `standalone_mode`)."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
-        return self._run(*args, **extra)
-
-    def _run(self, *args: Any, **extra: Any) -> NoReturn:
+    def main(  # type: ignore[override]  # click's has overloads of the same
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        """Run a verb and leave the process with its exit code."""
+        extra["standalone_mode"] = False
         try:
             conflict.refuse()
-            code = super().main(*args, standalone_mode=False, **extra)
-        except (Exception, KeyboardInterrupt) as error:  # the boundary: every failure becomes a message and an exit code
+            code = super().main(args, prog_name, **extra)
+        except (
+            Exception,
+            KeyboardInterrupt,
+        ) as error:  # the boundary: every failure becomes a message and an exit code
             sys.exit(failures.report(error))
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -90,7 +91,9 @@ def _debug(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="'archspec VERB --help' tells more of a verb.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
 @click.option(
     "--debug",
     is_flag=True,

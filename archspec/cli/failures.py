@@ -57,7 +57,9 @@ def _file_trouble(error: OSError) -> Diagnostic:
     name = f" '{error.filename}'" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hints = ("free some space and run the same command again: it goes on from what was finished",)
-        return Diagnostic("AS802", f"no space left to write{name or ' the result'}; nothing is half-written", hints=hints)
+        return Diagnostic(
+            "AS802", f"no space left to write{name or ' the result'}; nothing is half-written", hints=hints
+        )
     return Diagnostic("AS803", f"cannot use{name or ' a file'}: {error.strerror or error}")
 
 

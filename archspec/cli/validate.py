@@ -21,14 +21,16 @@ _DSL_START = re.compile(r"\s*(#[^\n]*\s*)*spec\b")
 
 @click.command()
 @click.argument("files", nargs=-1, required=True)
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Form of the report.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Form of the report."
+)
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--quiet", "-q", is_flag=True, help="Print findings only, no summary.")
 def command(files: tuple[str, ...], form: str, strict: bool, quiet: bool) -> int:
     """Check specs: files, folders (every spec in them), patterns, or '-' for a spec on standard input.
 
-    Syntax, names, types, operators and their parameters, selectors and shapes against the host's config and tensor headers,
-    edits that contradict one another, and every expectation that needs no run.
+    Syntax, names, types, operators and their parameters, selectors and shapes against the host's config and tensor
+    headers, edits that contradict one another, and every expectation that needs no run.
     """
     found = Collector()
     names = list(dict.fromkeys(name for given in files for name in _specs(given, found)))

@@ -16,8 +16,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS302",
         "an operator does not fit the site",
-        "The operator's parameters, completed from the site, break one of its constraints: heads that do not divide the "
-        "width, a 2-D window where tokens form no grid, an operator that would let a causal host see later tokens.",
+        "The operator's parameters, completed from the site, break one of its constraints: heads that do not divide "
+        "the width, a 2-D window where tokens form no grid, an operator that would let a causal host see later tokens.",
         bad="edits: [{replace: 'blocks[*].attn', with: {op: attention, heads: 7}}]",
         good="edits: [{replace: 'blocks[*].attn', with: {op: attention, heads: 8}}]",
     ),
@@ -68,8 +68,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS323",
         "suspicious training settings",
-        "Numbers that contradict one another, such as a warm-up as long as the whole training. A warning; an error with "
-        "--strict.",
+        "Numbers that contradict one another, such as a warm-up as long as the whole training. A warning; an error "
+        "with --strict.",
         bad="finetune: {steps: 1000, warmup: 5000}",
         good="finetune: {steps: 1000, warmup: 50}",
     ),
@@ -97,9 +97,9 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS330",
         "an expectation is broken",
-        "The result is not what an `expect` line says. Each is held against the result at the first stage that can know "
-        "it: depth, params, weights, sites, causality and reach at validate, FLOPs and activations at compile, quality and latency "
-        "at eval.",
+        "The result is not what an `expect` line says. Each is held against the result at the first stage that can "
+        "know it: depth, params, weights, sites, causality and reach at validate, FLOPs and activations at compile, "
+        "quality and latency at eval.",
         bad="edits: [{drop: 'blocks[3]'}]\nexpect: [depth == 28]",
         good="edits: [{drop: 'blocks[3]'}]\nexpect: [depth == 27]",
     ),
@@ -114,8 +114,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS340",
         "the host is not at hand",
-        "The base is a hub id that is not in the local cache, so selectors, shapes and expectations were not checked against "
-        "it. Validation never uses the network. A note.",
+        "The base is a hub id that is not in the local cache, so selectors, shapes and expectations were not checked "
+        "against it. Validation never uses the network. A note.",
         bad="base: {from: facebook/DiT-XL-2-256, subfolder: transformer}",
         good="hf download facebook/DiT-XL-2-256",
     ),

@@ -37,8 +37,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS250",
         "a site is replaced twice",
-        "Two edits put an operator into the same site. Selectors name sites of the base, so the second does not apply to "
-        "the result of the first: it would undo it.",
+        "Two edits put an operator into the same site. Selectors name sites of the base, so the second does not apply "
+        "to the result of the first: it would undo it.",
         bad="edits:\n  - {replace: 'blocks[*].attn', with: hyena_x}\n  - {replace: 'blocks[3].attn', with: identity}",
         good="edits:\n  - {replace: 'blocks[*].attn - blocks[3].attn', with: hyena_x}\n"
         "  - {replace: 'blocks[3].attn', with: identity}",
@@ -46,8 +46,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS251",
         "a dropped block is edited",
-        "An edit names a block, or a part of a block, that another edit removes. `parallelize` alone may select dropped "
-        "blocks, and goes on without them.",
+        "An edit names a block, or a part of a block, that another edit removes. `parallelize` alone may select "
+        "dropped blocks, and goes on without them.",
         bad="edits:\n  - {replace: 'blocks[*].mlp', with: {op: mlp, ratio: 3}}\n  - {drop: 'blocks[3]'}",
         good="edits:\n  - {replace: '(blocks - blocks[3]).mlp', with: {op: mlp, ratio: 3}}\n  - {drop: 'blocks[3]'}",
     ),
@@ -61,23 +61,24 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS253",
         "a block is rearranged twice",
-        "`parallelize` and `repeat` both say where a block stands in the new list, so a block can be in one of them, once.",
+        "`parallelize` and `repeat` both say where a block stands in the new list, so a block can be in one "
+        "of them, once.",
         bad="edits:\n  - {parallelize: 'blocks[0:4]', by: 2}\n  - {repeat: 'blocks[3]'}",
         good="edits:\n  - {parallelize: 'blocks[0:4]', by: 2}\n  - {repeat: 'blocks[4]'}",
     ),
     Code(
         "AS254",
         "an edit changes nothing",
-        "The edit says again what another says already, or names too few sites to do anything. A warning; an error with "
-        "--strict.",
+        "The edit says again what another says already, or names too few sites to do anything. A warning; an error "
+        "with --strict.",
         bad="edits: [{share: 'blocks[3].attn'}]",
         good="edits: [{share: 'blocks[3:5].attn'}]",
     ),
     Code(
         "AS255",
         "sharing undoes a replacement",
-        "All sites of a `share` use the weights of the first. If only some of them, or of their parts, were replaced, or by "
-        "different operators, sharing would undo one replacement or spread another.",
+        "All sites of a `share` use the weights of the first. If only some of them, or of their parts, were replaced, "
+        "or by different operators, sharing would undo one replacement or spread another.",
         bad="edits:\n  - {replace: 'blocks[1].attn', with: hyena_x}\n  - {share: 'blocks[0:2].attn'}",
         good="edits:\n  - {replace: 'blocks[0:2].attn', with: hyena_x}\n  - {share: 'blocks[0:2].attn'}",
     ),

@@ -8,8 +8,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS801",
         "out of memory",
-        "The machine, or the accelerator, has no memory left. Compiling streams tensors and needs little; running a plan "
-        "holds the model, a batch and the activation cache at once, and all three have settings.",
+        "The machine, or the accelerator, has no memory left. Compiling streams tensors and needs little; running a "
+        "plan holds the model, a batch and the activation cache at once, and all three have settings.",
         bad="distill: {batch: 4096, cache: 512GiB}",
         good="distill: {batch: 64, cache: 2GiB}",
     ),
@@ -31,9 +31,9 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS804",
         "another package named archspec is installed",
-        "The unrelated distribution 'archspec' (CPU names, used by Spack and conda) installs the same import package and the "
-        "same command as 'archspec-compiler'. Whichever is installed last overwrites the other, and uninstalling one "
-        "tears both, so archspec refuses to run beside it.",
+        "The unrelated distribution 'archspec' (CPU names, used by Spack and conda) installs the same import package "
+        "and the same command as 'archspec-compiler'. Whichever is installed last overwrites the other, and "
+        "uninstalling one tears both, so archspec refuses to run beside it.",
         bad="pip install archspec archspec-compiler",
         good="python -m venv .venv && .venv/bin/pip install archspec-compiler",
     ),
@@ -47,8 +47,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS806",
         "no spec found",
-        "A folder or a pattern given to a command holds no spec: a file that ends in .yaml, .yml or .arch. A command that "
-        "checks nothing would look like one that found nothing wrong.",
+        "A folder or a pattern given to a command holds no spec: a file that ends in .yaml, .yml or .arch. A command "
+        "that checks nothing would look like one that found nothing wrong.",
         bad="archspec validate 'specs/*.txt'",
         good="archspec validate specs",
     ),

@@ -1,7 +1,8 @@
 """Diagnostics as GitHub workflow commands: annotations in the diff of a pull request.
 
-One line each, `::error file=a.yaml,line=2,col=5,endLine=2,endColumn=9,title=AS203::message`. Data escape `%`, CR and LF;
-properties escape `:` and `,` as well. GitHub ignores columns of an annotation of several lines, so none are written.
+One line each, `::error file=a.yaml,line=2,col=5,endLine=2,endColumn=9,title=AS203::message`. Data escape `%`, CR and
+LF; properties escape `:` and `,` as well. GitHub ignores columns of an annotation of several lines, so none are
+written.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@
       = help: did you mean 'kernel'?
 
 Labels of one file share a frame, in the order of its lines; lines left out in between are told by `...`. The
-primary span is underlined with `^`, related ones with `-`. Widths are those of a terminal: tabs stop at every fourth column,
-East Asian wide characters take two, combining marks none; control characters of a hostile file are shown, not sent.
-A line too long for a screen is cut around its span, and a flood of diagnostics is cut after `CAP`.
+primary span is underlined with `^`, related ones with `-`. Widths are those of a terminal: tabs stop at every fourth
+column, East Asian wide characters take two, combining marks none; control characters of a hostile file are shown, not
+sent. A line too long for a screen is cut around its span, and a flood of diagnostics is cut after `CAP`.
 """
 
 from __future__ import annotations
@@ -116,8 +116,9 @@ def _frame(source: Source, marks: list[Mark], gutter: int, arrow: str, fg: str, 
         text, cut = _window(source.line(number), here[0])
         yield f"{paint.bold(f'{number:>{gutter}} |', 'blue')} {visible(text)}".rstrip()
         for mark in here:
-            line = _underline(text, mark.start - cut, mark.end - cut, "^" if mark.primary else "-")
-            yield f"{bar} {line[0]}{paint.bold(f'{line[1]} {visible(mark.text)}'.rstrip(), fg if mark.primary else 'blue')}"
+            before, line = _underline(text, mark.start - cut, mark.end - cut, "^" if mark.primary else "-")
+            label = f"{line} {visible(mark.text)}".rstrip()
+            yield f"{bar} {before}{paint.bold(label, fg if mark.primary else 'blue')}"
         previous = number
 
 

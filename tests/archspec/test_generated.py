@@ -17,7 +17,13 @@ def test_generated_file_is_up_to_date(path: str) -> None:
 
 SENTENCES = {
     "selector": ["blocks[1::2].attn", "first 4 of odd | (blocks[i % 4 != 0] - blocks[-1]).mlp", '"h.*.attn" & a'],
-    "expectation": ["depth == 14", "params <= 1.06x", "not causal", "sites(blocks[*].attn) == 3", "flops(tokens=8) < 1G"],
+    "expectation": [
+        "depth == 14",
+        "params <= 1.06x",
+        "not causal",
+        "sites(blocks[*].attn) == 3",
+        "flops(tokens=8) < 1G",
+    ],
     "spec": ['spec "x" { base "y" { subfolder = "z" } replace blocks[0].attn with hyena_x(kernel=4) init random }'],
 }
 

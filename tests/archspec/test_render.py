@@ -18,7 +18,9 @@ SPEC = Source("demo.yaml", "name: demo\nedits:\n  - replace: blocks\n    with: {
 
 
 def test_text_places_carets_and_hints() -> None:
-    found = Diagnostic("AS203", "no operator 'hyena'", at(SPEC, "hyena", "chosen here"), hints=("did you mean 'hyena_x'?",))
+    found = Diagnostic(
+        "AS203", "no operator 'hyena'", at(SPEC, "hyena", "chosen here"), hints=("did you mean 'hyena_x'?",)
+    )
     assert render([found]) == (
         "error[AS203]: no operator 'hyena'\n"
         " --> demo.yaml:4:16\n"

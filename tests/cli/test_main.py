@@ -34,7 +34,7 @@ def boom(monkeypatch: pytest.MonkeyPatch) -> Iterator[Boom]:
                 raise outcome
             return outcome
 
-        monkeypatch.setitem(sys.modules, "archspec.cli.boom", SimpleNamespace(command=command))  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "archspec.cli.boom", SimpleNamespace(command=command))
         return CliRunner().invoke(cli.main, [*options, "boom"])
 
     yield run
