@@ -31,11 +31,13 @@ IN_PLACE = frozenset({operator.setitem})
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module, in fake values."""
+    """One call of a module, in fake values. `attention`: (heads, size of a head, key heads) if it runs one kernel of
+    attention or several alike."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     result: Any
+    attention: tuple[int, int, int] | None = None
 
 
 class ValueTracer(fx.Tracer):
@@ -52,6 +54,8 @@ class ValueTracer(fx.Tracer):
         self.calls: dict[str, Call] = {}
         self.submodule_paths = {m: name for name, m in root.named_modules()}
         self._computing = False
+        self._open: list[str | None] = []
+        self._attention: dict[str, set[tuple[int, int, int]]] = {}
         self._parameters: dict[int, str] = {}
         self._attributes: dict[str, ValueProxy] = {}
 
@@ -92,8 +96,9 @@ class ValueTracer(fx.Tracer):
             def run(*a: Any, **k: Any) -> Any:
                 return call(module, *a, **k)
 
+            self._open.append(self.submodule_paths.get(module))
             result = run(*args, **kwargs) if self._computing else self.call_module(module, run, args, kwargs)
-            self._saw(module, args, kwargs, result)
+            self._saw(self._open.pop(), args, kwargs, result)
             return result
 
         def traced_getattr(module: nn.Module, name: str) -> Any:
@@ -103,10 +108,17 @@ class ValueTracer(fx.Tracer):
         with patch.object(nn.Module, "__call__", traced_call), patch.object(nn.Module, "__getattr__", traced_getattr):
             yield
 
-    def _saw(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        path = self.submodule_paths.get(module)
+    def _saw(self, path: str | None, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if path is not None and path not in self.calls:
-            self.calls[path] = Call(unwrap(args), unwrap(kwargs), unwrap(result))
+            seen = self._attention.get(path, set())
+            attention = next(iter(seen)) if len(seen) == 1 else None
+            self.calls[path] = Call(unwrap(args), unwrap(kwargs), unwrap(result), attention)
+
+    def attends(self, query: Tensor, key: Tensor) -> None:
+        """Note that every module that is being called runs attention; query and key: (batch, heads, tokens, size)."""
+        for path in self._open:
+            if path is not None:
+                self._attention.setdefault(path, set()).add((query.shape[1], query.shape[3], key.shape[1]))
 
     def _attribute(self, value: Tensor) -> Any:
         """Return the proxy of a parameter or buffer."""
@@ -195,6 +207,8 @@ class _Intercept(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention and len(args) > 1:
+            self.tracer.attends(args[0], args[1])
         if self.tracer._computing:
             return func(*args, **kwargs)
         if is_tensor_method_or_property(func):

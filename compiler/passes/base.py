@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, fx
 
+from archspec.compiler.capture.values import summary
 from archspec.compiler.graph import Body, HostGraph, Provenance
 from archspec.diagnostics import ArchspecError, fail
 from archspec.resolve import ResolvedEdit, ResolvedSpec
@@ -90,6 +91,17 @@ def block_call(graph: HostGraph, site: Site, edit: ResolvedEdit) -> tuple[fx.Nod
         message = f"{site.name} does not map tokens to tokens of the same shape"
         raise refuse("AS502", edit, message, "this verb needs blocks that do")
     return node, tokens
+
+
+def check_contract(graph: HostGraph, body: Body, node: fx.Node, site: Site, edit: ResolvedEdit) -> None:
+    """Refuse a site that is not given (batch, tokens, width) or does not give the same back: no operator fits it."""
+    given, value = input_of(graph, body, node, site).meta["val"], node.meta["val"]
+    given = given if isinstance(given, Tensor) else None
+    first = value[0] if isinstance(value, tuple) else value
+    fits = isinstance(first, Tensor) and given is not None and given.dim() == 3 and first.shape == given.shape
+    if not fits or site.shape.width != first.shape[-1]:
+        message = f"{site.name} is given {summary(given)} and gives {summary(first)}: not tokens of one width"
+        raise refuse("AS505", edit, message, "select a module that maps (batch, tokens, width) to the same")
 
 
 def check_alone(graph: HostGraph, site: Site, edit: ResolvedEdit) -> None:

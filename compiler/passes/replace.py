@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from archspec import spec
 from archspec.compiler.graph import HostGraph, NewOperator, retarget
-from archspec.compiler.passes.base import Fact, Pass, call_of, check_alone, edits
+from archspec.compiler.passes.base import Fact, Pass, call_of, check_alone, check_contract, edits
 from archspec.resolve import ResolvedSpec
 
 
@@ -22,7 +22,8 @@ class Replace(Pass):
         graph = graph.copied()
         for edit, _ in edits(resolved, spec.Replace):
             for site, config in zip(edit.sites, edit.configs, strict=True):
-                _, node = call_of(graph, site, edit)
+                body, node = call_of(graph, site, edit)
+                check_contract(graph, body, node, site, edit)
                 check_alone(graph, site, edit)
                 retarget(node, site.path, self.why(edit, site.path), new=NewOperator(site, config))
         return graph
