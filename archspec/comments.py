@@ -195,7 +195,8 @@ class _Attacher:
         deepest = 0
         for path in open_:
             indent = self.collections[path].span.column
-            if deepest < indent <= column and not self.closed(path, self.collections[path]):
+            deeper = deepest < indent <= column or deepest == indent < column  # a list may stand as far left as its key
+            if deeper and not self.closed(path, self.collections[path]):
                 found, deepest = path, indent
         return found
 

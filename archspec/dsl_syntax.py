@@ -81,20 +81,20 @@ def _without(text: str, offset: int) -> str | None:
 
 def _end_of_statement(text: str, begin: int) -> int:
     """Return where the next statement or setting begins, or the braces around this one end."""
-    depth = 0
+    open_: list[str] = []
     for sign in _SIGN.finditer(text, begin):
         word = sign["word"]
-        if sign[0] in ("(", "[", "{"):
-            depth += 1
-        elif sign[0] in (")", "]", "}"):
-            depth -= 1
-        if depth < 0:
+        if sign[0] in grammar.CLOSING:
+            open_.append(grammar.CLOSING[sign[0]])
+        elif sign[0] in open_:  # closes what is open within as well
+            del open_[len(open_) - 1 - open_[::-1].index(sign[0]) :]
+        elif sign[0] in grammar.CLOSING.values():
             return sign.start()
-        if depth == 0 and sign[0] == ";":
+        elif not open_ and sign[0] == ";":
             return sign.end()
         if word and sign.start("word") > begin:
             opening = word in _OPENING and not sign["set"]
-            if opening or (depth == 0 and word not in grammar.CLAUSES):
+            if opening or (not open_ and word not in grammar.CLAUSES):
                 return sign.start("word")
     return len(text)
 

@@ -35,6 +35,7 @@ _NAMES = {
     "SPEC": "'spec'",
     "TAKE": "'first'",
     "CLAUSE": "a clause (`with`, `init`, `by`, ...)",
+    "FLAG": "'tie'",
     "$END": "the end",
     "COLON": "':'",
 }
@@ -81,7 +82,7 @@ def expected(accepts: frozenset[str]) -> str:
     for group, name in ((_STATEMENT, "a statement"), (_SELECTOR, "a selector"), (_VALUE, "a value")):
         if group <= rest:
             names.append(name)
-            rest -= group | ({"SEMICOLON", "CLAUSE", "LBRACE", "LSQB", "LPAR"} if group is not _SELECTOR else {"LPAR"})
+            rest -= group | ({"SEMICOLON", "CLAUSE", "FLAG", "LBRACE", "LSQB", "LPAR"} if group is not _SELECTOR else {"LPAR"})
     names += sorted(_NAMES.get(kind) or _sign(kind) for kind in rest)
     return " or ".join([", ".join(names[:5][:-1]), names[:5][-1]] if len(names) > 1 else names)
 
@@ -121,14 +122,15 @@ def _open_text(slip: Slip) -> Refused | None:
 
 
 def _open_bracket(slip: Slip) -> Refused | None:
-    """The text ends, or the next statement begins, inside brackets."""
+    """The text ends, the next statement begins, or brackets around are closed, inside brackets."""
     opening = slip.kind in _STATEMENT and not slip.after.startswith("=")
-    if not opening and slip.kind != "$END":
-        return None
-    found = grammar.unclosed(slip.text[: slip.start])
+    closes = slip.found in grammar.CLOSING.values()
+    found = grammar.unclosed(slip.text[: slip.start]) if opening or closes or slip.kind == "$END" else None
     if found is None or (opening and grammar.unclosed(slip.text[: found[0]]) is None):
         return None
     at, closing = found
+    if slip.found == closing:
+        return None
     return Refused("AS121", f"this '{slip.text[at]}' is never closed", at, at + 1, (f"close it with '{closing}'",))
 
 
@@ -170,7 +172,7 @@ def _assignment(slip: Slip) -> Refused | None:
 
 def _setting(slip: Slip) -> Refused | None:
     """A word in braces or parentheses that no `=` follows."""
-    if "KEY" not in slip.accepts or slip.kind not in ("NAME", "STRING", "VERB", "STANZA", "CLAUSE"):
+    if "KEY" not in slip.accepts or slip.kind not in ("NAME", "STRING", "VERB", "STANZA", "CLAUSE", "FLAG"):
         return None
     word = slip.found.strip("\"'")
     if slip.after.startswith(":"):
