@@ -39,7 +39,8 @@ TRAIN_TIMES = 1000
 class Objective(Protocol):
     """See the module's text."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def inputs(self, batch: Batch, generator: Generator) -> tuple[dict[str, Any], Tensor]: ...
 
@@ -183,9 +184,9 @@ def first_tensor(answer: Any) -> Tensor:
 
 def quiet_label_dropout(model: nn.Module) -> None:
     """Turn off the label dropout that diffusers' label embedders do by themselves in training mode."""
-    for module in model.modules():
-        if hasattr(module, "embedding_table") and hasattr(module, "dropout_prob"):
-            module.dropout_prob = 0.0
+    embedders: list[Any] = [m for m in model.modules() if hasattr(m, "embedding_table") and hasattr(m, "dropout_prob")]
+    for embedder in embedders:
+        embedder.dropout_prob = 0.0
 
 
 def make_objective(

@@ -119,7 +119,7 @@ def make_scheduler(place: Home) -> Any:
             return diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAIN_TIMES)
         return diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False, set_alpha_to_one=False)
     name = str(config.get("_class_name"))
-    cls = getattr(diffusers, name, None) if name.isidentifier() else None
+    cls: Any = getattr(diffusers, name, None) if name.isidentifier() else None
     if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
         raise fail("AS714", f"diffusers has no scheduler '{name}'")
     learned = str(config.get("variance_type") or "").startswith("learned")  # the prediction comes without its variance
@@ -137,7 +137,7 @@ def decode(place: Home, latents: Tensor, batch: int = 16) -> Tensor:
     cls: Any = host_class("diffusers", name)
     coder = cls.from_pretrained(folder, torch_dtype=torch.float32).eval()
     shift, scale = config.get("shift_factor") or 0.0, coder.config.scaling_factor
-    parts = [coder.decode(part / scale + shift).sample for part in latents.split(batch)]
+    parts = [coder.decode(part / scale + shift).sample for part in torch.split(latents, batch)]
     return torch.cat(parts).clamp(-1, 1)
 
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from archspec.diagnostics import fail
-from archspec.fingerprint import SAMPLED
-from archspec.fingerprint import fingerprint as weights_identity
+from archspec.fingerprint import SAMPLED, identity_of
+from archspec.headers import read_folder
 from archspec.plan import digest
 from archspec.runtime.data.describe import describe, read_prompts, setting
 from archspec.runtime.data.encoded import cache_folder
@@ -35,11 +35,15 @@ def open_generated(data: Mapping[str, Any], near: Path, needs: Needs) -> Example
         raise fail("AS713", "generated data needs the host, and none is at hand")
     prompts = setting(data, "prompts")
     lines = read_prompts(near / prompts) if prompts else []
-    identity = digest([describe(data, near).identity, weights_identity(needs.home.model, SAMPLED), needs.length])
+    identity = digest([describe(data, near).identity, _weights(needs.home), needs.length])
     file = cache_folder() / "generated" / f"{identity}.safetensors"
     if not file.exists():
         _keep(file, _draw(needs.home, data, lines, needs.length))
     return Arrays(load_file(file), identity)
+
+
+def _weights(place: Home) -> str:
+    return identity_of(place.config, read_folder(place.model), SAMPLED)
 
 
 def _keep(file: Path, columns: dict[str, Tensor]) -> None:

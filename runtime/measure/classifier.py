@@ -50,7 +50,7 @@ class Classifier:
     @torch.no_grad()
     def judge(self, pixels: Tensor, batch: int = 250) -> Verdict:
         """Return features and answers of all images."""
-        parts = [self._judge(part.to(self.device)) for part in pixels.float().split(batch)]
+        parts = [self._judge(part.to(self.device)) for part in torch.split(pixels.float(), batch)]
         return Verdict(torch.cat([p.features for p in parts]), torch.cat([p.classes for p in parts]))
 
     def _judge(self, pixels: Tensor) -> Verdict:

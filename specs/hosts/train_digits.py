@@ -123,7 +123,7 @@ def train_host(out: Path) -> None:
         generator = torch.Generator().manual_seed((SEED << 32) + step)
         keywords, target = objective.inputs({"x": images[chosen], "label": labels[chosen]}, generator)
         loss = objective.loss(objective.output(model(**keywords)), target)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         state.optimizer.param_groups[0]["lr"] = PEAK * rate(step)
         state.optimizer.step()
@@ -180,7 +180,7 @@ def train_classifier(out: Path) -> None:
     for step in range(steps):
         chosen = indices(step, len(images))
         logits = model(pixel_values=shifted(images[chosen], generator)).logits
-        F.cross_entropy(logits, labels[chosen]).backward()
+        torch.autograd.backward(F.cross_entropy(logits, labels[chosen]))
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,59 @@
+"""`archspec eval`: table, JSON, expectations, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from archspec.cli import main
+from archspec.cli.eval import _held
+
+DIGITS = str(Path(__file__).parents[2] / "specs" / "hosts" / "digits")
+QUICK = ["-n", "70", "--steps", "2", "--data", "digits", "--device", "cpu"]
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    found = CliRunner().invoke(main, ["eval", *words])
+    return found.exit_code, found.stdout, found.stderr
+
+
+def test_json() -> None:
+    code, text, _ = run(DIGITS, "--against", DIGITS, *QUICK, "--metrics", "fd,paired", "--json")
+    report = json.loads(text)
+    assert code == 0
+    assert report["result"]["paired"] == 0
+    assert report["settings"]["samples"] == 70
+    assert report["settings"]["metrics"] == ["fd", "paired"]
+    assert not (Path(DIGITS) / "eval.json").exists()  # a plain host's folder is left alone
+
+
+def test_table() -> None:
+    code, text, _ = run(DIGITS, "--against", DIGITS, *QUICK)
+    assert code == 0
+    rows = {line[:20].strip(): line.split() for line in text.splitlines()}
+    assert rows["FD to the data"][-1] == "1x"
+    assert "ms" in rows["latency"]
+
+
+def test_refused() -> None:
+    for words, expected in (
+        (["--metrics", "fid"], "did you mean 'fd'?"),
+        (["--metrics", "paired"], "it needs the host"),
+        (["-n", "20", "--metrics", "fd"], "AS710"),
+    ):
+        code, _, text = run(DIGITS, *QUICK, *words)
+        assert code == 1
+        assert expected in text
+
+
+def test_expectations_are_held_against_the_figures() -> None:
+    report = {"host": {"fd": 1.0, "latency": 0.02}, "result": {"fd": 1.2, "agreement": 0.99, "latency": 0.01}}
+    found = _held(["fd <= 1.10x", "agreement >= 98%", "latency <= 15ms", "depth == 6", "perplexity <= 3"], report)
+    assert [(f["text"], f["holds"]) for f in found] == [
+        ("fd <= 1.10x", False),
+        ("agreement >= 98%", True),
+        ("latency <= 15ms", True),
+    ]
+    assert "1.2" in found[0]["message"]

@@ -1,0 +1,114 @@
+"""The committed host and its judge: they load in plain libraries, and are as good as their cards say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from archspec.runtime.evaluate import evaluate
+
+HOSTS = Path(__file__).parents[2] / "specs" / "hosts"
+ROOT = HOSTS.parents[1]
+
+
+def test_files_are_small_and_half_precision() -> None:
+    for path in HOSTS.rglob("*.safetensors"):
+        assert path.stat().st_size < 3_000_000
+        if path.parent.name == "vae":
+            continue
+        with safe_open(path, "pt") as file:
+            kinds = {str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+        assert kinds <= {"F16", "I64"}
+
+
+def test_host_loads_in_plain_diffusers() -> None:
+    """The transformer needs no archspec at all."""
+    code = f"""
+import sys, torch
+from diffusers import DiTTransformer2DModel
+model = DiTTransformer2DModel.from_pretrained({str(HOSTS / "digits" / "transformer")!r}, torch_dtype=torch.float32)
+assert sum(p.numel() for p in model.parameters()) == 1233700
+assert "archspec" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_pipeline_draws_what_archspec_draws() -> None:
+    from diffusers import DiTPipeline
+
+    from archspec.runtime.home import home
+    from archspec.runtime.opening import open_model
+    from archspec.runtime.sample import Request, decode, first_noise, sample
+
+    pipeline: Any = DiTPipeline.from_pretrained(HOSTS / "digits", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    _, generators = first_noise(0, 0, 3, ())
+    drawn = pipeline([0, 1, 2], guidance_scale=1.0, num_inference_steps=5, generator=[
+        torch.Generator().manual_seed(g.initial_seed()) for g in generators
+    ], output_type="np").images  # fmt: skip
+    place = home(HOSTS / "digits")
+    own = decode(place, sample(open_model(place), place, Request(samples=3, steps=5)))
+    assert torch.allclose(torch.from_numpy(drawn).permute(0, 3, 1, 2) * 2 - 1, own, atol=1e-5)
+
+
+def test_classifier_loads_by_auto_class() -> None:
+    from transformers import AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(HOSTS / "digits-classifier")
+    assert type(model).__name__ == "ResNetForImageClassification"
+    assert model.config.num_labels == 10
+
+
+@pytest.mark.slow
+def test_quality_is_as_the_card_says() -> None:
+    settings = {"samples": 500, "steps": 25, "metrics": ["fd", "agreement"], "data": {"from": "digits"}}
+    found = evaluate(HOSTS / "digits", None, settings, ROOT)["result"]
+    assert 0.15 < found["fd"] < 0.6  # half the card's samples: the distance of few is larger
+    assert found["agreement"] >= 0.97
+
+
+def test_noise_is_far_from_the_data() -> None:
+    from archspec.runtime.data import open_data
+    from archspec.runtime.measure.classifier import Classifier
+    from archspec.runtime.measure.frechet import frechet_distance
+
+    judge, data = Classifier(HOSTS / "digits-classifier"), open_data({"from": "digits"}, ROOT)
+    real = judge.judge(data.batch(range(500))["x"]).features
+    noise = torch.randn(500, 1, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    assert frechet_distance(real, judge.judge(noise).features) > 50
+
+
+def test_training_is_a_pure_function_of_the_step() -> None:
+    """What a resumed run draws is what the killed one would have drawn."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("train_digits", HOSTS / "train_digits.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    per_pass = 1437 // script.BATCH
+    drawn = torch.cat([script.indices(step, 1437) for step in range(per_pass)])
+    assert len(drawn.unique()) == per_pass * script.BATCH
+    assert torch.equal(script.indices(30, 1437), script.indices(30, 1437))
+    assert script.rate(0) == 0.01
+    assert script.rate(script.WARMUP) == 1
+    assert script.rate(script.STEPS) == pytest.approx(0)
+    zeros = [name for name, p in script.make_host().named_parameters() if not p.any()]
+    assert sum("norm1.linear" in name for name in zeros) == 12
+
+
+def test_cards_say_who_trained_it() -> None:
+    for name in ("digits", "digits-classifier"):
+        card = (HOSTS / name / "README.md").read_text()
+        assert "Trained by this project" in card
+        assert "CC BY 4.0" in card
+    index = json.loads((HOSTS / "digits" / "model_index.json").read_text())
+    assert index["vae"] == ["archspec", "IdentityAutoencoder"]
