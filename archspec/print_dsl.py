@@ -25,7 +25,7 @@ WIDTH = 100
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"[+-]?([0-9][0-9_]*(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?[A-Za-z]*%?")
-_KINDS = {"description": 0, "extends": 0, "base": 1, "let": 2, "edits": 3, "data": 4, "expect": 6}
+_KINDS = {"description": 0, "extends": 0, "base": 0, "let": 1, "edits": 2, "expect": 4}
 """What stands together without a blank line; all else are stages."""
 
 
@@ -86,7 +86,7 @@ class _Printer:
 
     def _statement(self, key: str, above: tuple[str, ...], lines: list[str]) -> None:
         above, self.carried = (*self.carried, *above), ()
-        kind = _KINDS.get(key, 5)
+        kind = _KINDS.get(key, 3)
         first = self.kind < 0
         if not first and kind != self.kind and above[:1] != (BLANK,):
             above = (BLANK, *above)
