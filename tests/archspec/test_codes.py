@@ -27,7 +27,7 @@ def test_every_code_is_documented(code: str) -> None:
     assert entry.title
     assert entry.title[0].islower() or entry.title.split()[0].isupper()
     assert not entry.title.endswith(".")
-    assert len(entry.explanation) > 40
+    assert len(entry.explanation) > 20
     assert entry.explanation.rstrip().endswith((".", "`.", ".)"))
     assert entry.bad
     assert entry.good
