@@ -78,7 +78,8 @@ def _transformers_class(host: Any) -> Any:
         for name, value in (read_graft(entry).base if entry else {}).items():
             setattr(config, name, value)
         host.__init__(self, config, *args, **kwargs)
-        edit(self, entry)
+        if not any(type(child).__module__ == "archspec" for child in self.children()):  # a head around a grafted body
+            edit(self, entry)
 
     body = {
         "__init__": __init__,

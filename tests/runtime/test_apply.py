@@ -198,7 +198,9 @@ def test_a_copied_block_does_not_copy_what_it_shares(tiny_dit: Path) -> None:
 def test_new_modules_have_the_dtype_of_the_old(tiny_dit: Path) -> None:
     model = dit(tiny_dit).to(torch.bfloat16)
     host = structure(tiny_dit)
-    apply(model, (install(host, "transformer_blocks.0.attn1", "low_rank", rank=4), relist("transformer_blocks", *MIXED)))
+    apply(
+        model, (install(host, "transformer_blocks.0.attn1", "low_rank", rank=4), relist("transformer_blocks", *MIXED))
+    )
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 

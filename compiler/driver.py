@@ -1,0 +1,307 @@
+"""The compiler from end to end: a spec in, a checkpoint out. One function per stage, one call of each.
+
+    load        the spec with what it extends               locate     the base in the file system
+    structure   the base's config and headers               resolve    selectors to sites, nothing left open
+    check       everything that needs no run                capture    the host's graph, on fake tensors
+    passes      the graph that the spec asks for            lower      the program of instructions
+    prove       graph and program are the same model        price      parameters, FLOPs, memory of both
+    expect      the expectations that prices decide         identify   every byte of the base and the data's identity
+    plan        the tasks that teach the new parts          emit       the folder, in one rename
+
+`prepare` goes as far as the plan and writes nothing (`archspec plan`); `compile_spec` goes to the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from archspec.check import check
+from archspec.compiler.capture import capture
+from archspec.compiler.card import Row, card
+from archspec.compiler.cost import CostReport, price
+from archspec.compiler.emit import BaseContent, Emission, check_output, emit, read_content
+from archspec.compiler.graph import HostGraph
+from archspec.compiler.infer import complete
+from archspec.compiler.model import build_structure, edited_paths
+from archspec.compiler.pipeline import run
+from archspec.compiler.planning import Sources, make_plan
+from archspec.compiler.proof import Proof, prove
+from archspec.diagnostics import Collector, Diagnostic, fail
+from archspec.expectations import METRICS
+from archspec.hosts import Located, check_fingerprint, locate, structure_of
+from archspec.instructions import Instruction
+from archspec.lower import lower
+from archspec.outcomes import PRICED, Outcome, evaluate_expectation, quantity
+from archspec.parse import load, read_source
+from archspec.plan import Plan, digest
+from archspec.resolve import ResolvedSpec, explicit, resolve
+from archspec.runtime.data.describe import describe
+from archspec.runtime.families import family
+from archspec.runtime.home import Home
+from archspec.runtime.lock import Lock
+from archspec.runtime.objectives import told
+from archspec.runtime.workspace import Workspace
+from archspec.spec import Spec
+from archspec.structure import Structure
+
+STAGES = (
+    "load", "locate", "structure", "resolve", "check", "capture", "passes", "lower", "prove", "price", "expect",
+    "identify", "plan", "emit",
+)  # fmt: skip
+Progress = Callable[[str], None]
+OUT = Path("out")
+"""Where checkpoints go, under the spec's name, unless another folder is named."""
+
+
+@dataclass
+class Clock:
+    """Tells who watches which stage begins, and notes how long each took."""
+
+    progress: Progress = lambda stage: None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        self.progress(stage)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before anything is written."""
+
+    path: Path
+    resolved: ResolvedSpec
+    located: Located
+    warnings: tuple[Diagnostic, ...]
+    program: tuple[Instruction, ...]
+    proof: Proof
+    cost: CostReport
+    outcomes: tuple[Outcome, ...]
+    content: BaseContent
+    plan: Plan
+    seconds: Mapping[str, float]
+
+    @property
+    def spec(self) -> Spec:
+        return self.resolved.spec
+
+    @property
+    def structure(self) -> Structure:
+        return self.resolved.structure
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What the CLI prints of a compile."""
+
+    prepared: Prepared
+    out: Path
+    lock: Lock
+    seconds: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        kinds = [entry.kind for entry in self.lock.tensors.values()]
+        return {
+            "spec": self.prepared.spec.name,
+            "out": str(self.out),
+            "base": dict(self.lock.base),
+            "instructions": len(self.lock.instructions),
+            "operators": dict(self.lock.operators),
+            "tensors": {kind: kinds.count(kind) for kind in ("copied", "derived", "new")},
+            "bytes": sum(record.size for record in self.lock.files.values()),
+            "results": dict(self.lock.results),
+            "tasks": [task.id for task in self.prepared.plan.tasks],
+            "warnings": [str(warning) for warning in self.prepared.warnings],
+            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+        }
+
+
+def compile_spec(
+    path: str | Path,
+    out: str | Path | None = None,
+    *,
+    link: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda stage: None,
+) -> CompileResult:
+    """Compile a spec to a folder. `link`: hard-link files of the base instead of copying their bytes. `overwrite`:
+    also replace a result that has been trained since. Raises ArchspecError; nothing is half-written then."""
+    clock, path = Clock(progress), Path(path)
+    with clock("load"):
+        spec = load(path)
+    target = Path(out) if out is not None else OUT / spec.name
+    check_output(target, overwrite)
+    ready = _prepare(spec, path, clock)
+    with clock("emit"):
+        lock = emit(_emission(ready), target, link)
+        Workspace(target).remember_origin(_folder(ready.located), path.parent)
+    return CompileResult(ready, target, lock, clock.seconds)
+
+
+def prepare(path: str | Path, progress: Progress = lambda stage: None) -> Prepared:
+    """Run every stage up to the plan. Writes nothing."""
+    clock = Clock(progress)
+    with clock("load"):
+        spec = load(path)
+    return _prepare(spec, Path(path), clock)
+
+
+def _prepare(spec: Spec, path: Path, clock: Clock) -> Prepared:
+    with clock("locate"):
+        located = _locate(spec, path.parent)
+    with clock("structure"):
+        structure = _structure(located)
+    with clock("resolve"):
+        resolved = resolve(spec, structure)
+    with clock("check"):
+        warnings = _check(resolved)
+    with clock("capture"):
+        before = _capture(resolved)
+    with clock("passes"):
+        after = run(before, resolved)
+    with clock("lower"):
+        program = lower(resolved)
+    with clock("prove"):
+        proof = prove(resolved, program, before, after)
+    with clock("price"):
+        cost = price(resolved, program)
+    with clock("expect"):
+        outcomes = _expect(spec, cost)
+    with clock("identify"):
+        content = _identify(spec, located, structure)
+    with clock("plan"):
+        plan = make_plan(resolved, program, _sources(resolved, located, content, path.parent), cost.prices())
+    return Prepared(path, resolved, located, warnings, program, proof, cost, outcomes, content, plan, clock.seconds)
+
+
+def _locate(spec: Spec, near: Path) -> Located:
+    if spec.base is None:
+        name = spec.origin.span_of("name") if spec.origin else None
+        raise fail("AS141", "a spec needs 'base'", name, "write `base: FOLDER`, or extend a spec that has one")
+    return locate(spec.base, near)
+
+
+def _folder(located: Located) -> Path:
+    """Return the model's folder; `_structure` has refused a base that is not at hand."""
+    assert located.folder is not None
+    return located.folder
+
+
+def _structure(located: Located) -> Structure:
+    structure = structure_of(located)
+    if structure.tensors is None:
+        hint = "a config is enough for `archspec validate`; to compile, put the safetensors beside it"
+        raise fail("AS648", "the base has a config and no weights", located.span, hint)
+    return complete(structure)
+
+
+def _check(resolved: ResolvedSpec) -> tuple[Diagnostic, ...]:
+    """Raise on errors; return what is left to say."""
+    found = check(resolved)
+    found.raise_if_errors()
+    return tuple(found)
+
+
+def _capture(resolved: ResolvedSpec) -> HostGraph:
+    structure, model = resolved.structure, build_structure(resolved.structure)
+    return capture(model, family(structure.family).example(model, structure.config), edited_paths(resolved))
+
+
+def _expect(spec: Spec, cost: CostReport) -> tuple[Outcome, ...]:
+    """Hold the expectations that a price decides; what only a run can measure is left to `archspec run`."""
+    outcomes = tuple(
+        evaluate_expectation(e, *cost.value(e.metric, dict(e.args))) for e in spec.expect if e.metric in PRICED
+    )
+    broken = Collector()
+    broken.add(outcome.diagnostic() for outcome in outcomes if not outcome.holds)
+    broken.raise_if_errors()
+    return outcomes
+
+
+def _identify(spec: Spec, located: Located, structure: Structure) -> BaseContent:
+    assert spec.base is not None
+    content = read_content(structure)
+    stated = spec.base.fingerprint
+    if stated is not None and stated != content.fingerprint:
+        check_fingerprint(spec.base, located)  # another scheme may be stated
+    return content
+
+
+def _sources(resolved: ResolvedSpec, located: Located, content: BaseContent, near: Path) -> Sources:
+    """Gather what the plan's tasks depend on."""
+    spec = resolved.to_json()
+    stanzas = {stage: spec[stage] for stage in ("distill", "finetune", "eval") if spec[stage]}
+    needs_data = stanzas or any(e.init and e.init.kind == "least_squares" for e in resolved.edits)
+    given = {
+        "distill": resolved.spec.data,
+        "finetune": resolved.spec.finetune.data if resolved.spec.finetune else None,
+        "eval": resolved.spec.eval.data if resolved.spec.eval else None,
+    }
+    found = {stage: data or resolved.spec.data for stage, data in given.items()}
+    identities = {stage: describe(explicit(data), near).identity for stage, data in found.items() if data}
+    base = {**spec["base"], "fingerprint": content.fingerprint}
+    place = Home(_folder(located), located.pipeline)
+    return Sources(base, content.fingerprint, told(place) if needs_data else "none", spec["data"], identities)
+
+
+def _emission(ready: Prepared) -> Emission:
+    results = {
+        "totals": {name: sides["result"] for name, sides in ready.cost.totals().items()},
+        "cost": ready.cost.to_json(),
+        "proof": ready.proof.to_json(),
+        "expectations": [_outcome(outcome) for outcome in ready.outcomes],
+    }
+    return Emission(
+        resolved=ready.resolved,
+        program=ready.program,
+        located=ready.located,
+        near=ready.path.parent,
+        content=ready.content,
+        plan=ready.plan,
+        spec_digest=digest(read_source(ready.path).text),
+        card=card(ready.resolved, ready.program, cost_rows(ready.cost), ready.plan, _expectations(ready.outcomes)),
+        data=ready.plan.data,
+        results=results,
+    )
+
+
+COSTS = {
+    "params": ("parameters", "count"),
+    "weights": ("weights", "bytes"),
+    "flops": ("FLOPs", "count"),
+    "activations": ("peak activations", "bytes"),
+}
+"""Metric -> what it is called in tables, unit."""
+
+
+def cost_rows(cost: CostReport) -> list[Row]:
+    """Return the cost table of base and result, as text."""
+    rows = []
+    for metric, (title, unit) in COSTS.items():
+        host, result = cost.value(metric)
+        what = f"{title} at {cost.tokens} tokens" if metric in ("flops", "activations") else title
+        ratio = f"{result / host:.3f}x" if host else ""
+        rows.append(Row(what, quantity(host, unit), quantity(result, unit), ratio))
+    return rows
+
+
+def _expectations(outcomes: tuple[Outcome, ...]) -> list[tuple[str, str, bool]]:
+    units = {o.expectation.metric: METRICS[o.expectation.metric].unit for o in outcomes}
+    return [(o.expectation.text, quantity(o.result, units[o.expectation.metric]), o.holds) for o in outcomes]
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "text": outcome.expectation.text,
+        "host": outcome.host,
+        "result": outcome.result,
+        "holds": outcome.holds,
+    }
