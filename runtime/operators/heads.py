@@ -37,7 +37,8 @@ class Heads(Operator):
         heads, groups, _ = sizes(self.config)
         q, k, v = split(self.q(x), heads), split(self.k(x), groups), split(self.v(x), groups)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            dtype = self.q_norm.weight.dtype  # under autocast q and k are in half precision
+            q, k = self.q_norm(q.to(dtype)), self.k_norm(k.to(dtype))
         if self.config.rotary:
             cos, sin = angles(context)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)

@@ -1,10 +1,12 @@
 """Linear attention: bidirectional in O(tokens), causal in chunks, one token at a time with a constant state.
 
-Sums are taken in float32 at least. Values get a column of ones, so that one product yields numerator and denominator.
+Sums are taken in float32 at least, under autocast too. Values get a column of ones, so that one product yields
+numerator and denominator.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -30,13 +32,18 @@ class LinearAttention(Heads):
 
     def features(self, x: Tensor, context: Context = EMPTY) -> Tensor:
         q, k, v = self.project(x, context)
-        wide = torch.promote_types(x.dtype, torch.float32)
+        with _no_autocast(x.device.type):
+            return merge(self._average(q, k, v, context)).to(x.dtype)
+
+    def _average(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        """Return the weighted means of values, (batch, heads, tokens, head_dim), in float32 at least."""
+        wide = torch.promote_types(v.dtype, torch.float32)
         q, k = (feature(part.to(wide), self.config.feature) for part in (q, k))
-        present = key_weights(context, x.shape[1])
+        present = key_weights(context, k.shape[2])
         k = k if present is None else k * present[..., None]
         k, v = (spread(part, q.shape[1] // part.shape[1]) for part in (k, pad(v.to(wide), (0, 1), value=1.0)))
         sums = self._causal(q, k, v, context) if self.config.causal else q @ (k.transpose(-1, -2) @ v)
-        return merge(sums[..., :-1] / (sums[..., -1:] + EPSILON)).to(x.dtype)
+        return sums[..., :-1] / (sums[..., -1:] + EPSILON)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         if context.cache is None:
@@ -59,6 +66,10 @@ class LinearAttention(Heads):
             row = torch.einsum("bhj,bhjd->bhd", weights, v[:, :, :last])
             rows.append(row / (weights.sum(-1, keepdim=True) + EPSILON))
         return linear(merge(torch.stack(rows, 2)), state["readout.weight"], state.get("readout.bias"))
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def feature(x: Tensor, name: str) -> Tensor:

@@ -105,7 +105,9 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, rows: Axis, columns: Axis,
 
 def _flex_pays(q: Tensor) -> bool:
     """Whether to use flex_attention. Fake tensors are not to: a mask made of them would be kept for real ones."""
-    return q.is_cuda and q.shape[2] >= FLEX_TOKENS and q.dtype != torch.float64 and type(q) is Tensor
+    return (
+        q.is_cuda and q.shape[2] >= FLEX_TOKENS and q.shape[3] >= 16 and q.dtype != torch.float64 and type(q) is Tensor
+    )
 
 
 def _block(axis: Axis, flat: bool) -> int:
@@ -175,7 +177,7 @@ def _block_mask(rows: Axis, columns: Axis, device: torch.device) -> Any:
         return near & (column >= -columns.left) & (column <= columns.right)
 
     tokens = (rows.queries * columns.queries, rows.keys * columns.keys)
-    return create_block_mask(seen, None, None, *tokens, device=device.type)
+    return create_block_mask(seen, None, None, *tokens, device=str(device))
 
 
 def dense(rows: Axis, columns: Axis, device: torch.device) -> Tensor:

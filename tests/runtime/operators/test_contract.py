@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -232,3 +234,27 @@ def test_compiles_to_one_graph(rig: Callable[..., Any], name: str, site: str) ->
     y = compiled(made.x, rotary=made.context.rotary)
     torch.testing.assert_close(y, made.mix(), rtol=1e-12, atol=1e-13)
     y.sum().backward()
+
+
+@everywhere
+def test_autocast(rig: Callable[..., Any], name: str, site: str, params: dict[str, Any]) -> None:
+    made = rig(name, site, **params)
+    exact = made.mix()
+    made.operator.float()
+    turned = made.context.rotary and tuple(part.float() for part in made.context.rotary)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = made.mix(made.x.float(), rotary=turned)
+    assert (y.double() - exact).abs().max() < 0.1 * exact.abs().max().clamp(min=1e-6)
+
+
+def test_modules_do_not_need_transformers() -> None:
+    """A diffusion host without a cache loads its operators without importing transformers, lark or yaml."""
+    code = (
+        "import sys; from archspec.operators import OPERATORS\n"
+        "from archspec.runtime.operators import module_class\n"
+        "import archspec.runtime.initialize, archspec.runtime.least_squares\n"
+        "for name in OPERATORS: module_class(name)\n"
+        "bad = {'transformers', 'diffusers', 'lark', 'jsonschema', 'networkx', 'yaml'} & set(sys.modules)\n"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -69,11 +69,23 @@ def test_long_input_equals_reference(rig: Callable[..., Any]) -> None:
     torch.testing.assert_close(made.mix(), made.reference(), rtol=1e-10, atol=1e-12)
 
 
-def test_half_precision_sums_in_single(rig: Callable[..., Any]) -> None:
-    """4096 bfloat16 tokens of value 1 average to 1: a bfloat16 sum would stop growing at 256."""
-    made = rig("linear_attention", "dit.attn", tokens=4096, batch=1)
+@pytest.mark.parametrize("automatic", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_half_precision_sums_in_single(rig: Callable[..., Any], automatic: bool, causal: bool) -> None:
+    """4096 tokens of value 1 average to 1, and of which half are 0 to a half: a bfloat16 sum stops growing at 256."""
+    made = rig("linear_attention", "dit.attn", tokens=4096, batch=1, causal=causal)
     torch.nn.init.zeros_(made.operator.v.weight)
     torch.nn.init.ones_(made.operator.v.bias)
-    made.operator.to(torch.bfloat16)
-    h = made.operator.features(made.x.bfloat16(), Context())
-    torch.testing.assert_close(h, torch.ones_like(h), rtol=0, atol=1e-2)
+    made.operator.to(torch.float32 if automatic else torch.bfloat16)
+    x = made.x.to(made.operator.v.weight.dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=automatic):
+        _, k, v = made.operator.project(x, Context())
+        h = made.operator.features(x, Context())
+        q = made.operator.project(x, Context())[0]
+    assert v.dtype == k.dtype == torch.bfloat16
+    assert h.dtype == x.dtype
+    torch.testing.assert_close(h, torch.ones_like(h), rtol=0, atol=1e-5 if automatic else 4e-3)
+    half = (torch.arange(4096) % 2).view(1, 1, -1, 1).expand_as(v).bfloat16()
+    mean = made.operator._average(q, k, half, Context())[:, :, -1]
+    weights = feature(k.double(), "elu1") @ feature(q.double(), "elu1")[:, :, -1, :, None]
+    torch.testing.assert_close(mean.double(), (weights * half).sum(2) / weights.sum(2), rtol=1e-4, atol=0)
