@@ -119,11 +119,12 @@ def make_scheduler(place: Home) -> Any:
             return diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAIN_TIMES)
         return diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False, set_alpha_to_one=False)
     name = str(config.get("_class_name"))
-    cls: Any = getattr(diffusers, name, None) if name.isidentifier() else None
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
+    found = getattr(diffusers, name, None) if name.isidentifier() else None
+    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
         raise fail("AS714", f"diffusers has no scheduler '{name}'")
     learned = str(config.get("variance_type") or "").startswith("learned")  # the prediction comes without its variance
-    return cls.from_config(dict(config) | ({"variance_type": "fixed_small"} if learned else {}))
+    scheduler: Any = found
+    return scheduler.from_config(dict(config) | ({"variance_type": "fixed_small"} if learned else {}))
 
 
 @torch.no_grad()

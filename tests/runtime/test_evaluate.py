@@ -27,7 +27,8 @@ def standard(count: int, width: int, seed: int = 0) -> torch.Tensor:
     """Features whose mean is exactly 0 and whose covariance is exactly the unit matrix."""
     x = torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x = x - x.mean(0)
-    return x @ torch.linalg.inv(torch.linalg.cholesky(x.T @ x / (count - 1))).T
+    root: torch.Tensor = torch.linalg.cholesky(x.T @ x / (count - 1))
+    return torch.linalg.solve_triangular(root, x.T, upper=False).T
 
 
 def test_equal_sets_have_no_distance() -> None:

@@ -115,7 +115,7 @@ def test_labels_drop_at_the_stated_rate() -> None:
 
 
 def test_times() -> None:
-    uniform, normal = (draw_times(20_000, kind, rng()) for kind in ("uniform", "logit_normal"))  # type: ignore[arg-type]
+    uniform, normal = (draw_times(20_000, kind, rng()) for kind in ("uniform", "logit_normal"))
     for times in (uniform, normal):
         assert 0 <= float(times.min()) <= float(times.max()) < 1
         assert float(times.mean()) == pytest.approx(0.5, abs=0.01)

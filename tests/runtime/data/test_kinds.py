@@ -46,7 +46,7 @@ def pictures(root: Path, colour: bool = True) -> Path:
         (root / name).mkdir(parents=True)
         for i in range(3):
             mode, value = ("RGB", (255 * label, 0, 0)) if colour else ("L", 255 * label)
-            Image.new(mode, (12, 10), value).save(root / name / f"{i}.png")  # type: ignore[arg-type]
+            Image.new(mode, (12, 10), value).save(root / name / f"{i}.png")
     return root
 
 
