@@ -25,7 +25,9 @@ import torch
 from torch import nn
 
 from archspec.diagnostics import fail
-from archspec.fingerprint import fingerprint
+from archspec.families import describe
+from archspec.fingerprint import identity_of
+from archspec.headers import read_folder
 from archspec.plan import Plan, Task, TaskKind
 from archspec.runtime.home import Home, home
 from archspec.runtime.journal import Journal
@@ -121,7 +123,7 @@ class Context:
             raise fail("AS722", f"the base '{self.lock.base.get('from')}' is not at hand", None, hint)
         place = home(self.base)
         stated = self.lock.base.get("fingerprint")
-        if stated and fingerprint(place.model) != stated:
+        if stated and _identity(place.model) != stated:
             hint = "give the base that the spec was compiled for, or compile again"
             raise fail("AS723", f"'{self.base}' is another base than the plan's", None, hint)
         return place
@@ -162,6 +164,12 @@ class Context:
         except (KeyError, TypeError, ValueError) as error:
             raise fail("AS721", f"malformed plan: objective {error}") from error
         return make_objective(self.host_home, name, times, dropout)
+
+
+def _identity(folder: Path) -> str:
+    """Return the content identity of a host."""
+    structure = describe(read_json(folder / "config.json", "AS602"), read_folder(folder))
+    return identity_of(structure.config, structure.tensors or {})
 
 
 class _Execution:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from archspec.runtime.learn.feed import Feed
+from archspec.runtime.learn.taps import Tap, record
+
+ATTN, FF = "transformer_blocks.1.attn1", "transformer_blocks.2.ff"
+GROUP = Tap("group", "transformer_blocks.1", "transformer_blocks.2")
+
+
+def keywords(feed: Feed) -> Any:
+    return next(iter(feed.batches(8)))[1]
+
+
+def test_a_record_replays_the_site(host: nn.Module, feed: Feed) -> None:
+    for name, seen in record(host, [Tap.at(ATTN), Tap.at(FF)], keywords(feed)).items():
+        again = host.get_submodule(name)(*seen.args, **seen.kwargs)
+        assert torch.equal(again, seen.output)
+
+
+def test_a_group_spans_from_its_first_input_to_its_last_output(host: nn.Module, feed: Feed) -> None:
+    seen = record(host, [GROUP], keywords(feed))["group"]
+    blocks = host.get_submodule("transformer_blocks")
+    hidden = blocks.get_submodule("1")(*seen.args, **seen.kwargs)
+    rest = {**seen.kwargs}
+    rest.pop("hidden_states", None)
+    assert torch.equal(blocks.get_submodule("2")(hidden, **rest), seen.output)
+
+
+def test_taps_may_lie_inside_one_another(host: nn.Module, feed: Feed) -> None:
+    found = record(host, [GROUP, Tap.at(ATTN), Tap.at(FF)], keywords(feed))
+    assert set(found) == {"group", ATTN, FF}
+
+
+def test_gates_are_those_of_the_modulation(host: nn.Module, feed: Feed) -> None:
+    gates: dict[str, torch.Tensor] = {}
+    norm = host.get_submodule("transformer_blocks.1.norm1")
+    handle = norm.register_forward_hook(lambda _, __, y: gates.update(attn=y[1], mlp=y[4]))
+    mlp = "transformer_blocks.1.ff"
+    found = record(host, [Tap.at(ATTN), Tap.at(mlp)], keywords(feed), gates=True)
+    handle.remove()
+    for name, gate in ((ATTN, gates["attn"]), (mlp, gates["mlp"])):
+        seen = found[name].gate
+        assert seen is not None
+        assert torch.equal(seen, gate.unsqueeze(1))
+
+
+def test_a_host_without_gates_has_none(tiny_llama: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(tiny_llama)
+    seen = record(model, [Tap.at("model.layers.1.mlp")], {"input_ids": torch.arange(8)[None]}, gates=True)
+    assert seen["model.layers.1.mlp"].gate is None
+
+
+def test_the_run_ends_at_the_last_tap(host: nn.Module, feed: Feed) -> None:
+    reached: list[str] = []
+    handle = host.get_submodule("transformer_blocks.3").register_forward_hook(lambda *_: reached.append("end"))
+    record(host, [Tap.at(ATTN)], keywords(feed))
+    assert not reached
+    record(host, [Tap.at(ATTN)], keywords(feed), stop=False)
+    handle.remove()
+    assert reached == ["end"]
+
+
+def test_no_hook_stays_behind(host: nn.Module, feed: Feed) -> None:
+    record(host, [GROUP, Tap.at(ATTN)], keywords(feed), gates=True)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in host.modules())
