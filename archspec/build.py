@@ -114,10 +114,9 @@ class _Builder:
     def _missing(self, key: str, field: Any, origin: Map, cls: type[Node]) -> bool:
         if field.default is not MISSING or field.default_factory is not MISSING:
             return False
-        example = field.metadata.get("example")
-        hints = (f"write `{key}: {example}` ({field.metadata['doc']})",) if example else (field.metadata["doc"],)
+        hint = f"write `{key}: {field.metadata.get('example') or '...'}` ({field.metadata['doc']})"
         first = origin.entries[0].key.span if origin.entries else origin.span
-        self.collector.report("AS141", f"{self.owner or _name(cls)} needs '{key}'", first, *hints)
+        self.collector.report("AS141", f"{self.owner or _name(cls)} needs '{key}'", first, hint)
         return True
 
     def _call(self, origin: Map) -> OperatorCall:
