@@ -51,6 +51,7 @@ def test_ridge_solution_is_stationary() -> None:
     weight, bias = fit(gather(h, y), ridge=0.1)
     centred = h - h.mean(0)
     penalty = 0.1 * (centred.T @ centred).diagonal().mean()
+    assert bias is not None
     residual = h @ weight.T + bias - y
     torch.testing.assert_close(residual.T @ h + penalty * weight, torch.zeros_like(weight), rtol=0, atol=1e-9)
     torch.testing.assert_close(residual.sum(0), torch.zeros(2, dtype=h.dtype), rtol=0, atol=1e-9)
@@ -136,6 +137,7 @@ def test_fewer_rows_than_features() -> None:
 def test_nothing_gathered_gives_zeros() -> None:
     weight, bias = fit(GramAccumulator.empty(3, 2), 1e-4)
     assert torch.equal(weight, torch.zeros(2, 3, dtype=weight.dtype))
+    assert bias is not None
     assert torch.equal(bias, torch.zeros(2, dtype=weight.dtype))
 
 

@@ -230,7 +230,7 @@ def test_compiles_to_one_graph(rig: Callable[..., Any], name: str, site: str) ->
     torch._dynamo.reset()
     made = rig(name, site)
     made.operator.port = Port(rotary="rotary")
-    compiled = torch.compile(made.operator, backend="aot_eager", fullgraph=True)
+    compiled: Any = torch.compile(made.operator, backend="aot_eager", fullgraph=True)
     y = compiled(made.x, rotary=made.context.rotary)
     torch.testing.assert_close(y, made.mix(), rtol=1e-12, atol=1e-13)
     y.sum().backward()
