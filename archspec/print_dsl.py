@@ -77,12 +77,14 @@ class _Printer:
     def _group(self, entry: Entry, statements: list[tuple[tuple[str, ...], list[str]]]) -> None:
         key, comments = str(entry.key.value), entry.comments
         lead = (*comments.above, *((comments.behind,) if comments.behind else ()))
+        if not statements and key == "edits":  # over a parent's edits it means: none of them
+            raise fail("AS160", "the DSL has no words for an empty 'edits'", entry.value.span, "leave it out")
         if not statements:
-            raise _unspeakable(f"an empty '{key}'", entry.value.span)
+            self.carried = (*self.carried, *lead)
         for above, lines in statements:
             self._statement(key, (*lead, *above), lines)
             lead = ()
-        self.carried = entry.value.comments.end
+        self.carried = (*self.carried, *entry.value.comments.end)
 
     def _statement(self, key: str, above: tuple[str, ...], lines: list[str]) -> None:
         above, self.carried = (*self.carried, *above), ()

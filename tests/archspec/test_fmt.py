@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +12,6 @@ from archspec.comments import BLANK
 from archspec.diagnostics import ArchspecError
 from archspec.dsl_syntax import parse_dsl
 from archspec.fmt import format_dsl, format_yaml
-from archspec.parse import parse_tree
 from archspec.source import Source
 from archspec.tree import Comments, Entry, Map, Scalar, Seq, Tree, plain, resolve_scalar
 from archspec.yaml_syntax import parse_yaml
@@ -173,3 +170,93 @@ def test_conversions_keep_values_and_comments(tree: Map) -> None:
     text = format_dsl(back)
     for remark in remarks_of(first):
         assert remark in text
+
+
+COMMENTED = """\
+# about the file
+
+archspec: 1
+name: x  # named
+edits:  # all of them
+  # first
+  - replace: odd.attn  # why
+    with: {op: hyena_x, kernel: 4}
+    # then
+    init: random
+
+  - drop: blocks[1]
+  # after the edits
+eval:
+  metrics: [fd]  # these
+
+# the end
+"""
+
+COMMENTED_DSL = """\
+# about the file
+
+spec "x" {  # named
+  # all of them
+  # first
+  replace odd.attn  # why
+    with hyena_x(kernel=4)
+    # then
+    init random
+
+  drop blocks[1]
+
+  # after the edits
+  eval { metrics = [fd] }  # these
+
+  # the end
+}
+"""
+
+
+def test_comments_stay_where_they_are() -> None:
+    assert format_yaml(yaml(COMMENTED)) == COMMENTED
+    assert format_dsl(dsl(COMMENTED_DSL)) == COMMENTED_DSL
+
+
+def test_comments_change_the_spelling() -> None:
+    assert format_dsl(yaml(COMMENTED)).replace("eval {\n    metrics = [fd]  # these\n  }", "eval { metrics = [fd] }  # these") == (
+        COMMENTED_DSL
+    )
+
+
+def test_short_and_long() -> None:
+    long = "spec \"x\" {\n  replace " + " | ".join(f"blocks[{k}]" for k in range(12)) + " with mlp init random\n}\n"
+    assert format_dsl(dsl(long)).splitlines()[2:] == ["    with mlp", "    init random", "}"]
+    short = yaml("name: x\nbase: {from: a}\neval:\n  metrics: [fd]\n  data:\n    from: b\n")
+    assert format_yaml(short) == "archspec: 1\nname: x\nbase: {from: a}\neval:\n  metrics: [fd]\n  data: {from: b}\n"
+    assert format_dsl(short) == 'spec "x" {\n  base "a" {}\n\n  eval { metrics = [fd]; data = { from = "b" } }\n}\n'
+
+
+def test_paragraphs_are_blocks_in_yaml() -> None:
+    text = "archspec: 1\nname: x\ndescription: |-\n  one\n\n  two\n"
+    assert format_yaml(yaml(text)) == text
+    assert format_dsl(yaml(text)) == 'spec "x" {\n  description "one\\n\\ntwo"\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line", "column"),
+    [
+        ("name: x\nunknown: 1", "AS160", 2, 1),
+        ("name: 3", "AS160", 1, 7),
+        ("name: x\neval: [1]", "AS160", 2, 7),
+        ("name: x\neval: {a-b: 1}", "AS160", 2, 8),
+        ("name: x\nedits: [3]", "AS160", 2, 9),
+        ("name: x\nedits: [{drop: 3}]", "AS160", 2, 16),
+        ("name: x\nedits: [{drop: a, colour: red}]", "AS160", 2, 19),
+        ("name: x\nedits: []", "AS160", 2, 8),
+        ("name: x\nedits: [{drop: 'a b'}]", "AS130", 2, 19),
+        ("name: x\nexpect: [depth]", "AS138", 2, 10),
+    ],
+)
+def test_what_the_dsl_cannot_say(text: str, code: str, line: int, column: int) -> None:
+    with pytest.raises(ArchspecError) as caught:
+        format_dsl(yaml(text))
+    diagnostic = caught.value.diagnostics[0]
+    assert diagnostic.primary
+    span = diagnostic.primary.span
+    assert (diagnostic.code, span.line, span.column) == (code, line, column)

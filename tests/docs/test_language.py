@@ -1,0 +1,82 @@
+"""Every example of docs/language.md parses; every construct, key, metric and reserved word is in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from archspec import grammar, shapes
+from archspec.expectations import METRICS, parse_expectation
+from archspec.fmt import format_dsl, format_yaml
+from archspec.parse import parse, parse_tree
+from archspec.selectors import parse_selector
+from archspec.source import Source
+from archspec.spec import EDITS, Spec
+
+TEXT = (Path(__file__).parents[2] / "docs" / "language.md").read_text(encoding="utf-8")
+BLOCKS = [(found[1], found[2]) for found in re.finditer(r"^```([^\n]*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)]
+SPECS = [block for block in BLOCKS if block[0].split()[0] in ("yaml", "arch")]
+
+
+def whole(info: str, body: str) -> Source:
+    if info == "yaml fragment":
+        body = f"name: example\n{body}"
+    elif info == "arch fragment":
+        body = f'spec "example" {{\n{body}}}\n'
+    return Source(f"language.{info.split()[0]}", body)
+
+
+def test_every_block_is_of_a_known_kind() -> None:
+    kinds = {"yaml", "arch", "yaml fragment", "arch fragment", "selector", "expectation"}
+    assert {info for info, _ in BLOCKS} == kinds
+
+
+@pytest.mark.parametrize(("info", "body"), SPECS)
+def test_specs_parse_and_change_their_spelling(info: str, body: str) -> None:
+    source = whole(info, body)
+    spec, tree = parse(source), parse_tree(source)
+    assert parse(Source("a.arch", format_dsl(tree))) == spec
+    assert parse(Source("a.yaml", format_yaml(tree))) == spec
+
+
+def lines(kind: str) -> list[str]:
+    return [line for info, body in BLOCKS if info == kind for line in body.splitlines()]
+
+
+@pytest.mark.parametrize("line", lines("selector"))
+def test_selectors_parse(line: str) -> None:
+    assert parse_selector(line).text == line
+
+
+@pytest.mark.parametrize("line", lines("expectation"))
+def test_expectations_parse(line: str) -> None:
+    assert parse_expectation(line).text == line
+
+
+def test_every_metric_has_an_example_and_a_row() -> None:
+    assert {parse_expectation(line).metric for line in lines("expectation")} == set(METRICS)
+    for name in METRICS:
+        assert re.search(rf"^\| `{name}[(`]", TEXT, re.MULTILINE), name
+
+
+def test_every_reserved_word_is_told() -> None:
+    told = re.search(r"these words are reserved:(.*?)\.", TEXT, re.DOTALL)
+    assert told
+    assert set(re.findall(r"`(\w+)`", told[1])) == grammar.RESERVED
+
+
+def test_every_key_is_told() -> None:
+    for cls in shapes.every(Spec):
+        for key in shapes.keys(cls):
+            assert re.search(rf"\b{key}\b", TEXT), f"{cls.__name__}.{key}"
+
+
+def test_every_edit_has_an_example_in_both_spellings() -> None:
+    examples = {info.split()[0]: "" for info, _ in SPECS}
+    for info, body in SPECS:
+        examples[info.split()[0]] += body
+    for cls in EDITS:
+        assert re.search(rf"^ *- {cls.verb}:", examples["yaml"], re.MULTILINE)
+        assert re.search(rf"^ *{cls.verb} ", examples["arch"], re.MULTILINE)
