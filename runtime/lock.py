@@ -20,7 +20,8 @@ from typing import Any, Literal, get_args
 
 from archspec import __version__
 from archspec.diagnostics import ArchspecError, fail
-from archspec.instructions import Instruction, from_json, to_json
+from archspec.instructions import Instruction, to_json
+from archspec.runtime.program import read_program
 from archspec.strict_json import read_json
 
 NAME, PLAN = "archspec.lock.json", "plan.json"
@@ -124,7 +125,7 @@ def parse_lock(data: Mapping[str, Any]) -> Lock:
     return Lock(
         base=data["base"],
         spec=data["spec"],
-        instructions=from_json(data["instructions"]),
+        instructions=read_program(data["instructions"]),
         operators={_text(name): _count(version) for name, version in data["operators"].items()},
         lowering=_text(data["lowering"]),
         subfolder=_subfolder(data["subfolder"]),

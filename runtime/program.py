@@ -34,6 +34,9 @@ LARGEST = 1 << 31
 """Of any size or index."""
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 FORMS = frozenset({"keep", "copy", "tie", "parallel"})
+LEARNED = frozenset({"linear", "residual_linear"})
+"""Merges with weights: a linear map from n * width to width."""
+MERGES = LEARNED | {"sum", "average"}
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def _check_entry(entry: Entry, length: int) -> None:
     count = len(entry.members)
     if entry.form not in FORMS or (count < 1 if entry.form == "parallel" else count != 1):
         raise ValueError(f"entry {entry.form!r} of {count} blocks")
+    if entry.form == "parallel" and entry.merge not in MERGES:
+        raise ValueError(f"unknown merge {entry.merge!r}")
     if not all(type(member) is int and 0 <= member < length for member in entry.members):
         raise ValueError(f"entry {list(entry.members)!r} of a list of {length} blocks")
 

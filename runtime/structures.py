@@ -20,10 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from archspec.runtime.operators.base import Operator
-
-LEARNED = frozenset({"linear", "residual_linear"})
-"""Merges with weights: an `nn.Linear` from n * width to width."""
-MERGES = LEARNED | {"sum", "average"}
+from archspec.runtime.program import LEARNED, MERGES
 
 
 class _Standin(nn.Module):
