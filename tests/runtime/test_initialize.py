@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +11,6 @@ from archspec.operators import OPERATORS, signature
 from archspec.runtime.initialize import can_inherit, initialize, path_seed
 from archspec.runtime.neurons import greedy_neurons, norm_scores, select_neurons, spread_scores
 from archspec.runtime.operators import module_class
-
-_spec = importlib.util.spec_from_file_location("rigs", Path(__file__).parent / "operators" / "conftest.py")
-assert _spec is not None
-assert _spec.loader is not None
-rigs = importlib.util.module_from_spec(_spec)
-__import__("sys").modules["rigs"] = rigs
-_spec.loader.exec_module(rigs)
-rig = rigs.rig
 
 SLOTS = {"dit.attn": "attn", "dit.mlp": "mlp", "llama.attn": "attn", "llama.mlp": "mlp", "qwen.attn": "attn"}
 CASES = [(name, site) for name in OPERATORS for site, slot in SLOTS.items() if slot in signature(name).slots]
