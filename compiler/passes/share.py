@@ -21,12 +21,23 @@ class Share(Pass):
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
         graph = graph.copied()
-        for edit, _ in edits(resolved, spec.Share):
-            first, *others = edit.sites
-            _, source = call_of(graph, first, edit)
-            for site in others:
-                _, node = call_of(graph, site, edit)
+        shared = [(edit, site) for edit, _ in edits(resolved, spec.Share) for site in edit.sites]
+        nodes = {site.path: call_of(graph, site, edit)[1] for edit, site in shared}
+        owner = {site.path: edit.sites[0].path for edit, site in shared if site is not edit.sites[0]}
+        for edit, site in shared:
+            if site.path in owner:
                 check_alone(graph, site, edit)
-                new = source.meta.get("new")
-                retarget(node, first.path, self.why(edit, site.path), new=new)
+                source = nodes[_root(site.path, owner)]
+                retarget(nodes[site.path], source.target, self.why(edit, site.path), new=source.meta.get("new"))
         return graph
+
+
+def _root(path: str, owner: dict[str, str]) -> str:
+    """Return the module at the end of a chain of sharing.
+
+    >>> _root("c", {"c": "b", "b": "a"})
+    'a'
+    """
+    while path in owner:
+        path = owner[path]
+    return path
