@@ -43,7 +43,8 @@ class Source:
         return self.text[start : end if end >= 0 else None].removesuffix("\r")
 
     def span(self, start: int, end: int) -> Span:
-        return Span(self, start, max(start, end))
+        start = min(max(start, 0), len(self.text))
+        return Span(self, start, min(max(start, end), len(self.text)))
 
 
 @dataclass(frozen=True)

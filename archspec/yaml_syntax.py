@@ -53,7 +53,8 @@ def _compose(source: Source, collector: Collector) -> Tree | None:
     except yaml.MarkedYAMLError as error:
         _report(error, source, collector)
     except yaml.reader.ReaderError as error:
-        span = source.span(error.position, error.position + 1)
+        at = max(source.text.find(chr(error.character)), 0)  # libyaml's position counts bytes
+        span = source.span(at, at + 1)
         collector.report("AS105", f"character #x{error.character:04x} is not allowed in YAML", span)
     except _TooDeep:
         pass

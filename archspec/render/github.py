@@ -1,8 +1,8 @@
 """Diagnostics as GitHub workflow commands: annotations in the diff of a pull request.
 
-One line each, `::error file=a.yaml,line=2,col=5,endLine=2,endColumn=9,title=AS203::message`. Data escape `%`, CR and
-LF; properties escape `:` and `,` as well. GitHub ignores columns of an annotation of several lines, so none are
-written.
+One line each, `::error file=a.yaml,line=2,col=5,endLine=2,endColumn=9,title=AS203::message`. Data escape `%` and
+line feeds, properties `:` and `,` as well; other control characters are shown, not sent. GitHub ignores columns of an
+annotation of several lines, so none are written.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archspec.diagnostics import Diagnostic, Severity
+from archspec.render.text import visible
 
 LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 
@@ -35,7 +36,7 @@ def _place(diagnostic: Diagnostic) -> dict[str, object]:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return "%0A".join(visible(line).replace("%", "%25") for line in text.split("\n"))
 
 
 def _property(value: object) -> str:
