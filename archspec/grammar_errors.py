@@ -82,7 +82,9 @@ def expected(accepts: frozenset[str]) -> str:
     for group, name in ((_STATEMENT, "a statement"), (_SELECTOR, "a selector"), (_VALUE, "a value")):
         if group <= rest:
             names.append(name)
-            rest -= group | ({"SEMICOLON", "CLAUSE", "FLAG", "LBRACE", "LSQB", "LPAR"} if group is not _SELECTOR else {"LPAR"})
+            rest -= group | (
+                {"SEMICOLON", "CLAUSE", "FLAG", "LBRACE", "LSQB", "LPAR"} if group is not _SELECTOR else {"LPAR"}
+            )
     names += sorted(_NAMES.get(kind) or _sign(kind) for kind in rest)
     return " or ".join([", ".join(names[:5][:-1]), names[:5][-1]] if len(names) > 1 else names)
 

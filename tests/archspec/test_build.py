@@ -12,6 +12,8 @@ from archspec.source import Source
 from archspec.spec import Base, Data, Drop, Init, OperatorCall, Repeat, Replace, Spec
 from archspec.yaml_syntax import parse_yaml
 
+NAME_HINT = "write `name: dit-xl2-hyena-x-50` (name of the result: letters, digits, `.`, `_`, `-`)"
+
 
 def spec(text: str) -> Spec:
     return parse(Source("spec.yaml", text))
@@ -81,7 +83,7 @@ def test_spans_lead_to_what_was_written() -> None:
 @pytest.mark.parametrize(
     ("text", "code", "line", "column", "hint"),
     [
-        ("base: x", "AS141", 1, 1, "write `name: dit-xl2-hyena-x-50` (name of the result: letters, digits, `.`, `_`, `-`)"),
+        ("base: x", "AS141", 1, 1, NAME_HINT),
         ("name: x\nedit: []", "AS140", 2, 1, "did you mean 'edits'?"),
         ("name: x\nbase: {form: a}", "AS140", 2, 8, "did you mean 'from'?"),
         ("name: x\nbase: [a]", "AS142", 2, 7, None),
@@ -131,7 +133,8 @@ def test_refusals(text: str, code: str, line: int, column: int, hint: str | None
 
 
 def test_all_mistakes_are_reported_in_order() -> None:
-    text = "nme: x\nedits:\n- {drop: 'blocks['}\n- {repeat: blocks, times: 0}\nfinetune: {stpes: 3, lr: a}\nexpect: [a, b]\n"
+    text = "nme: x\nedits:\n- {drop: 'blocks['}\n- {repeat: blocks, times: 0}\n"
+    text += "finetune: {stpes: 3, lr: a}\nexpect: [a, b]\n"
     assert [code for code, *_ in refusals(text)] == [
         "AS140", "AS141", "AS121", "AS143", "AS140", "AS142", "AS136", "AS136",
     ]  # fmt: skip

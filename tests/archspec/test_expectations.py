@@ -122,6 +122,8 @@ def test_equality_is_of_meaning() -> None:
     assert isinstance(parse_expectation("causal"), Expectation)
 
 
-@pytest.mark.parametrize(("text", "size"), [("2GiB", 2**31), ("1.5KiB", 1536), ("10", 10), ("3x", None), ("lots", None)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GiB", 2**31), ("1.5KiB", 1536), ("10", 10), ("3x", None), ("lots", None)]
+)
 def test_bytes(text: str, size: int | None) -> None:
     assert parse_bytes(text) == size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,13 @@ SELECTORS = (
     "blocks", "blocks[3].attn", "odd - blocks[0]", "(odd | even).mlp", '"h.*.attn"', "blocks[i % 4 != 0 and i < n - 1]",
     "first 2 of blocks[1::2]", "blocks[0, 2, 4:6].mlp", "'a b.#'",
 )  # fmt: skip
-EXPECTATIONS = ("depth == 14", "params <= 1.06x", "flops(tokens=256) <= 118.6G", "causal", 'sites("h.*.attn" | odd) == 3')
+EXPECTATIONS = (
+    "depth == 14",
+    "params <= 1.06x",
+    "flops(tokens=256) <= 118.6G",
+    "causal",
+    'sites("h.*.attn" | odd) == 3',
+)
 
 
 def scalar(value: object, text: str | None = None, *, quoted: bool = False) -> Scalar:
@@ -31,7 +38,9 @@ def scalar(value: object, text: str | None = None, *, quoted: bool = False) -> S
 
 keys = st.from_regex(r"[a-z_][a-z0-9_]{0,6}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-literals = st.sampled_from(["10", "50_000", "1e-4", "10%", "2.5 %", "true", "null", "-3", ".5", "+1.", "2GiB", "none", "l1"])
+literals = st.sampled_from(
+    ["10", "50_000", "1e-4", "10%", "2.5 %", "true", "null", "-3", ".5", "+1.", "2GiB", "none", "l1"]
+)
 scalars = st.one_of(
     texts.map(lambda text: scalar(text, quoted=True)),
     literals.map(lambda text: scalar(resolve_scalar(text), text)),
@@ -61,15 +70,17 @@ def lists(draw: st.DrawFn, values: st.SearchStrategy[Tree]) -> Seq:
     return Seq(tuple(items), NOWHERE, Comments(end=draw(lines)))
 
 
-values: st.SearchStrategy[Tree] = st.recursive(scalars, lambda inner: st.one_of(maps(inner), lists(inner)), max_leaves=5)
+values: st.SearchStrategy[Tree] = st.recursive(
+    scalars, lambda inner: st.one_of(maps(inner), lists(inner)), max_leaves=5
+)
 
 
 @st.composite
 def edits(draw: st.DrawFn) -> Map:
     verb = draw(st.sampled_from(["replace", "drop", "repeat"]))
+    words = draw(st.lists(st.sampled_from(["with", "init", "by", "tie"]), unique=True, max_size=3))
     entries = [Entry(scalar(verb), scalar(draw(st.sampled_from(SELECTORS))), draw(commented()))]
-    for word in draw(st.lists(st.sampled_from(["with", "init", "by", "tie"]), unique=True, max_size=3)):
-        entries.append(Entry(scalar(word), draw(clauses(word)), draw(commented())))
+    entries += [Entry(scalar(word), draw(clauses(word)), draw(commented())) for word in words]
     return Map(tuple(entries), NOWHERE, draw(commented(end=True)))
 
 
@@ -82,17 +93,23 @@ def clauses(draw: st.DrawFn, word: str) -> Tree:
     if head is None or draw(st.booleans()):
         return draw(st.one_of(scalars, st.just(params)))
     entries = tuple(entry for entry in params.entries if entry.key.value != head)
-    operator = Entry(scalar(head), scalar(draw(st.sampled_from(["hyena_x", "random", "10", "base"]))), draw(commented()))
+    operator = Entry(
+        scalar(head), scalar(draw(st.sampled_from(["hyena_x", "random", "10", "base"]))), draw(commented())
+    )
     return replace(params, entries=(operator, *entries))
 
 
 @st.composite
 def trees(draw: st.DrawFn) -> Map:
     """Spec-shaped trees: every construct, any value, comments anywhere."""
-    found = [Entry(scalar("archspec"), scalar(1), draw(commented())), Entry(scalar("name"), draw(names), draw(commented()))]
-    stages = draw(st.lists(st.sampled_from(["base", "data", "distill", "finetune", "eval", "description"]), unique=True))
-    for key in stages:
-        found.append(Entry(scalar(key), draw(st.one_of(scalars, maps(values))), draw(commented())))
+    found = [
+        Entry(scalar("archspec"), scalar(1), draw(commented())),
+        Entry(scalar("name"), draw(names), draw(commented())),
+    ]
+    stages = draw(
+        st.lists(st.sampled_from(["base", "data", "distill", "finetune", "eval", "description"]), unique=True)
+    )
+    found += [Entry(scalar(key), draw(st.one_of(scalars, maps(values))), draw(commented())) for key in stages]
     if draw(st.booleans()):
         lets = draw(st.lists(keys.filter(lambda k: k not in ("of", "or", "and")), min_size=1, max_size=3, unique=True))
         entries = tuple(Entry(scalar(k), scalar(draw(st.sampled_from(SELECTORS))), draw(commented())) for k in lets)
@@ -219,13 +236,13 @@ def test_comments_stay_where_they_are() -> None:
 
 
 def test_comments_change_the_spelling() -> None:
-    assert format_dsl(yaml(COMMENTED)).replace("eval {\n    metrics = [fd]  # these\n  }", "eval { metrics = [fd] }  # these") == (
-        COMMENTED_DSL
-    )
+    assert format_dsl(yaml(COMMENTED)).replace(
+        "eval {\n    metrics = [fd]  # these\n  }", "eval { metrics = [fd] }  # these"
+    ) == (COMMENTED_DSL)
 
 
 def test_short_and_long() -> None:
-    long = "spec \"x\" {\n  replace " + " | ".join(f"blocks[{k}]" for k in range(12)) + " with mlp init random\n}\n"
+    long = 'spec "x" {\n  replace ' + " | ".join(f"blocks[{k}]" for k in range(12)) + " with mlp init random\n}\n"
     assert format_dsl(dsl(long)).splitlines()[2:] == ["    with mlp", "    init random", "}"]
     short = yaml("name: x\nbase: {from: a}\neval:\n  metrics: [fd]\n  data:\n    from: b\n")
     assert format_yaml(short) == "archspec: 1\nname: x\nbase: {from: a}\neval:\n  metrics: [fd]\n  data: {from: b}\n"

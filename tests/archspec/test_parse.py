@@ -58,8 +58,9 @@ def test_maps_merge_lists_and_scalars_replace(tmp_path: Path) -> None:
         tmp_path,
         child_yaml="name: child\nextends: parent.arch\nfinetune: {steps: 7, data: {fraction: 10%}}\nexpect: [causal]\n"
         "let: {b: 'blocks[1]'}\ndistill: none\n",
-        parent_arch='spec "parent" {\n description "said"\n base "a/b" { subfolder = "s" }\n let a = blocks[0]\n drop a\n'
-        " distill { samples = 3 }\n finetune { steps = 5; batch = 2; data = digits }\n expect { depth == 1; causal }\n}",
+        parent_arch='spec "parent" {\n description "said"\n base "a/b" { subfolder = "s" }\n let a = blocks[0]\n'
+        " drop a\n distill { samples = 3 }\n finetune { steps = 5; batch = 2; data = digits }\n"
+        " expect { depth == 1; causal }\n}",
     )
     found = load(child)
     assert (found.name, found.description) == ("child", "said")

@@ -16,7 +16,13 @@ def block(index: int, group: str = "blocks", path: str = "h") -> list[Site]:
     def site(name: str, slot: str) -> Site:
         return Site(f"{path}.{index}{name}", slot, SHAPE, group=group, index=index)
 
-    return [site("", "block"), site(".attn1", "attn"), site(".ff", "mlp"), site(".norm", "norm"), site(".norm2", "norm")]
+    return [
+        site("", "block"),
+        site(".attn1", "attn"),
+        site(".ff", "mlp"),
+        site(".norm", "norm"),
+        site(".norm2", "norm"),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +43,7 @@ def found(host: Structure, text: str, **lets: str) -> list[str]:
 def refused(text: str, host: Structure | None = None, **lets: str) -> tuple[str, int, str, str]:
     """Return code, column, marked text and first hint."""
     with pytest.raises(ArchspecError) as caught:
-        selector = parsed(text)
-        if host:
-            select(selector, host, {name: parsed(let) for name, let in lets.items()})
+        found(host, text, **lets) if host else parsed(text)
     diagnostic = caught.value.diagnostics[0]
     assert diagnostic.primary is not None
     span = diagnostic.primary.span
@@ -124,7 +128,13 @@ def test_equal_expressions_make_equal_selectors() -> None:
         ("blocks)", "AS121", 7, ")", "remove it"),
         ("'h.*", "AS121", 1, "'h.*", "end the text on the same line"),
         ("blocks[i = 3]", "AS130", 10, "=", "write '=='"),
-        ("blocks[x < 3]", "AS133", 8, "x", "a predicate knows `i`, the index of a block, and `n`, the number of blocks"),
+        (
+            "blocks[x < 3]",
+            "AS133",
+            8,
+            "x",
+            "a predicate knows `i`, the index of a block, and `n`, the number of blocks",
+        ),
         ("blocks[i]", "AS130", 9, "]", ""),
         ("blocks[1:2:0]", "AS132", 8, "1:2:0", ""),
         ("blocks[99999999999]", "AS132", 8, "99999999999", ""),
