@@ -114,7 +114,7 @@ def test_another_config_is_caught(tiny_dit: Path, compiler: Compiler) -> None:
     (install,) = done.program
     assert isinstance(install, Install)
     wrong = replace(install, config={**install.config, "activation": "relu"})
-    with pytest.raises(ArchspecError, match="'transformer_blocks_1_ff' in transformer_blocks.1") as error:
+    with pytest.raises(ArchspecError, match=r"'transformer_blocks_1_ff' in transformer_blocks\.1") as error:
         _attempt(done, (wrong,))
     assert _code(error) == "AS510"
 
