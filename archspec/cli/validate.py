@@ -50,7 +50,9 @@ def _specs(given: str, found: Collector) -> Iterator[str]:
         yield given
         return
     if Path(given).is_dir():
-        matches = sorted(str(p) for p in Path(given).rglob("*") if p.suffix in (*YAML, *DSL) and p.is_file())
+        matches = sorted(
+            str(path) for path in Path(given).rglob("*") if _is_spec(path.relative_to(given)) and path.is_file()
+        )
     elif has_magic(given) and not Path(given).exists():
         matches = sorted(glob(given, recursive=True))
     else:
@@ -58,6 +60,11 @@ def _specs(given: str, found: Collector) -> Iterator[str]:
     if not matches:
         found.add(fail("AS806", f"no spec in '{given}'", None, "specs end in .yaml, .yml or .arch").diagnostics)
     yield from matches
+
+
+def _is_spec(path: Path) -> bool:
+    """Tell a spec by its suffix; what lies in hidden folders (`.git`, `.github`, `.venv`) is none."""
+    return path.suffix in (*YAML, *DSL) and not any(part.startswith(".") for part in path.parts)
 
 
 def _findings(name: str) -> tuple[Diagnostic, ...]:

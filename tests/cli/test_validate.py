@@ -79,7 +79,9 @@ def test_quiet_prints_findings_only() -> None:
     assert result.stdout.startswith("warning[AS254]")
 
 
-def test_folders_and_patterns_are_searched() -> None:
+def test_folders_and_patterns_are_searched(here: Path) -> None:
+    (here / ".github").mkdir()
+    (here / ".github" / "workflow.yaml").write_text("on: push")
     assert "4 specs checked" in run(".").stderr
     assert "1 spec checked" in run("deep").stderr
     assert "3 specs checked" in run("*.y*ml").stderr
