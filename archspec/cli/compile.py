@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +85,7 @@ def _print(result: CompileResult) -> None:
     console = Console(highlight=False)
     warnings = result.prepared.warnings
     if warnings:
-        click.echo(render(warnings, "text", color=colored(click.get_text_stream("stderr"))), err=True)
+        click.echo(render(warnings, "text", color=colored(sys.stderr)), err=True)
     console.print(_costs(result))
     console.print(Text(_tensors(result)))
     console.print(Text(_proof(result)))

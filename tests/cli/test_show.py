@@ -1,0 +1,119 @@
+"""`archspec show`: compiled checkpoints, saved ones, hosts, and what is none of these; without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from archspec.cli.show import command
+from archspec.diagnostics import ArchspecError
+
+EDITS = """
+  - {replace: "blocks[1].attn", with: {op: hyena_x, kernel: 4}, init: random}
+  - {replace: "blocks[1].mlp", with: {op: mlp, ratio: 3}}
+  - {parallelize: "blocks[2:4]", by: 2}
+data: digits
+distill: {samples: 8}
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from archspec.compiler.driver import compile_spec
+
+    folder = tmp_path_factory.mktemp("show")
+    (folder / "host").symlink_to(tiny_dit)
+    (folder / "spec.yaml").write_text(f"archspec: 1\nname: made\nbase: ./host\nedits:{EDITS}")
+    return compile_spec(folder / "spec.yaml", folder / "out").out
+
+
+def shown(path: Path, *options: str) -> str:
+    found = CliRunner().invoke(command, [str(path), *options], standalone_mode=False, catch_exceptions=False)
+    return found.output
+
+
+def as_json(path: Path) -> Any:
+    return json.loads(shown(path, "--json"))
+
+
+def test_a_compiled_checkpoint(compiled: Path) -> None:
+    found = as_json(compiled)
+    assert found["architecture"] == "DiTTransformer2DModel"
+    assert found["groups"] == {"blocks": 3}
+    assert found["edits"][0] == ["transformer_blocks.1.attn1", "hyena_x"]
+    assert found["spec"] == "made"
+    assert found["base"]["from"] == "./host"
+    assert found["params"] == found["results"]["totals"]["params"]
+    assert set(found["tensors"]) == {"copied", "derived", "new"}
+    assert {task["id"] for task in found["tasks"]} >= {"regress/blocks[1].attn"}
+    assert not any(task["finished"] for task in found["tasks"])
+
+
+def test_the_tree(compiled: Path) -> None:
+    text = " ".join(shown(compiled).split())
+    for words in ("spec made, of ./host (xxh3:", "blocks transformer_blocks, 3 entries", "attn: hyena_x, mlp: mlp",
+                  "parallel (residual_linear) blocks[2], blocks[3]", "plan 0 of", "regress/blocks[1].mlp"):  # fmt: skip
+        assert words in text
+
+
+def test_finished_tasks_are_ticked(compiled: Path) -> None:
+    plan = json.loads((compiled / "plan.json").read_text())
+    done = compiled / ".archspec" / "artifacts" / plan["tasks"][0]["key"]
+    done.mkdir(parents=True)
+    assert as_json(compiled)["tasks"][0]["finished"] is True
+    assert f"✓ {plan['tasks'][0]['id']}" in shown(compiled)
+    done.rmdir()
+
+
+def test_a_host(tiny_dit: Path, tiny_llama: Path, tiny_plain: Path) -> None:
+    for folder, count in ((tiny_dit, 117_360), (tiny_llama, None), (tiny_plain, None)):
+        found = as_json(folder)
+        assert found["edits"] == []
+        assert found["groups"]["blocks"] == 4
+        assert count is None or found["params"] == count
+        assert "as in the base" in shown(folder)
+
+
+def test_what_save_pretrained_wrote(compiled: Path, tmp_path: Path) -> None:
+    import archspec
+
+    model: Any = archspec.load(compiled)
+    model.save_pretrained(tmp_path / "saved")
+    found, wanted = as_json(tmp_path / "saved"), as_json(compiled)
+    assert found["spec"] is None
+    assert found["edits"] == wanted["edits"]
+    assert found["params"] == wanted["params"]
+
+
+@pytest.mark.parametrize("name", ["nowhere/at-all", "./nowhere"])
+def test_what_is_not_there(name: str) -> None:
+    with pytest.raises(ArchspecError) as caught:
+        CliRunner().invoke(command, [name], standalone_mode=False, catch_exceptions=False)
+    assert caught.value.diagnostics[0].code == "AS600"
+
+
+def test_a_damaged_plan_is_named(compiled: Path, tmp_path: Path) -> None:
+    import shutil
+
+    out = shutil.copytree(compiled, tmp_path / "out")
+    (out / "plan.json").write_text('{"tasks": 3}')
+    with pytest.raises(ArchspecError) as caught:
+        shown(out)
+    assert caught.value.diagnostics[0].code == "AS641"
+
+
+def test_no_torch_is_imported(compiled: Path) -> None:
+    code = f"""
+import sys
+from archspec.cli.show import describe_path
+describe_path({str(compiled)!r})
+print("torch" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
