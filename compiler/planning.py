@@ -139,14 +139,14 @@ class _Planner:
     def _regressions(self) -> Iterator[Task]:
         if self.spec["distill"] is None:
             return
-        taught = {path for part in self.parts for path in part.sites}
+        replaced = {part.sites[0] for part in self.parts if len(part.sites) == 1}
         own = ("samples", "epochs", "batch", "lr", "warmup", "schedule", "weight_decay", "clip", "huber_delta")
         for part in (p for p in self.parts if p.has_weights):
             needs = [f"fit/{part.name}"] if part.fitted else []
             needs += [f"regress/{other.name}" for other in self._within(part) if other.has_weights]
             settings = {name: self.distill[name] for name in (*own, "gate_weighted", "cache", "seed")}
             settings["loss"] = self.distill["loss"].get(part.site.slot, "l2")
-            settings["frozen"] = [p for p in self.frozen if p not in taught and inside((p,), part.sites)]
+            settings["frozen"] = [p for p in self.frozen if p not in replaced and inside((p,), part.sites)]
             settings["objective"] = self._objective(self.distill)
             yield self._task("regress", part, needs, settings, self._regress_cost(part))
 

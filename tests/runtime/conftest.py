@@ -16,12 +16,12 @@ data: {{from: latents.npy, kind: latents}}
 edits:
   - replace: blocks[0:3].mlp
     with: {{op: mlp, ratio: 2}}
-    init: {{kind: least_squares, samples: 64}}
+    init: {{kind: least_squares, samples: 512}}
   - replace: blocks[3].attn
     with: {{op: hyena_x, kernel: 2}}
   - parallelize: blocks[0:2]
     by: 2
-    init: {{kind: least_squares, samples: 64}}
+    init: {{kind: least_squares, samples: 512}}
 distill: {{samples: 32, epochs: 2, batch: 16, lr: 1e-3}}
 finetune: {{steps: 12, batch: 8, checkpoint: 3, distill_weight: 0.5, ema: 0.9}}
 """

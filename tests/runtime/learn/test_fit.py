@@ -93,7 +93,7 @@ def test_a_sequential_fit_is_one_on_what_the_edited_model_feeds_it(
     settings = FitSettings(samples=1024)
     fit([first, second], Teacher(host), feed, settings)  # each on the host's own activations
     outcome = fit([second], Teacher(host, model), feed, settings)[second.name]
-    assert outcome.after < 0.99 * outcome.before
+    assert outcome.after < outcome.before
     assert fit([first], Teacher(host, model), feed, settings)[first.name].after == pytest.approx(
         fit([first], Teacher(host), feed, settings)[first.name].after, rel=1e-6
     )  # nothing before the first differs from the host

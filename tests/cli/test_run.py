@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from archspec.cli.run import command
+from archspec.diagnostics import ArchspecError
+
+SPEC = """
+archspec: 1
+name: one-mlp
+base: {host}
+data: {{from: latents.npy, kind: latents}}
+edits:
+  - replace: blocks[2].mlp
+    with: {{op: mlp, ratio: 2}}
+    init: {{kind: least_squares, samples: 512}}
+finetune: {{steps: 4, batch: 4}}
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from archspec.compiler.driver import compile_spec
+
+    home = tmp_path_factory.mktemp("one-mlp")
+    np.save(home / "latents.npy", np.random.default_rng(0).standard_normal((80, 4, 8, 8)).astype(np.float32))
+    (home / "spec.yaml").write_text(SPEC.format(host=tiny_dit))
+    compile_spec(home / "spec.yaml", home / "out")
+    return home / "out"
+
+
+@pytest.fixture
+def out(compiled_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(compiled_once, tmp_path / "out"))
+
+
+def test_the_report_names_each_site_with_its_errors(out: Path) -> None:
+    found = CliRunner().invoke(command, [str(out), "--device", "cpu"], catch_exceptions=False)
+    assert found.exit_code == 0
+    (line,) = (line for line in found.stdout.splitlines() if line.startswith("fit/blocks[2].mlp"))
+    _, state, before, after, kept, _ = line.split()
+    assert (state, kept) == ("ran", "learned")
+    assert float(after) < float(before)
+    assert "finetune" in found.stdout
+    assert (out / ".archspec" / "log.jsonl").read_text().count("\n") == 1
+    assert list((out / ".archspec" / "tensorboard").iterdir())
+
+
+def test_json_is_the_whole_report(out: Path) -> None:
+    arguments = [str(out), "--device", "cpu", "--json", "--only", "fit"]
+    report = json.loads(CliRunner().invoke(command, arguments, catch_exceptions=False).stdout)
+    assert report["complete"] is False
+    assert report["published"] is True
+    assert [(t["id"], t["state"]) for t in report["tasks"]] == [("fit/blocks[2].mlp", "ran"), ("finetune", "waits")]
+    assert report["tasks"][1]["reason"] == "was not asked for"
+    outcome = report["tasks"][0]["outcomes"][0]
+    assert outcome["after"] < outcome["before"]
+
+
+def test_shards_leave_the_rest(out: Path) -> None:
+    found = CliRunner().invoke(command, [str(out), "--device", "cpu", "--shard", "2/2"], catch_exceptions=False)
+    assert "2 tasks wait: fit/blocks[2].mlp was not asked for" in found.stdout
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "1/0", "-1/2", "a/b", "1/2/3"])
+def test_impossible_shards_are_refused(out: Path, shard: str) -> None:
+    with pytest.raises(ArchspecError) as caught:
+        CliRunner().invoke(command, [str(out), f"--shard={shard}"], catch_exceptions=False)
+    assert caught.value.diagnostics[0].code == "AS724"
+
+
+def test_a_moved_checkpoint_is_told_where_its_base_is(out: Path, tiny_dit: Path) -> None:
+    (out / ".archspec" / "origin.json").unlink()
+    shutil.copy(out.parent / "out" / "plan.json", out / "plan.json")
+    with pytest.raises(ArchspecError) as caught:
+        CliRunner().invoke(command, [str(out), "--device", "cpu"], catch_exceptions=False)
+    assert caught.value.diagnostics[0].code == "AS722"
+    with pytest.raises(ArchspecError) as caught:  # the base is found now, the data is not
+        CliRunner().invoke(command, [str(out), "--device", "cpu", "--base", str(tiny_dit)], catch_exceptions=False)
+    assert caught.value.diagnostics[0].code == "AS701"
+
+
+def test_a_folder_without_plan_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchspecError) as caught:
+        CliRunner().invoke(command, [str(tmp_path)], catch_exceptions=False)
+    assert caught.value.diagnostics[0].code == "AS720"

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archspec.compiler.planning import Prices, Sources, make_plan, waves
+from archspec.compiler.timing import estimate, measure_rate
+from archspec.hosts import structure_of
+from archspec.hosts import Located
+from archspec.instructions import Instruction
+from archspec.lower import lower
+from archspec.parse import load_source
+from archspec.plan import Cost, Plan, Task
+from archspec.resolve import ResolvedSpec, resolve
+from archspec.source import Source
+
+EDITS = """
+edits:
+  - replace: blocks[*].mlp
+    with: {op: mlp, ratio: 2}
+    init: least_squares
+  - replace: blocks[1].attn
+    with: {op: hyena_x, kernel: 2}
+  - replace: blocks[3].attn
+    with: zero
+  - parallelize: blocks[0:2]
+    by: 2
+    init: least_squares
+"""
+STAGES = """
+distill: {samples: 100, epochs: 3, batch: 10, loss: {mlp: huber}}
+finetune: {steps: 10, batch: 4, distill_weight: 1}
+eval: {samples: 5, steps: 2}
+"""
+SOURCES = Sources(
+    {"from": "host"}, "xxh3:1", "flow", {"from": "digits"}, {"distill": "d", "finetune": "f", "eval": "e"}
+)
+PRICES = Prices(1000, 800, {f"transformer_blocks.{i}.ff": 10 for i in range(4)})
+
+
+def prepared(host: Path, edits: str = EDITS, stages: str = STAGES) -> tuple[ResolvedSpec, tuple[Instruction, ...]]:
+    spec = load_source(Source("test.yaml", f"archspec: 1\nname: test\nbase: {host}\ndata: digits\n{edits}{stages}"))
+    resolved = resolve(spec, structure_of(Located(host)))
+    return resolved, lower(resolved)
+
+
+def planned(host: Path, edits: str = EDITS, stages: str = STAGES, sources: Sources = SOURCES) -> Plan:
+    return make_plan(*prepared(host, edits, stages), sources, PRICES)
+
+
+def keys(plan: Plan) -> dict[str, str]:
+    return {task.id: task.key for task in plan.tasks}
+
+
+def test_every_part_is_fitted_and_regressed_in_order(tiny_dit: Path) -> None:
+    plan = planned(tiny_dit)
+    assert [t.id for t in plan.tasks] == [
+        "fit/blocks[0].mlp",
+        "fit/blocks[1].mlp",
+        "fit/blocks[2].mlp",
+        "fit/blocks[3].mlp",
+        "fit/blocks[0,1]",
+        "regress/blocks[0].mlp",
+        "regress/blocks[1].attn",
+        "regress/blocks[1].mlp",
+        "regress/blocks[2].mlp",
+        "regress/blocks[3].mlp",
+        "regress/blocks[0,1]",
+        "finetune",
+        "evaluate",
+    ]
+    needs = {task.id: set(task.needs) for task in plan.tasks}
+    assert needs["fit/blocks[0,1]"] == {"fit/blocks[0].mlp", "fit/blocks[1].mlp"}
+    assert needs["regress/blocks[2].mlp"] == {"fit/blocks[2].mlp"}
+    assert "regress/blocks[1].attn" in needs["regress/blocks[0,1]"]
+    assert needs["evaluate"] == {"finetune"}
+
+
+def test_a_plan_is_read_as_it_was_written(tiny_dit: Path) -> None:
+    plan = planned(tiny_dit)
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == Plan.from_json(plan.to_json())
+    assert plan.to_json() == planned(tiny_dit).to_json()
+
+
+def test_settings_say_what_each_slot_means(tiny_dit: Path) -> None:
+    plan = planned(tiny_dit)
+    losses = {t.id: t.settings["loss"] for t in plan.tasks if t.kind == "regress"}
+    assert losses["regress/blocks[1].attn"] == "l1"
+    assert losses["regress/blocks[1].mlp"] == "huber"
+    assert losses["regress/blocks[0,1]"] == "l1"
+    donors = {t.id: t.settings.get("donor") for t in plan.tasks if t.kind == "fit"}
+    assert donors["fit/blocks[2].mlp"]["down.weight"] == "transformer_blocks.2.ff.net.2.weight"
+    assert donors["fit/blocks[0,1]"] is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("steps: 10", "steps: 11", {"finetune", "evaluate"}),
+        ("samples: 5", "samples: 6", {"evaluate"}),
+        ("epochs: 3", "epochs: 4", {"regress", "finetune", "evaluate"}),
+        ("ratio: 2", "ratio: 3", {"fit", "regress", "finetune", "evaluate"}),
+        ("batch: 4,", "batch: 4, checkpoint: 7,", set()),
+        ("epochs: 3", "epochs: 3, cache: 1MiB", set()),
+        ("epochs: 3", "epochs: 3, cache: 0", {"regress", "finetune", "evaluate"}),
+    ],
+)
+def test_a_change_alters_the_keys_of_what_depends_on_it(tiny_dit: Path, old: str, new: str, changed: set[str]) -> None:
+    before, plan = keys(planned(tiny_dit)), planned(tiny_dit, EDITS.replace(old, new), STAGES.replace(old, new))
+    found = {task.kind for task in plan.tasks if task.key != before[task.id]}
+    assert found == changed
+
+
+def test_one_site_changed_leaves_the_others_alone(tiny_dit: Path) -> None:
+    before = keys(planned(tiny_dit))
+    after = keys(planned(tiny_dit, EDITS.replace("kernel: 2", "kernel: 3")))
+    changed = {id for id in before if before[id] != after[id]}
+    assert changed == {"regress/blocks[1].attn", "fit/blocks[0,1]", "regress/blocks[0,1]", "finetune", "evaluate"}
+
+
+def test_base_and_data_are_part_of_the_keys(tiny_dit: Path) -> None:
+    before = keys(planned(tiny_dit))
+    other_base = keys(planned(tiny_dit, sources=replace(SOURCES, fingerprint="xxh3:2")))
+    assert not set(before.values()) & set(other_base.values())
+    identities = {**SOURCES.identities, "finetune": "other"}
+    other_data = keys(planned(tiny_dit, sources=replace(SOURCES, identities=identities)))
+    assert {id for id in before if before[id] != other_data[id]} == {"finetune", "evaluate"}
+
+
+def test_sequential_fits_wait_for_those_before_them(tiny_dit: Path) -> None:
+    edits = EDITS.replace("init: least_squares", "init: {kind: least_squares, sequential: true}")
+    fits = [t for t in planned(tiny_dit, edits).tasks if t.kind == "fit"]
+    assert [len(t.needs) for t in fits] == list(range(5))
+    assert [t.wave for t in fits] == list(range(5))
+    assert fits[2].id == "fit/blocks[0,1]"  # the pair is done before the blocks behind it
+
+
+def test_what_has_no_weights_is_not_regressed_and_frozen_blocks_stay(tiny_dit: Path) -> None:
+    plan = planned(tiny_dit, EDITS + "  - freeze: blocks[0]\n")
+    assert not any("blocks[3].attn" in task.id for task in plan.tasks)
+    group = plan.task("regress/blocks[0,1]")
+    assert group.settings["frozen"] == ["transformer_blocks.0"]
+    assert plan.task("finetune").settings["frozen"] == ["transformer_blocks.0"]
+    assert plan.task("regress/blocks[0].mlp").settings["frozen"] == []
+
+
+def test_costs_count_passes(tiny_dit: Path) -> None:
+    plan = planned(tiny_dit)
+    regress, finetune, evaluate = plan.task("regress/blocks[2].mlp"), plan.task("finetune"), plan.task("evaluate")
+    assert regress.cost == Cost(300, 100 * 1000 + 3 * 300 * 10, 2 * 2 * 100 * 16 * 32)
+    assert finetune.cost == Cost(40, 40 * (3 * 800 + 1000), 0)
+    assert evaluate.cost == Cost(5, 5 * 2 * (1000 + 800), 0)
+    fit = plan.task("fit/blocks[2].mlp").cost
+    assert fit.examples == 1024
+    assert fit.cache_bytes == 8 * (64 * 64 + 2 * 64 * 32)  # independent of the number of tokens
+
+
+def test_no_stage_no_task(tiny_dit: Path) -> None:
+    assert planned(tiny_dit, "edits: [{drop: 'blocks[1]'}]\n", "").tasks == ()
+
+
+def task(id: str, size: int, *needs: str) -> Task:
+    return Task(id, "regress", "", ("a",), needs, {}, Cost(cache_bytes=size))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "budget", "expected"),
+    [
+        ([task("a", 4), task("b", 4), task("c", 2)], 6, [["a", "c"], ["b"]]),
+        ([task("a", 1), task("b", 1, "a"), task("c", 1)], 9, [["a", "c"], ["b"]]),
+        ([task("a", 99), task("b", 1)], 6, [["a"], ["b"]]),
+        ([task("a", 0), task("b", 0), task("c", 0, "b")], 0, [["a", "b"], ["c"]]),
+    ],
+)
+def test_waves_keep_to_the_budget_and_the_order(tasks: Sequence[Task], budget: int, expected: Any) -> None:
+    found = waves(tasks, budget)
+    assert [[t.id for t in found if t.wave == n] for n in range(len(expected))] == expected
+
+
+def test_time_is_a_range_from_a_measured_rate() -> None:
+    rate = measure_rate(0.05)
+    assert rate > 1e8
+    fewest, most = estimate(10**12, rate)
+    assert 0 < fewest < most < 1e6
