@@ -11,7 +11,7 @@ mixer that costs half of what attention's kernel does saves next to nothing of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -30,7 +30,7 @@ from archspec.runtime.apply import apply
 from archspec.runtime.families import family
 from archspec.runtime.operators.base import Operator
 from archspec.runtime.structures import Parallel
-from archspec.spec import Parallelize
+from archspec.spec import Freeze, Parallelize
 from archspec.structure import Site, Structure
 
 Program = tuple[Instruction, ...]
@@ -62,8 +62,9 @@ class SiteCost:
 
 @dataclass(frozen=True)
 class EditCost:
-    """Change by one edit, as fractions of FLOPs and of parameters: -0.5 halves them. `slot` is None where no site of
-    the slot costs FLOPs; `model` is the whole model."""
+    """Change by one edit, as fractions of FLOPs and of parameters: -0.5 halves them. `sites`: of the edited sites;
+    `slot`: of all sites of their slot; `model`: of the whole model, where the changes of all edits add up to the
+    result's. What another edit does inside an edited block is that one's. None: of sites that cost nothing."""
 
     edit: str
     sites: int
@@ -191,15 +192,14 @@ def _edit(
     result: _Side,
 ) -> EditCost:
     """Return the change by an edit: of its sites, of all sites of their slots, of the whole model."""
-    known = {site.path: site for site in sites}
     paths = [site.path for site in edit.sites]
-    slots = {site.slot for site in edit.sites}
-    before = host.at(paths)
-    after = result.at(place for path in paths for place in result_paths(program, path))
-    merges = result.at(_merges(edit, resolved, program, result))
-    flops = after.flops + merges.flops - before.flops
-    params = after.params + merges.params - before.params
-    slot = sum(known[p].host.flops for p in known if known[p].slot in slots)
+    before, merges = host.at(paths), result.at(_merges(edit, resolved, program, result))
+    changes = [_change(paths, program, host, result), (merges.flops, merges.params)]
+    for inner in _nested(paths, resolved):
+        flops, params = _change([inner], program, host, result)
+        changes.append((-flops, -params))
+    flops, params = (sum(change[i] for change in changes) for i in (0, 1))
+    slot = sum(site.host.flops for site in sites if site.slot in {s.slot for s in edit.sites})
     whole = host.total()
     return EditCost(
         edit=f"{edit.edit.verb} {edit.edit.target.text}",
@@ -210,6 +210,21 @@ def _edit(
         sites_params=_part(params, before.params),
         model_params=params / whole.params if whole.params else 0.0,
     )
+
+
+def _change(paths: Iterable[str], program: Program, host: _Side, result: _Side) -> tuple[int, int]:
+    """Return by how many FLOPs and parameters the result has more than the host at these places."""
+    paths = list(paths)
+    before, after = host.at(paths), result.at(place for path in paths for place in result_paths(program, path))
+    return after.flops - before.flops, after.params - before.params
+
+
+def _nested(paths: Iterable[str], resolved: ResolvedSpec) -> Iterator[str]:
+    """Yield the outermost edited sites inside these: their change is that of their own edit."""
+    edited = {site.path for edit in resolved.edits if not isinstance(edit.edit, Freeze) for site in edit.sites}
+    for path in paths:
+        inner = sorted(p for p in edited if p.startswith(f"{path}."))
+        yield from (p for p in inner if not any(p.startswith(f"{other}.") for other in inner))
 
 
 def _part(change: int, whole: int) -> float | None:

@@ -19,16 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
-from archspec.compiler.capture.inputs import Inputs
-from archspec.compiler.capture.tracer import Call
 from archspec.diagnostics import InternalError
 from archspec.operators.base import Signature
 from archspec.source import Span
 from archspec.structure import Site
+
+if TYPE_CHECKING:  # `archspec.compiler.capture` makes these graphs
+    from archspec.compiler.capture.inputs import Inputs
+    from archspec.compiler.capture.tracer import Call
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ One line per node: name, fake value, what it does, and for nodes of a pass why i
       %attn1: f32[1, 16, 32] = hyena_x @ transformer_blocks.1.attn1 (%getitem_3)    # replace, spec.yaml:5:12
       return %add_3
 
-Names of nodes are left as fx gives them: they are stable across processes. A block whose graph differs from another's in
-paths alone is printed as "like" that one.
+Names of nodes are left as fx gives them: they are stable across processes. A block whose graph differs from another's
+in paths alone is printed as "like" that one.
 """
 
 from __future__ import annotations

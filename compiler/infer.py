@@ -1,12 +1,12 @@
 """Sites of a host of no known family, as a run of it shows them.
 
-The headers of such a host give module paths alone (`archspec.families.unknown`). Here the captured calls fill in what is
-certain, and nothing else:
+The headers of such a host give module paths alone (`archspec.families.unknown`). Here the captured calls fill in what
+is certain, and nothing else:
 
 * the contract, where a module is given a (batch, tokens, width) tensor and gives one of that shape back
 * the port: by which parameter, and whether the tensor comes alone or at the head of a tuple
-* the slot `norm` of torch's own norms, `attn` of the innermost such module around attention kernels over its own tokens,
-  `mlp` of one that holds exactly two linear maps, width to hidden to width
+* the slot `norm` of torch's own norms, `attn` of the innermost such module around attention kernels over its own
+  tokens, `mlp` of one that holds exactly two linear maps, width to hidden to width
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Isomorphism of two captured graphs, up to the names of nodes.
 
-Nodes are labelled with what they are (`Label`: operation, whose weights, operator and config), edges with the place of
-the argument; constants among the arguments belong to the label. A digest of a node covers its label and, through its inputs,
-everything above it: two graphs can be isomorphic only if their digests agree as multisets. That makes the search of
-networkx (VF2) quick on graphs of equal blocks, and where they disagree, the first node in order of execution that has
-no counterpart is the one to blame.
+Nodes are labelled with what they are (`Label`: operation, whose weights, operator and config), edges with the place
+of the argument; constants among the arguments belong to the label. A digest of a node covers its label and, through
+its inputs, everything above it: two graphs can be isomorphic only if their digests agree as multisets. That makes the
+search of networkx (VF2) quick on graphs of equal blocks, and where they disagree, the first node in order of
+execution that has no counterpart is the one to blame.
 """
 
 from __future__ import annotations

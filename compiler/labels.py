@@ -1,9 +1,10 @@
 """What a node *is*, said alike of a rewritten graph and of the lowered model captured again.
 
-`Expected` reads the marks that passes left; `Lowered` looks at the real modules, and finds out whose weights each uses from
-the table by which checkpoints are written (`layout.tensor_sources`). So the proof covers that table too: had emission routed
-a block's weights elsewhere, its label would differ. A module with weights is told by its class and whose they are, one
-without by its class and settings; a parameter by its name in the base, a buffer (which no checkpoint holds) by its last name.
+`Expected` reads the marks that passes left; `Lowered` looks at the real modules, and finds out whose weights each
+uses from the table by which checkpoints are written (`layout.tensor_sources`). So the proof covers that table too:
+had emission routed a block's weights elsewhere, its label would differ. A module with weights is told by its class
+and whose they are, one without by its class and settings; a parameter by its name in the base, a buffer (which no
+checkpoint holds) by its last name.
 """
 
 from __future__ import annotations

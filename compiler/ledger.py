@@ -1,8 +1,8 @@
 """The parameter ledger of a rewritten graph: what is kept, what is new, what is dropped.
 
-Counted from the graph alone: a base module whose node is gone (erased, retargeted or replaced) loses its parameters, unless
-another node still uses them; operators, merges and copies bring new ones. Two sums must hold, and the proof compares
-the second with the lowered model:
+Counted from the graph alone: a base module whose node is gone (erased, retargeted or replaced) loses its parameters,
+unless another node still uses them; operators, merges and copies bring new ones. Two sums must hold, and the proof
+compares the second with the lowered model:
 
     kept + dropped = parameters of the base
     kept + new     = parameters of the result

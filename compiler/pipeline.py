@@ -1,7 +1,7 @@
 """The pipeline: a captured host -> the graph that the spec asks for.
 
-`PASSES` is the whole compiler between capture and lowering; `archspec plan --list-passes` prints it. The driver, not the
-pass, checks what a pass needs, verifies what it left, takes the time, and blames the pass in the error.
+`PASSES` is the whole compiler between capture and lowering; `archspec plan --list-passes` prints it. The driver, not
+the pass, checks what a pass needs, verifies what it left, takes the time, and blames the pass in the error.
 """
 
 from __future__ import annotations

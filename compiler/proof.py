@@ -7,9 +7,9 @@ form      At real size, without weights: the lowered model is captured again, an
           block's) must be isomorphic to the rewritten ones: operations, constants, argument places, operators with
           config and port, and for every module whose weights it uses, through the table by which checkpoints are
           written. The result has exactly the tensors of that table, and as many parameters as the ledger.
-numbers   With random weights: the rewritten graph, interpreted, and the lowered model, called as its users call it, agree.
-          A small host is run as it is; a large one in reduced form (`reduce.py`: same blocks and program, narrow).
-          Where no reduction exists, `Proof.numbers` says so. A program without instructions must reproduce
+numbers   With random weights: the rewritten graph, interpreted, and the lowered model, called as its users call it,
+          agree. A small host is run as it is; a large one in reduced form (`reduce.py`: same blocks and program,
+          narrow). Where no reduction exists, `Proof.numbers` says so. A program without instructions must reproduce
           the host to 0.0.
 
 What is not proved: that operators are right (their tests compare them with references), and that the host's own code

@@ -1,9 +1,9 @@
 """Reduced hosts: the same blocks, wiring and numbers of heads at a small width, for the numerical half of the proof.
 
-The config of a known family is narrowed (size of a head, vocabulary, classes, side of the input) and the spec is resolved
-anew on the structure that it describes. So the reduced model has every block, edit and instruction of the real one, and
-costs milliseconds. Settings that a spec states in numbers may not fit a narrow host (a rank above the width, a window
-above the grid); wider reductions are tried then.
+The config of a known family is narrowed (size of a head, vocabulary, classes, side of the input) and the spec is
+resolved anew on the structure that it describes. So the reduced model has every block, edit and instruction of the
+real one, and costs milliseconds. Settings that a spec states in numbers may not fit a narrow host (a rank above the
+width, a window above the grid); wider reductions are tried then.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A class is looked up by name in `diffusers` or `transformers` and nowhere else, and must be a model class of that
 library: a config can name no module path, and no code of a checkpoint is executed. On the device `meta` the
-parameters hold no memory, so a host of any size is built in a moment, while buffers are real (on the CPU): tables that the
-host computes when it is built, such as positions and rotary frequencies, stand in no checkpoint.
+parameters hold no memory, so a host of any size is built in a moment, while buffers are real (on the CPU): tables
+that the host computes when it is built, such as positions and rotary frequencies, stand in no checkpoint.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def host_class(library: str, architecture: str) -> type[nn.Module]:
 
 
 def build(config: Mapping[str, Any], library: str, architecture: str, device: str | torch.device = "meta") -> nn.Module:
-    """Return the host in evaluation mode: without weights on `meta`, else with random ones from torch's global state."""
+    """Return the host in evaluation mode: on `meta` without weights, else with random ones of torch's global state."""
     cls = host_class(library, architecture)
     try:
         if torch.device(device).type == "meta":
@@ -63,8 +63,8 @@ def _construct(cls: Any, library: str, config: Mapping[str, Any]) -> nn.Module:
     from transformers import AutoConfig
 
     rest = {key: value for key, value in config.items() if key != "model_type"}
-    model = cls(AutoConfig.for_model(config["model_type"], **rest))
-    return model
+    built: nn.Module = cls(AutoConfig.for_model(config["model_type"], **rest))
+    return built
 
 
 def read_config(folder: Path) -> dict[str, Any]:

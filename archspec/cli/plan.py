@@ -96,8 +96,9 @@ def _show(ready: Prepared, cost: CostReport, estimate: dict[str, tuple[float, fl
     _prices(tree, cost)
     _proof(tree.add("proof"), ready)
     _tasks(tree.add(f"tasks ({len(ready.plan.tasks)})"), ready.plan.tasks, estimate)
-    console = Console(highlight=False, soft_wrap=False)
-    console.print(tree, width=min(console.width, WIDTH) if console.is_terminal else WIDTH)
+    console = Console(highlight=False)
+    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    console.print(tree)
     for warning in ready.warnings:
         click.echo(str(warning), err=True)
 

@@ -8,8 +8,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS501",
         "a site that is not called once",
-        "An edit needs a module that a run of the host calls, and calls once: what is never called has no effect, and what "
-        "is called at several places has no single input.",
+        "An edit needs a module that a run of the host calls, and calls once: what is never called has no effect, and "
+        "what is called at several places has no single input.",
         bad='- replace: "transformer_blocks.0.attn1.to_q.unused"',
         good="- replace: blocks[0].attn",
     ),
@@ -46,8 +46,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS510",
         "the edited model is not the graph that was asked for",
-        "Every compile proves its program: the edited model is captured again and must be isomorphic to the rewritten graph. "
-        "The named node has no counterpart. Either the host reads its blocks in a way that this edit does not keep, or "
+        "Every compile proves its program: the edited model is captured again and must be isomorphic to the rewritten "
+        "graph. The named node has no counterpart. Either the host reads its blocks in a way that this edit does not keep, or "
         "archspec is wrong; nothing was written.",
         bad="a container of blocks that does not answer for what the host reads off a block",
         good="a container that forwards it, and a report of the host to archspec's issues",

@@ -2,9 +2,9 @@
 
     capture(model, example, sites)  ->  HostGraph(root graph, one graph per block, every module's call)
 
-The root graph has the blocks (entries of module lists) as leaves and reads as Python. A block's graph has as leaves the
-sites and, where no site is inside, the block's own children. Blocks that are alike (same classes, sizes and settings, called
-with the same shapes) are traced once and their graph is copied with other paths.
+The root graph has the blocks (entries of module lists) as leaves and reads as Python. A block's graph has as leaves
+the sites and, where no site is inside, the block's own children. Blocks that are alike (same classes, sizes and
+settings, called with the same shapes) are traced once and their graph is copied with other paths.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _body_leaf(path: str, module: nn.Module, owner: str, inner: frozenset[str]) 
 
 
 def outermost_blocks(model: nn.Module) -> frozenset[str]:
-    """Return the paths of module-list entries that lie in no other entry; containers of ours count as what they hold."""
+    """Return the paths of module-list entries that lie in no other; containers of ours count as what they hold."""
     found: list[str] = []
 
     def visit(module: nn.Module, path: str) -> None:

@@ -1,7 +1,7 @@
 """Fake weights: a module whose parameters and buffers are shapes for the time of a capture.
 
-Weights are swapped for fake tensors on the host's nominal device (the CPU), whatever they were: real ones of a small host, or
-`meta` ones of a host of any size. Weights that were tied stay tied. Afterwards the module is as it was.
+Weights are swapped for fake tensors on the host's nominal device (the CPU), whatever they were: real ones of a small
+host, or `meta` ones of a host of any size. Weights that were tied stay tied. Afterwards the module is as it was.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The tracer: runs a module's own forward on proxies and values at once, and writes the fx graph.
 
 Targets are paths from the whole model's root, for the graph of a block as well, so a block that borrows a module from
-elsewhere (tied weights) is described like any other. What becomes a single `call_module` node (a leaf) is decided by the caller's predicate; every other module is traced
-through. While a node's value is computed (`_computing`) nothing is recorded, so a leaf runs as it would without us.
-Factories such as `torch.arange`, which see no proxy, are caught by a `TorchFunctionMode`: no fake tensor is ever baked
-into the graph as a constant.
+elsewhere (tied weights) is described like any other. What becomes a single `call_module` node (a leaf) is decided by
+the caller's predicate; every other module is traced through. While a node's value is computed (`_computing`) nothing
+is recorded, so a leaf runs as it would without us. Factories such as `torch.arange`, which see no proxy, are caught
+by a `TorchFunctionMode`: no fake tensor is ever baked into the graph as a constant.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Proxies that carry a value: the graph grows beside a run on fake tensors.
 
-Plain symbolic tracing stops where a host asks a question (`len`, `if x.shape[0] == 1`, `isinstance`). Here every node is also
-computed, and a proxy answers from its value. Only tensors and numbers travel as proxies:
+Plain symbolic tracing stops where a host asks a question (`len`, `if x.shape[0] == 1`, `isinstance`). Here every node
+is also computed, and a proxy answers from its value. Only tensors and numbers travel as proxies:
 
 * a tensor's proxy is of class Tensor for `isinstance`, and its operations become nodes;
-* sizes stay in the graph as far as they are only computed with (`x.shape[0]`, `n // 2`), so the graph serves other batch sizes;
-  where Python needs the number itself (`int`, `range`, `len`) it is taken from the value and becomes a constant;
+* sizes stay in the graph as far as they are only computed with (`x.shape[0]`, `n // 2`), so the graph serves other
+  batch sizes; where Python needs the number itself (`int`, `range`, `len`) it is taken from the value and becomes a
+  constant;
 * tuples, lists and mappings are taken apart at once into containers of proxies; unused parts vanish as dead code;
 * everything else (None, booleans, dtypes, devices, names) is the value itself.
 """

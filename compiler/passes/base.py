@@ -1,8 +1,8 @@
 """What a pass is, and the few moves on graphs that passes share.
 
-A pass is a frozen dataclass: it takes a graph, returns a new one and leaves the old as it was. It says what it needs and
-what it brings about (`requires`, `ensures`); the driver in `pipeline.py` checks both, and verifies the graph behind it.
-An edit that a host cannot take is refused with a diagnostic at the edit's place in the spec.
+A pass is a frozen dataclass: it takes a graph, returns a new one and leaves the old as it was. It says what it needs
+and what it brings about (`requires`, `ensures`); the driver in `pipeline.py` checks both, and verifies the graph
+behind it. An edit that a host cannot take is refused with a diagnostic at the edit's place in the spec.
 """
 
 from __future__ import annotations

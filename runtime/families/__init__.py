@@ -1,4 +1,4 @@
-"""The table of families, by `Structure.family`. One family is one file here, its language side in `archspec.families`."""
+"""The table of families, by `Structure.family`. A family is one file here, its language side in `archspec.families`."""
 
 from __future__ import annotations
 

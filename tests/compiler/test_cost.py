@@ -119,6 +119,26 @@ def test_shared_and_dropped_sites() -> None:
     assert report.edits[1].sites_flops == -1.0
 
 
+def test_changes_of_edits_add_up_to_that_of_the_model() -> None:
+    report = _price(
+        XL,
+        "{replace: blocks.mlp, with: {op: mlp, ratio: 3}}",
+        "{replace: 'blocks[1::2].attn', with: {op: hyena_x}}",
+        "{parallelize: 'blocks[0:4]', by: 2}",
+        "{repeat: 'blocks[5]', times: 3}",
+        "drop: 'blocks[6]'",
+        "freeze: blocks[7]",
+    )
+    assert sum(edit.model_flops for edit in report.edits) == pytest.approx(
+        report.result.flops / report.host.flops - 1, rel=1e-9
+    )
+    assert sum(edit.model_params for edit in report.edits) == pytest.approx(
+        report.result.params / report.host.params - 1, rel=1e-9
+    )
+    assert report.edits[2].model_flops == pytest.approx(2 * 4 * N * D * D / report.host.flops, rel=1e-9)
+    assert report.edits[5].model_flops == 0
+
+
 def test_expectations(half_hyena: CostReport) -> None:
     def holds(text: str) -> bool:
         expectation = parse_expectation(text)

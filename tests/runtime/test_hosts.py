@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from archspec.diagnostics import ArchspecError
-from archspec.runtime.families import FAMILIES, family
 from archspec.families import identify
+from archspec.runtime.families import FAMILIES, family
 from archspec.runtime.hosts import build, host_class, read_config
 
 HOSTS = [("tiny_dit", "dit"), ("tiny_pixart", "pixart"), ("tiny_llama", "llama"), ("tiny_plain", "unknown")]
