@@ -55,6 +55,7 @@ class Init(Node):
     ridge: float = arg("least_squares: ridge, as a fraction of the mean Gram diagonal", default=1e-4, least=0)
     samples: int = arg("least_squares: calibration samples", default=1024, least=1)
     sequential: bool = arg("least_squares: fit on the activations of the already edited model", default=False)
+    seed: int = arg("seed of random weights and of calibration", default=0, least=0)
 
 
 @node

@@ -111,7 +111,7 @@ class _Planner:
         """What a task's result hangs on beside its settings: its part of the program, or all of it, and the data."""
         whole = not task.sites or task.settings.get("sequential")
         program = [i for i in self.program if whole or _concerns(i, task.sites)]
-        first = [[part.sites, part.init.kind] for part in self.parts if whole or inside(part.sites, task.sites)]
+        first = [[part.sites, part.init.kind, part.init.seed] for part in self.parts if whole or inside(part.sites, task.sites)]
         stage = {"finetune": "finetune", "evaluate": "eval"}.get(task.kind, "distill")
         return [to_json(tuple(program)), first, self.sources.identities.get(stage)]
 
@@ -122,9 +122,9 @@ class _Planner:
         before: list[str] = []
         for part in (p for p in self.parts if p.fitted):
             needs = before if part.init.sequential else [f"fit/{p.name}" for p in self._within(part) if p.fitted]
-            init = {"ridge": part.init.ridge, "samples": part.init.samples, "sequential": part.init.sequential}
-            shared = {name: self.distill[name] for name in ("gate_weighted", "seed")}
-            settings = {**init, **shared, "batch": CALIBRATION_BATCH, "objective": self._objective(self.distill)}
+            init = {name: getattr(part.init, name) for name in ("ridge", "samples", "sequential", "seed")}
+            shared = {"gate_weighted": self.distill["gate_weighted"], "objective": self._objective(self.distill)}
+            settings = {**init, **shared, "batch": CALIBRATION_BATCH}
             donor = {"donor": dict(part.donor)} if part.donor else {}
             yield self._task("fit", part, needs, settings | donor, self._fit_cost(part))
             before.append(f"fit/{part.name}")

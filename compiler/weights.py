@@ -39,14 +39,13 @@ class NewPart:
 
 def new_parts(resolved: ResolvedSpec, program: tuple[Instruction, ...], near: Path) -> Iterator[NewPart]:
     """Yield every operator and every merge of a program with its values. `near`: where artifacts' paths start."""
-    seed = resolved.spec.distill.seed if resolved.spec.distill else 0
     inits = _inits(resolved)
     for instruction in program:
         match instruction:
             case Install():
-                yield _operator(instruction, inits[instruction.path], resolved.structure, seed, near)
+                yield _operator(instruction, inits[instruction.path], resolved.structure, near)
             case Relist():
-                yield from _merges(instruction, inits, seed, near)
+                yield from _merges(instruction, inits, near)
 
 
 def _inits(resolved: ResolvedSpec) -> dict[str, Init]:
@@ -55,14 +54,14 @@ def _inits(resolved: ResolvedSpec) -> dict[str, Init]:
     return {site.path: e.init or Init() for e in edits for site in e.sites}
 
 
-def _operator(install: Install, init: Init, structure: Structure, seed: int, near: Path) -> NewPart:
+def _operator(install: Install, init: Init, structure: Structure, near: Path) -> NewPart:
     operator = build_operator(install, "cpu", torch.float32)
     site = structure.site(install.path)
     teacher = _read(structure, dict(site.teacher)) if site else {}
     kind = init.kind or "random"
     if kind == "least_squares":
         kind = "inherit" if can_inherit(operator, teacher) else "random"
-    initialize(operator, "random" if kind == "artifact" else kind, teacher, path_seed(seed, install.path))
+    initialize(operator, "random" if kind == "artifact" else kind, teacher, path_seed(init.seed, install.path))
     tensors = {name: tensor.detach() for name, tensor in operator.state_dict().items()}
     if kind == "artifact":
         tensors = _artifact(init, install.path, tensors, near)
@@ -79,12 +78,12 @@ def _read(structure: Structure, names: Mapping[str, str]) -> dict[str, Tensor]:
     return found
 
 
-def _merges(relist: Relist, inits: Mapping[str, Init], seed: int, near: Path) -> Iterator[NewPart]:
+def _merges(relist: Relist, inits: Mapping[str, Init], near: Path) -> Iterator[NewPart]:
     for position, entry in enumerate(relist.entries):
         if entry.form == "parallel" and entry.merge in LEARNED_MERGES:
             init = inits.get(f"{relist.path}.{entry.members[0]}", Init())
             kind, local = init.kind or "identity", f"{position}.merge"
-            tensors = _merge(entry, relist.width, kind, path_seed(seed, f"{relist.path}.{entry.members}"))
+            tensors = _merge(entry, relist.width, kind, path_seed(init.seed, f"{relist.path}.{entry.members}"))
             if kind == "artifact":
                 tensors = _artifact(init, f"{relist.path}.{local}", tensors, near)
             done = kind if kind in ("random", "artifact") else "identity"
