@@ -156,7 +156,7 @@ def _print(report: Mapping[str, Any]) -> None:
             table.add_row(
                 title, _shown(metric, "host", report), _shown(metric, "result", report), _ratio(metric, host, result)
             )
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     for found in report["expectations"]:
         mark = "[green]holds[/]" if found["holds"] else "[red]broken[/]"

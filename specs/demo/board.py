@@ -1,0 +1,53 @@
+"""The leaderboard: one row per model, as text that the terminal and the page share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from demo import Entry
+    from rich.console import Console
+
+TITLES = {
+    "host": ("host", "the digits DiT as trained: 6 blocks, width 96"),
+    "mlp_r3": ("MLP r=3", "every MLP at three quarters of its width; closed form, no gradient step"),
+    "parallel_pairs": ("parallel pairs", "blocks side by side in pairs, outputs merged: half the depth"),
+    "hyena_x": ("hyena_x, every second", "attention replaced by a gated convolution in half of the blocks"),
+    "control": ("control: random weights", "the hyena_x plan on a host that knows nothing"),
+}
+COLUMNS = ("", "params", "FLOPs", "FD", "x host", "agreement", "error to host", "latency", "CPU s")
+
+
+def row(entry: Entry, host: Entry) -> tuple[str, ...]:
+    """Return the cells of one model."""
+    costs = entry.costs["result"]
+    result = entry.report["result"]
+    return (
+        TITLES[entry.name][0],
+        f"{costs['params'] / 1e6:.2f} M",
+        f"{costs['flops'] / 1e6:.1f} M",
+        f"{result['fd']:.3f}",
+        f"{result['fd'] / host.report['result']['fd']:.2f}x",
+        f"{100 * result['agreement']:.1f}%",
+        f"{100 * result['paired']:.1f}%" if entry.name != "host" else "",
+        f"{1000 * result['latency']:.1f} ms",
+        f"{entry.cpu:.0f}" if entry.cpu else "",
+    )
+
+
+def order(entries: list[Entry]) -> list[Entry]:
+    """Host first, then by distance to the data."""
+    return sorted(entries, key=lambda e: (e.name != "host", e.report["result"]["fd"]))
+
+
+def print_board(entries: list[Entry], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for entry in order(entries):
+        style = {"host": "bold", "control": "dim"}.get(entry.name, "")
+        table.add_row(*row(entry, entries[0]), style=style)
+    console.print()
+    console.print(table)

@@ -1,0 +1,181 @@
+"""The demo: three grafts of the embedded host and a control, compiled, run, measured and shown.
+
+    python specs/demo/demo.py [--out out/demo] [--jobs 2]
+
+Every step is the command that a user would type (`archspec compile`, `run`, `eval`, `sample`, `diff`), in a process of
+its own, so the CPU seconds in the leaderboard hold everything, start-up included. The control is the hyena_x spec with
+one change: its base is a host of the same form with random weights, which the same plan then trains. What is printed is
+also written to index.html, which needs no other file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = ROOT / "specs" / "hosts" / "digits"
+SPECS = ROOT / "specs" / "digits"
+GRAFTS = ("mlp_r3", "parallel_pairs", "hyena_x")
+CONTROL, CONTROLLED = "control", "hyena_x"
+SAMPLES, STEPS, SHOWN, COLUMNS = 1000, 12, 60, 10
+MEASURING = ["-n", str(SAMPLES), "--steps", str(STEPS), "--metrics", "fd,agreement,paired,latency", "--data", "digits"]
+
+
+@dataclass
+class Entry:
+    """One model on the leaderboard."""
+
+    name: str
+    spec: str = ""
+    costs: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    diff: dict[str, Any] = field(default_factory=dict)
+    cpu: float = 0.0
+    tasks: list[str] = field(default_factory=list)
+    picture: Path = Path()
+
+
+@dataclass(frozen=True)
+class Done:
+    output: str
+    cpu: float
+
+
+class Failed(Exception):
+    """A command left with an error; its own message says why."""
+
+
+def archspec(*words: str | Path, fine: tuple[int, ...] = (0,)) -> Done:
+    """Run one command of archspec on one thread; return its output and CPU seconds."""
+    command = [sys.executable, "-m", "archspec", *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with ThreadPoolExecutor(1) as reader:
+            said = reader.submit(process.stderr.read)
+            output, errors = process.stdout.read(), said.result()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in fine:
+        raise Failed(f"archspec {' '.join(map(str, words))}\n{errors or output}")
+    return Done(output, usage.ru_utime + usage.ru_stime)
+
+
+def graft(entry: Entry, spec: Path, out: Path, say: Callable[[str], None]) -> Entry:
+    """Compile a spec, run its plan, measure and sample the result."""
+    folder = out / "models" / entry.name
+    say(f"{entry.name}: compiling")
+    compiled = archspec("compile", spec, "-o", folder)
+    say(f"{entry.name}: learning")
+    learned = archspec("run", folder, "--only", "fit", "--only", "regress", "--only", "finetune", "--device", "cpu")
+    entry.cpu = compiled.cpu + learned.cpu
+    entry.spec = spec.read_text(encoding="utf-8")
+    lock = json.loads((folder / "archspec.lock.json").read_text(encoding="utf-8"))
+    entry.costs = lock["results"]["cost"]
+    entry.tasks = [task["kind"] for task in json.loads((folder / "plan.json").read_text(encoding="utf-8"))["tasks"]]
+    entry.diff = json.loads(archspec("diff", HOST / "transformer", folder, "--json").output)
+    return measured(entry, folder, out, say)
+
+
+def measured(entry: Entry, folder: Path, out: Path, say: Callable[[str], None]) -> Entry:
+    """Measure a model beside the host and draw its samples; a broken expectation (exit code 1) still gives figures."""
+    say(f"{entry.name}: measuring")
+    found = archspec("eval", folder, "--against", HOST, *MEASURING, "--device", "cpu", "--json", fine=(0, 1))
+    if not found.output:
+        raise Failed(f"archspec eval {folder} measured nothing")
+    entry.report = json.loads(found.output)
+    entry.picture = out / f"{entry.name}.png"
+    archspec("sample", folder, "-n", str(SHOWN), "--columns", str(COLUMNS), "--steps", str(STEPS), "--device", "cpu",
+             "-o", entry.picture)  # fmt: skip
+    say(f"{entry.name}: done")
+    return entry
+
+
+def control_spec(specs: Path, out: Path) -> Path:
+    """Write the control: the same spec, on a host of random weights."""
+    import torch
+    from diffusers import DiTTransformer2DModel
+
+    shutil.copytree(HOST, out / "random-host", ignore=shutil.ignore_patterns("*.md", "transformer"))
+    torch.manual_seed(0)
+    model: Any = DiTTransformer2DModel.from_config(DiTTransformer2DModel.load_config(HOST / "transformer"))
+    zero = [block.norm1.linear for block in model.transformer_blocks] + [model.proj_out_1, model.proj_out_2]
+    for linear in zero:  # adaLN-Zero, as the host itself began
+        torch.nn.init.zeros_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+    model.save_pretrained(out / "random-host" / "transformer")
+    base = os.path.relpath(specs / f"{CONTROLLED}.yaml", out)
+    spec = out / "control.yaml"
+    spec.write_text(
+        f"archspec: 1\nname: control-random\nextends: {base}\n"
+        "base: {from: ./random-host, subfolder: transformer}\nexpect: []\n",
+        encoding="utf-8",
+    )
+    return spec
+
+
+def run_demo(specs: Path, out: Path, jobs: int, say: Callable[[str], None]) -> list[Entry]:
+    """Return the host's entry, then those of the grafts and of the control."""
+    work = {name: specs / f"{name}.yaml" for name in GRAFTS} | {CONTROL: control_spec(specs, out)}
+    with ThreadPoolExecutor(jobs) as pool:
+        grafts = [pool.submit(graft, Entry(name), spec, out, say) for name, spec in work.items()]
+        host = pool.submit(measured, Entry("host"), HOST, out, say)
+        found = [g.result() for g in grafts]
+        first = host.result()
+    first.costs = {"result": found[0].costs["host"]}
+    return [first, *found]
+
+
+def fresh(out: Path) -> None:
+    """Clear what an earlier demo left, and only that."""
+    for name in ("models", "random-host"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo")
+    parser.add_argument("--specs", type=Path, default=SPECS, help=f"folder of {', '.join(GRAFTS)} (.yaml)")
+    parser.add_argument("--jobs", type=int, default=2, help="commands at a time; each uses one thread")
+    arguments = parser.parse_args()
+    sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+    from board import print_board
+    from page import write_page
+    from rich.console import Console
+
+    out: Path = arguments.out.resolve()
+    console, start = Console(highlight=False), time.perf_counter()
+    fresh(out)
+
+    def say(what: str) -> None:
+        console.print(f"[dim]{time.perf_counter() - start:5.0f} s[/]  {what}")
+
+    try:
+        entries = run_demo(arguments.specs.resolve(), out, arguments.jobs, say)
+    except Failed as error:
+        console.print(f"[red]failed[/]  {error}", markup=True)
+        return 1
+    seconds = time.perf_counter() - start
+    print_board(entries, console)
+    page = write_page(entries, out, seconds)
+    console.print(f"\n{seconds:.0f} s; the samples side by side: [bold]{page}[/]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
