@@ -114,7 +114,7 @@ def prove_form(resolved: ResolvedSpec, program: Program, after: HostGraph, model
     root = _match(after.root, found.root, *labels)
     _check_identity(root)
     blocks = {
-        node: _match(after.bodies[node.target], found.bodies[str(other.target)], *labels)
+        node: _match(after.bodies[str(node.target)], found.bodies[str(other.target)], *labels)
         for node, other in root.items()
         if node.op == "call_module" and node.target in after.bodies and not node.meta.get("new")
     }
@@ -176,7 +176,7 @@ def _span(node: fx.Node) -> Any:
 def _check_tensors(lowered: nn.Module, sources: Mapping[str, TensorSource], shapes: Mapping[str, Any]) -> None:
     """The lowered model must have exactly the tensors of the table by which checkpoints are written."""
     has = {name: tuple(p.shape) for name, p in lowered.named_parameters()}
-    says = {name: s.shape if s.base is None else shapes[s.base] for name, s in sources.items()}
+    says = {name: tuple(s.shape or ()) if s.base is None else shapes[s.base] for name, s in sources.items()}
     buffers = {name for name, _ in lowered.named_buffers()}
     for name in sorted((has.keys() ^ says.keys()) - buffers):
         side = (
@@ -184,7 +184,7 @@ def _check_tensors(lowered: nn.Module, sources: Mapping[str, TensorSource], shap
         )
         raise fail("AS512", f"tensor '{name}' {side}")
     for name, shape in has.items():
-        if tuple(says[name]) != shape:
+        if says[name] != shape:
             raise fail("AS512", f"tensor '{name}' is {shape} in the edited model and {says[name]} in its layout")
 
 

@@ -48,14 +48,17 @@ def build(config: Mapping[str, Any], library: str, architecture: str, device: st
             from accelerate import init_empty_weights
 
             with init_empty_weights(include_buffers=False):
-                return _construct(cls, library, config).eval()
+                model = _construct(cls, library, config)
+            if library == "transformers":
+                model.tie_weights()  # registering each parameter anew has untied them
+            return model.eval()
         with torch.device(device):
             return _construct(cls, library, config).eval()
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError, ZeroDivisionError) as error:
         raise fail("AS402", f"{architecture} refuses its config: {error}") from error
 
 
-def _construct(cls: Any, library: str, config: Mapping[str, Any]) -> nn.Module:
+def _construct(cls: Any, library: str, config: Mapping[str, Any]) -> Any:
     if library == "diffusers":
         known = inspect.signature(cls.__init__).parameters
         model: nn.Module = cls.from_config({key: value for key, value in config.items() if key in known})

@@ -47,8 +47,8 @@ CODES: tuple[Code, ...] = (
         "AS510",
         "the edited model is not the graph that was asked for",
         "Every compile proves its program: the edited model is captured again and must be isomorphic to the rewritten "
-        "graph. The named node has no counterpart. Either the host reads its blocks in a way that this edit does not keep, or "
-        "archspec is wrong; nothing was written.",
+        "graph. The named node has no counterpart. Either the host reads its blocks in a way that this edit does not "
+        "keep, or archspec is wrong; nothing was written.",
         bad="a container of blocks that does not answer for what the host reads off a block",
         good="a container that forwards it, and a report of the host to archspec's issues",
     ),

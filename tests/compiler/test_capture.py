@@ -35,7 +35,8 @@ def _replay(graph: HostGraph, example: dict[str, Any]) -> Tensor:
         raise AssertionError("a captured graph has nothing new")
 
     found = interpret(graph, example, nothing_new)
-    return found[0] if isinstance(found, tuple) else found
+    first: Tensor = found[0] if isinstance(found, tuple) else found
+    return first
 
 
 @pytest.mark.parametrize("batch", [2, 3])
@@ -102,11 +103,14 @@ class _Branching(nn.Module):
 
 class _Failing(_Branching):
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x[..., :3])
+        y: Tensor = self.proj(x[..., :3])
+        return y
 
 
 class _Sizes(nn.Module):
     """Python that plain symbolic tracing cannot follow."""
+
+    offset: Tensor
 
     def __init__(self) -> None:
         super().__init__()

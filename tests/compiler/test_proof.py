@@ -13,6 +13,7 @@ from torch import nn
 from archspec.compiler import proof
 from archspec.compiler.capture import capture
 from archspec.compiler.graph_text import render
+from archspec.compiler.ledger import ledger
 from archspec.compiler.model import build_structure, edited_paths
 from archspec.compiler.pipeline import run
 from archspec.compiler.proof import prove, prove_form
@@ -20,6 +21,7 @@ from archspec.compiler.reduce import reduced
 from archspec.diagnostics import ArchspecError, InternalError
 from archspec.families import describe
 from archspec.instructions import Entry, Install, Relist
+from archspec.layout import tensor_sources
 from archspec.lower import lower
 from archspec.parse import parse
 from archspec.resolve import resolve
@@ -202,7 +204,7 @@ def test_wrong_routing_of_weights_is_caught(
 ) -> None:
     """The table by which checkpoints are written gives block 1 the weights of block 0."""
     done = compiler(tiny_dit, EDITS["pairs"][0])
-    right = proof.tensor_sources
+    right = tensor_sources
 
     def wrong(*args: Any) -> Any:
         found = right(*args)
@@ -217,7 +219,7 @@ def test_wrong_routing_of_weights_is_caught(
 
 def test_a_tensor_missing_in_the_layout(tiny_dit: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     done = compiler(tiny_dit, EDITS["pairs"][0])
-    right = proof.tensor_sources
+    right = tensor_sources
     monkeypatch.setattr(proof, "tensor_sources", lambda *a: {k: v for k, v in right(*a).items() if "0.merge" not in k})
     with pytest.raises(ArchspecError, match=r"'transformer_blocks.0.merge.bias' is in the edited model") as error:
         _attempt(done, done.program)
@@ -239,7 +241,7 @@ def test_the_ledger_is_held_against_the_model(
     tiny_dit: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = compiler(tiny_dit, "drop: 'blocks[2]'")
-    right = proof.ledger
+    right = ledger
     monkeypatch.setattr(proof, "ledger", lambda *a: replace(right(*a), new=1))
     with pytest.raises(InternalError, match="the edited model 88816"):
         prove(done.resolved, done.program, done.before, done.after)

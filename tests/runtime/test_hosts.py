@@ -44,6 +44,13 @@ def test_meta_host_has_no_weights_but_real_buffers(fixture: str, name: str, requ
     assert all(v.is_meta for v in family(name).example(model, config, device="meta").values() if hasattr(v, "is_meta"))
 
 
+def test_ties_hold_on_meta(tiny_llama: Path) -> None:
+    config = read_config(tiny_llama) | {"tie_word_embeddings": True}
+    for device in ("meta", "cpu"):
+        model: Any = build(config, *identify(config), device=device)
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
 def test_every_family_is_reached_by_its_name() -> None:
     assert set(FAMILIES) == {"dit", "pixart", "llama", "unknown"}
     assert family("DiT") is FAMILIES["dit"]
