@@ -43,8 +43,8 @@ RESERVED = frozenset(
 MAX_DEPTH = 32
 """Deepest nesting of brackets that is read."""
 
-OPAQUE = r""""(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*"""
-"""Strings and comments: the only places where other signs mean nothing."""
+OPAQUE = r""""(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|\#[^\n]*"""
+"""Strings (one that is never closed goes to the end of its line) and comments: there, other signs mean nothing."""
 
 _SIGNS = re.compile(rf"{OPAQUE}|[\[({{\])}}]")
 CLOSING = {"(": ")", "[": "]", "{": "}"}

@@ -20,7 +20,7 @@ from archspec.grammar import MAX_DEPTH
 from archspec.source import Source, Span
 from archspec.tree import Entry, Map, Scalar, Seq, Tree, resolve_scalar
 
-MAX_SIZE = 2 * 1024**2
+MAX_SIZE = 1024**2
 """Longest spec, in characters."""
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

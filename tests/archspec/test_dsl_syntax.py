@@ -206,7 +206,7 @@ FUZZ = settings(deadline=None, max_examples=150, suppress_health_check=list(Heal
 
 
 def built() -> Lark:
-    """Return the parser made from the grammar itself: kept tables do not hold the rules that sentences are drawn from."""
+    """Return the parser made from the grammar: kept tables do not hold the rules that sentences are drawn from."""
     return grammar._built()
 
 
