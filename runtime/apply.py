@@ -53,7 +53,7 @@ def _install(model: nn.Module, install: Install, device: torch.device | str | No
 
 
 def _share(model: nn.Module, share: Share) -> None:
-    layer = next((m.layer_idx for m in numbered_modules(_module(model, share.path))), None)
+    layer: Any = next((m.layer_idx for m in numbered_modules(_module(model, share.path))), None)
     _put(model, share.path, Tied(_module(model, share.to), layer))
 
 

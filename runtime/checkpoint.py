@@ -224,8 +224,8 @@ class Writer:
         if tuple(tensor.shape) != piece.shape or tensor.dtype != DTYPES[piece.dtype]:
             found = f"{NAMES.get(tensor.dtype)} {tuple(tensor.shape)}"
             raise InternalError(f"emit: '{name}' is {found}, announced as {piece.dtype} {piece.shape}")
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        write_at(file.fileno(), memoryview(data), start)
+        data = memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        write_at(file.fileno(), data, start)
         self.digests[name] = xxhash.xxh3_128_hexdigest(data)
 
     def _write_index(self) -> None:

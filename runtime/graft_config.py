@@ -47,9 +47,9 @@ def config_class(host: type[Any]) -> type[Any]:
         found: dict[str, Any] = host.to_dict(self)
         return {**found, "model_type": MODEL_TYPE} if found.get(KEY) else found
 
-    def from_dict(cls: Any, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls: Any, /, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         own = {key: value for key, value in config_dict.items() if key != "model_type"}
-        return host.from_dict.__func__(cls, own, **kwargs)  # type: ignore[attr-defined]
+        return host.from_dict.__func__(cls, own, **kwargs)
 
     body = {
         "to_dict": to_dict,

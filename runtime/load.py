@@ -52,7 +52,8 @@ def load(
         model = build_compiled(config)
     _check(model, headers, root)
     _fill(model, headers, device, dtype)
-    return _finish(model, root).to(device).eval()
+    _finish(model, root)
+    return model.to(device).eval()
 
 
 def model_folder(folder: Path, subfolder: str | None = None) -> Path:
@@ -135,7 +136,7 @@ def _tensors(
             yield name, tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
 
 
-def _finish(model: nn.Module, root: Path) -> Any:
+def _finish(model: nn.Module, root: Path) -> None:
     """Do what the library's own loading does behind the weights."""
     found: Any = model
     if _tied(model):
@@ -146,4 +147,3 @@ def _finish(model: nn.Module, root: Path) -> Any:
         found.generation_config = GenerationConfig.from_pretrained(root)
     if hasattr(found, "register_to_config"):
         found.register_to_config(_name_or_path=str(root))
-    return found

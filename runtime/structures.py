@@ -100,7 +100,7 @@ class Parallel(_Standin):
             outputs = [y - x for y in outputs]
         if self.merge is None:
             return x + torch.stack(list(outputs)).sum(0)
-        y = self.merge(torch.cat(list(outputs), dim=-1))
+        y: Tensor = self.merge(torch.cat(list(outputs), dim=-1))
         return x + y if self.residual else y
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -110,7 +110,8 @@ class Parallel(_Standin):
 
     def _input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The block's tokens: its first argument, by place or by the name that the first branch gives it."""
-        return args[0] if args else kwargs[_input_name(self)]
+        found: Tensor = args[0] if args else kwargs[_input_name(self)]
+        return found
 
     def extra_repr(self) -> str:
         return f"merge={self.kind}, width={self.width}"
@@ -183,4 +184,4 @@ def _numbered(module: nn.Module, layer: int | None) -> Iterator[None]:
         yield
     finally:
         for m, number in before:
-            m.layer_idx = number  # type: ignore[assignment]
+            m.layer_idx = number

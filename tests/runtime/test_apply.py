@@ -113,9 +113,9 @@ def test_meta_and_real_modules_get_the_same_form(tiny_dit: Path, number: int) ->
 
 def test_edits_do_what_they_say(tiny_dit: Path) -> None:
     host, model = dit(tiny_dit), dit(tiny_dit)
-    blocks = list(model.transformer_blocks)
+    blocks: list[Any] = list(model.transformer_blocks)
     apply(model, (relist("transformer_blocks", *MIXED),))
-    first, *rest = model.transformer_blocks
+    first, *rest = list[Any](model.transformer_blocks)
     assert isinstance(first, Parallel)
     assert list(first.branches) == blocks[:2]
     assert rest[0] is blocks[2]

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from archspec.diagnostics import ArchspecError, InternalError
-from archspec.headers import read_folder, read_header
+from archspec.headers import BITS, read_folder, read_header
 from archspec.runtime import checkpoint, files
 from archspec.runtime.checkpoint import NAMES, Piece, Shard, Writer, live, rewrite, shards, stem_of
 from archspec.runtime.files import copy_bytes, hash_file, link_or_copy, publish
@@ -68,7 +68,7 @@ def base(tmp_path: Path) -> Path:
 def sharded(tmp_path: Path) -> Path:
     folder = tmp_path / "sharded"
     folder.mkdir()
-    weights = {}
+    weights: dict[str, str] = {}
     for i in range(1, 4):
         name = f"model-{i:05}-of-00003.safetensors"
         tensors = {f"layers.{i}.{n}": torch.full((2, 3), float(i)) for n in ("a", "b")}
@@ -105,7 +105,7 @@ def test_tensors_are_aligned_to_their_dtype(base: Path, tmp_path: Path) -> None:
     headers = read_folder(base)
     write(tmp_path / "out", shards(kept(headers), headers, "model"))
     for header in read_folder(tmp_path / "out").values():
-        assert header.start % min(checkpoint.BITS[header.dtype] // 8, 8) == 0
+        assert header.start % min(BITS[header.dtype] // 8, 8) == 0
 
 
 def test_the_same_input_gives_the_same_bytes(base: Path, tmp_path: Path) -> None:

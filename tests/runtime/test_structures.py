@@ -123,7 +123,7 @@ def test_tied_has_no_tensors_and_the_same_function(x: Tensor) -> None:
     assert Tied(tied).target is block
 
 
-def chain(target: Block, layer: int | None = None) -> nn.Sequential:
+def chain(target: Block, layer: int | None = None) -> Any:
     return nn.Sequential(target, nn.LayerNorm(WIDTH).double(), Tied(target, layer))
 
 
