@@ -5,8 +5,10 @@ A and B are specs, compiled checkpoints, host folders, hub ids or `revision:path
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import click
 from archspec.cli.failures import USAGE, report
 from archspec.diagnostics import ArchspecError
 from archspec.diff.compare import Difference, compare
+from archspec.diff.outline import Outline
 from archspec.diff.report import TITLES, ratio, show, shown_change, to_json, to_markdown, verdict
 from archspec.diff.sides import read_side, value_pairs
 
@@ -23,10 +26,16 @@ from archspec.diff.sides import read_side, value_pairs
 @click.argument("before")
 @click.argument("after")
 @click.option("--values", is_flag=True, help="Compare the values of tensors as well (streamed; imports torch).")
+@click.option("--cost", is_flag=True, help="Price specs as well: FLOPs and memory (captures the host; imports torch).")
 @click.option("--json", "form", flag_value="json", help="Print JSON.")
 @click.option("--markdown", "form", flag_value="markdown", help="Print Markdown, for a pull request.")
+@click.option(
+    "--svg", type=click.Path(dir_okay=False, path_type=Path), help="Write what the terminal shows as a picture."
+)
 @click.option("--exit-code", is_flag=True, help="Leave with 1 if there are differences, as git diff does.")
-def command(before: str, after: str, values: bool, form: str | None, exit_code: bool) -> int:
+def command(
+    before: str, after: str, values: bool, cost: bool, form: str | None, svg: Path | None, exit_code: bool
+) -> int:
     """Compare BEFORE and AFTER: specs, checkpoints, folders, hub ids or `revision:path`, in any mix.
 
     Structure is read from configs and headers, so equal structure says nothing of equal values: --values does.
@@ -34,13 +43,25 @@ def command(before: str, after: str, values: bool, form: str | None, exit_code: 
     try:
         with tempfile.TemporaryDirectory(prefix="archspec-diff-") as scratch:
             sides = [read_side(word, Path(scratch) / str(n)) for n, word in enumerate((before, after))]
-            difference = compare(*sides)
+            difference = compare(*(_priced(side) if cost else side for side in sides))
             rows = _values(difference) if values else None
     except ArchspecError as error:
         report(error)
         return USAGE
-    _print(difference, rows, form)
+    _print(difference, rows, form, svg)
     return int(exit_code and (bool(difference) or any(not v.equal for v in rows or [])))
+
+
+def _priced(side: Outline) -> Outline:
+    """Return a spec's outline with its price and that of its base; a checkpoint has them on record."""
+    if side.kind != "spec" or side.path is None:
+        return side
+    from archspec.compiler.driver import prepare
+    from archspec.diff.sides import PRICE
+
+    found = prepare(side.path).cost
+    result, host = ({name: float(getattr(c, name)) for name in PRICE} for c in (found.result, found.host))
+    return replace(side, recorded=result, of_base=host)
 
 
 def _values(difference: Difference) -> list[Any]:
@@ -50,20 +71,31 @@ def _values(difference: Difference) -> list[Any]:
     return list(compare_values((n, Place(*a), Place(*b)) for n, a, b in pairs))
 
 
-def _print(difference: Difference, values: list[Any] | None, form: str | None) -> None:
+def _print(difference: Difference, values: list[Any] | None, form: str | None, svg: Path | None) -> None:
+    if svg is not None:
+        _picture(difference, values, svg)
     if form == "json":
         click.echo(json.dumps(to_json(difference, values), indent=2))
     elif form == "markdown":
         click.echo(to_markdown(difference, values), nl=False)
-    else:
-        _terminal(difference, values)
+    elif svg is None:
+        from rich.console import Console
+
+        _terminal(difference, values, Console(highlight=False))
 
 
-def _terminal(difference: Difference, values: list[Any] | None) -> None:
+def _picture(difference: Difference, values: list[Any] | None, path: Path) -> None:
     from rich.console import Console
+
+    console = Console(highlight=False, record=True, width=100, file=io.StringIO(), force_terminal=True)
+    _terminal(difference, values, console)
+    title = f"archspec diff {difference.before.label} {difference.after.label}"
+    path.write_text(console.export_svg(title=title, unique_id="archspec-diff"), "utf-8")
+
+
+def _terminal(difference: Difference, values: list[Any] | None, console: Any) -> None:
     from rich.text import Text
 
-    console = Console(highlight=False)
     before, after = difference.before, difference.after
     console.print(Text.assemble("- ", before.label, style="red"))
     console.print(Text.assemble("+ ", after.label, style="green"))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from archspec.diff.outline import Outline, Part, Tensor
 
+UNITS = {"flops": "count", "activations": "bytes"}
 Kind = Literal["operator", "parameter", "removed", "added", "wiring", "config", "tensor", "spec"]
 
 
@@ -235,6 +236,12 @@ def _measures(before: Outline, after: Outline) -> Iterator[Measure]:
     yield Measure("depth", before.depth, after.depth, "count")
     yield Measure("parameters", before.params, after.params, "count")
     yield Measure("weights", before.weights, after.weights, "bytes")
-    for name in dict.fromkeys([*before.recorded, *after.recorded]):
-        unit = "bytes" if name.startswith("activations") else "count" if name.startswith("flops") else ""
-        yield Measure(name, before.recorded.get(name), after.recorded.get(name), unit)
+    old, new = _on_record(before, after), _on_record(after, before)
+    for name in dict.fromkeys([*old, *new]):
+        yield Measure(name, old.get(name), new.get(name), UNITS.get(name, ""))
+
+
+def _on_record(side: Outline, other: Outline) -> Mapping[str, float]:
+    """A plain host has no record of its own, but a checkpoint that was compiled from it was measured beside it."""
+    its_base = side.kind == "host" and (side.architecture, side.config) == (other.architecture, other.config)
+    return side.recorded or (other.of_base if its_base else {})

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from archspec.fields import declared
@@ -79,6 +80,10 @@ class Outline:
     spec: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """Tensor name -> file that holds its values; empty for a spec."""
+    path: Path | None = None
+    """File of a spec."""
+    of_base: Mapping[str, float] = field(default_factory=dict)
+    """What is on record of the base, measured beside the result."""
 
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Number of blocks of each list in the base."""

@@ -29,6 +29,9 @@ from archspec.strict_json import read_json
 from archspec.tree import plain
 
 SPEC_SUFFIXES = (".yaml", ".yml", ".arch")
+EVALUATION = "eval.json"
+"""What `archspec eval` leaves in a checkpoint."""
+PRICE = ("flops", "activations")
 
 
 def read_side(word: str, scratch: Path) -> Outline:
@@ -80,11 +83,11 @@ def _of_spec(label: str, path: Path) -> Outline:
         )
     located = locate(spec.base, path.parent)
     if located.folder is None:
-        return Outline(label, "spec", "", {}, (), {}, {}, None, spec=written)
+        return Outline(label, "spec", "", {}, (), {}, {}, None, spec=written, path=path)
     structure = structure_of(located)
     program = lower(resolve(spec, structure))
     tensors = derived_tensors(structure, program) if structure.tensors else None
-    return outline(label, "spec", structure, program, tensors, spec=written)
+    return outline(label, "spec", structure, program, tensors, spec=written, path=path)
 
 
 def _of_checkpoint(label: str, path: Path) -> Outline:
@@ -97,7 +100,8 @@ def _of_checkpoint(label: str, path: Path) -> Outline:
         structure,
         lock.instructions,
         _kept(folder, lock),
-        recorded=_recorded(lock.results),
+        recorded=_recorded(path, lock, "result"),
+        of_base=_recorded(path, lock, "host"),
         files=_files(folder),
     )
 
@@ -121,15 +125,15 @@ def _kept(folder: Path, lock: Lock) -> Tensors:
     }
 
 
-def _recorded(results: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers that the lock holds of the result: FLOPs, activation bytes, measured quality."""
-    return {k: float(v) for k, v in _numbers(results.get("totals") or {})}
-
-
-def _numbers(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for key, value in results.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            yield key, value
+def _recorded(folder: Path, lock: Lock, side: str) -> dict[str, float]:
+    """What is on record of the `host` or the `result`: its price, and the quality that was measured last."""
+    price = (lock.results.get("cost") or {}).get(side) or {}
+    reports = [*(lock.results.get("measured") or {}).values()]
+    if (folder / EVALUATION).is_file():
+        reports.append(read_json(folder / EVALUATION, "AS641"))
+    measured = {k: v for report in reports for k, v in (report.get(side) or {}).items()}
+    numbers = {**{k: price[k] for k in PRICE if k in price}, **measured}
+    return {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
 
 
 def _of_host(label: str, path: Path) -> Outline:
