@@ -1,7 +1,7 @@
 """plan.json: the DAG of tasks that teaches the new parts, as data.
 
-The compiler writes it (`compiler.planning`), `runtime.execute` runs it. A task's `key` hashes everything that its result
-depends on (settings, data, base, keys of what it needs), so a finished artifact is found by key alone.
+The compiler writes it (`compiler.planning`), `runtime.execute` runs it. A task's `key` hashes everything that its
+result depends on (settings, data, base, keys of what it needs), so a finished artifact is found by key alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Task:
-    """`id` is readable (`fit/blocks[1].attn`); `sites` are paths in the base; `wave` groups the tasks of one teacher pass."""
+    """`id` is readable (`fit/blocks[1].attn`); `sites` are paths in the base; `wave` groups the tasks of one
+    teacher pass."""
 
     id: str
     kind: TaskKind

@@ -1,8 +1,8 @@
 """The digits results, with three seeds and intervals: `make repro-digits` rewrites docs/results/digits.md.
 
-Each spec of `specs/digits/` is compiled, run and measured once per seed, its control from random weights beside it. A seed
-sets every draw: random weights, calibration, training, and the noise that host and result are sampled from. Finished runs
-are kept under `--out` and found again by the keys of their plans, so a stopped reproduction goes on where it was.
+Each spec of `specs/digits/` is compiled, run and measured once per seed, its control from random weights beside it. A
+seed sets every draw: random weights, calibration, training, and the noise that host and result are sampled from.
+Finished runs are kept under `--out` and found again by the keys of their plans, so a stopped reproduction goes on.
 
 Intervals are Student's t at 95 % over seeds. A ratio is that of result to host from the same noise, seed by seed.
 """
@@ -140,11 +140,12 @@ def page(results: Mapping[str, list[Run]], seeds: int) -> str:
     lines = [
         "# Grafts of the digits host",
         "",
-        f"Made by `make repro-digits`: {seeds} seeds, mean ± 95 % interval (Student's t). FD: Frechet distance of 1,000",
-        "samples (25 Euler steps, no guidance) to the training images in the features of the bundled classifier; it can be",
-        "compared within this page alone. Ratio: to the host from the same noise. Paired: relative error to the host's",
-        "samples from the same noise. Images: those that the plan shows to the model, repeats counted, as part of the",
-        f"{HOST_IMAGES:,} that the host was trained on. Seconds: wall time of the plan on the machine that made this page.",
+        f"Made by `make repro-digits`: {seeds} seeds, mean ± 95 % interval (Student's t). FD: Frechet distance of",
+        "1,000 samples (25 Euler steps, no guidance) to the training images in the features of the bundled",
+        "classifier; it can be compared within this page alone. Ratio: to the host from the same noise. Paired:",
+        "relative error to the host's samples from the same noise. Images: those that the plan shows to the model,",
+        f"repeats counted, as part of the {HOST_IMAGES:,} that the host was trained on. Seconds: wall time of the",
+        "plan on the machine that made this page.",
         "",
         f"Host: FD {interval(hosts, 3)}.",
         "",

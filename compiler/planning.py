@@ -5,12 +5,12 @@
     finetune   the whole model
     evaluate   measurement of the result
 
-A regression comes after the fit of its part, a group after what is inside it, a sequential fit after all fits before it in
-the network. Tasks of one kind that do not need one another share a run of the teacher, a *wave*, as long as what must be
-held at once fits the stated budget.
+A regression comes after the fit of its part, a group after what is inside it, a sequential fit after all fits before
+it in the network. Tasks of one kind that do not need one another share a run of the teacher, a *wave*, as long as what
+must be held at once fits the stated budget.
 
-A key hashes all that a result depends on (its part of the program, the base's content, the data's identity, settings, the
-keys of what it needs) and nothing else, such as names, paths or waves: another finetune leaves finished fits valid.
+A key hashes all that a result depends on (its part of the program, the base's content, the data's identity, settings,
+the keys of what it needs) and nothing else, such as names, paths or waves: another finetune leaves finished fits valid.
 """
 
 from __future__ import annotations
@@ -103,7 +103,14 @@ class _Planner:
         keys: dict[str, str] = {}
         for task in tasks:
             needs = sorted(keys[need] for need in task.needs)
-            parts = [task.kind, task.sites, _decisive(task.settings), needs, self.sources.fingerprint, self._depends(task)]
+            parts = [
+                task.kind,
+                task.sites,
+                _decisive(task.settings),
+                needs,
+                self.sources.fingerprint,
+                self._depends(task),
+            ]
             keys[task.id] = digest(parts)
         return tuple(replace(task, key=keys[task.id]) for task in tasks)
 
@@ -111,7 +118,11 @@ class _Planner:
         """What a task's result hangs on beside its settings: its part of the program, or all of it, and the data."""
         whole = not task.sites or task.settings.get("sequential")
         program = [i for i in self.program if whole or _concerns(i, task.sites)]
-        first = [[part.sites, part.init.kind, part.init.seed] for part in self.parts if whole or inside(part.sites, task.sites)]
+        first = [
+            [part.sites, part.init.kind, part.init.seed]
+            for part in self.parts
+            if whole or inside(part.sites, task.sites)
+        ]
         stage = {"finetune": "finetune", "evaluate": "eval"}.get(task.kind, "distill")
         return [to_json(tuple(program)), first, self.sources.identities.get(stage)]
 
@@ -162,7 +173,7 @@ class _Planner:
         objective = self._objective(stage)
         for name in ("times", "label_dropout"):
             del stage[name]
-        new = [[path for path in part.sites] for part in self.parts] if stage.pop("train") == "new" else None
+        new = [list(part.sites) for part in self.parts] if stage.pop("train") == "new" else None
         seen = stage["steps"] * stage["batch"]
         flops = seen * (3 * self.prices.result + (self.prices.host if stage["distill_weight"] else 0))
         settings = {**stage, "objective": objective, "new": new, "frozen": self.frozen}
@@ -204,7 +215,8 @@ def waves(tasks: Sequence[Task], budget: int) -> list[Task]:
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what decides nothing about the result: how often work is saved, how large the cache is (if there is one)."""
+    """Leave out what decides nothing about the result: how often work is saved, how large the cache is (if there is
+    one)."""
     found = {name: value for name, value in settings.items() if name != "checkpoint"}
     return found | ({"cache": settings["cache"] > 0} if "cache" in settings else {})
 

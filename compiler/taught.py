@@ -1,7 +1,7 @@
 """What of a result has to be taught: replaced sites and groups of blocks made parallel.
 
-They come in the order of the network, a group after everything inside it, so that a merge is fitted to what its branches
-will give. Blocks that are merely moved, repeated or dropped are no parts: only finetuning teaches around them.
+They come in the order of the network, a group after everything inside it, so that a merge is fitted to what its
+branches will give. Blocks that are merely moved, repeated or dropped are no parts: only finetuning teaches around them.
 """
 
 from __future__ import annotations

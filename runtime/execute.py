@@ -2,13 +2,13 @@
 
     execute(folder, base=..., ...) -> RunReport
 
-Tasks run in the plan's order, those of a wave together, since one run of the teacher feeds them all. What a task gives is
-stored under its key in one rename, and a finished key is never run again: a run that was killed at any moment goes on where
-it was, a finetuning from its last checkpoint. When nothing is left to learn, the learned weights take their places in the
-checkpoint in one rename, the result is measured, and the lock says what was done.
+Tasks run in the plan's order, those of a wave together, since one run of the teacher feeds them all. What a task gives
+is stored under its key in one rename, and a finished key is never run again: a run that was killed at any moment goes
+on where it was, a finetuning from its last checkpoint. When nothing is left to learn, the learned weights take their
+places in the checkpoint in one rename, the result is measured, and the lock says what was done.
 
-Several processes: `shard=(i, n)` runs the i-th of n parts of the independent tasks and leaves the rest; under `accelerate
-launch` each process is such a shard until the finetuning, which all do together.
+Several processes: `shard=(i, n)` runs the i-th of n parts of the independent tasks and leaves the rest; under
+`accelerate launch` each process is such a shard until the finetuning, which all do together.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def execute(
     plan, lock = read_plan(folder), read_lock(folder)
     workspace = Workspace(folder)
     origin = workspace.origin()
-    context = Context(plan, lock, workspace, base or origin.get("base"), near or origin.get("near") or Path.cwd(), device)
+    context = Context(
+        plan, lock, workspace, base or origin.get("base"), near or origin.get("near") or Path.cwd(), device
+    )
     name = f"shard-{shard[0]}-of-{shard[1]}" if shard else "run"
     with workspace.alone(name), journal or Journal(workspace.root) as context.journal:
         return _Execution(context, tuple(only), shard).run()
@@ -237,8 +239,10 @@ class _Execution:
 
     def _record(self) -> None:
         from archspec.runtime.publish import record_measured
+        from archspec.runtime.quality import update_card
 
         record_measured(self.context.workspace, self.context.plan)
+        update_card(self.context.workspace, self.context.plan)
 
 
 def shares(plan: Plan) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """What a run tells while it works: a line of progress with its rate and the time left, and metrics for later.
 
-    <folder>/.archspec/log.jsonl       {"time": ..., "task": "regress/blocks[1].attn", "step": 40, "loss": 0.12}
-    <folder>/.archspec/tensorboard/    the same numbers, as TensorBoard reads them
+<folder>/.archspec/log.jsonl       {"time": ..., "task": "regress/blocks[1].attn", "step": 40, "loss": 0.12}
+<folder>/.archspec/tensorboard/    the same numbers, as TensorBoard reads them
 """
 
 from __future__ import annotations
@@ -38,7 +38,13 @@ class Journal:
         self.root.mkdir(parents=True, exist_ok=True)
         self._file = (self.root / "log.jsonl").open("a", encoding="utf-8", buffering=1)
         if self.console is not None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(),
+                TimeRemainingColumn(),
+            )
             self._progress = Progress(*columns, console=self.console, transient=True)
             self._progress.start()
         return self

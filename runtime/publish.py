@@ -2,8 +2,8 @@
 
 The new files are written aside (streamed: only trained tensors are held). A single file then replaces the old one under
 its name. Of a sharded model the new files get names of their own, the index that names them replaces the old index, and
-only then do the old files go. The weights as compiled stay under `.archspec/compiled`, so that a run with other settings
-starts from them and not from trained ones.
+only then do the old files go. The weights as compiled stay under `.archspec/compiled`, so that a run with other
+settings starts from them and not from trained ones.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ def publish_learned(workspace: Workspace, model: Path, plan: Plan) -> bool:
     tensors = {name: t for name, t in learned(lock.instructions, workspace, tasks).items() if name in known}
     files = publish_weights(workspace, model, tensors, state)
     done = {"state": state, "complete": _complete(workspace, plan), "tasks": [_summary(workspace, t) for t in tasks]}
-    _write(workspace, _relocked(lock, workspace, model, files, tensors, tasks) | {"results": {**lock.results, LEARNED: done}})
+    _write(
+        workspace,
+        _relocked(lock, workspace, model, files, tensors, tasks) | {"results": {**lock.results, LEARNED: done}},
+    )
     return True
 
 
@@ -57,7 +60,11 @@ def _summary(workspace: Workspace, task: Task) -> dict[str, Any]:
 
 def record_measured(workspace: Workspace, plan: Plan) -> None:
     """Note in the lock what finished evaluations measured."""
-    found = {t.id: workspace.report(t.key).get(MEASURED) for t in plan.tasks if t.kind == "evaluate" and workspace.finished(t.key)}
+    found = {
+        t.id: workspace.report(t.key).get(MEASURED)
+        for t in plan.tasks
+        if t.kind == "evaluate" and workspace.finished(t.key)
+    }
     lock = read_lock(workspace.folder)
     if found and lock.results.get(MEASURED) != found:
         _write(workspace, {**vars(lock), "results": {**lock.results, MEASURED: found}})
@@ -77,7 +84,12 @@ def _write(workspace: Workspace, entries: Mapping[str, Any]) -> None:
 
 
 def _relocked(
-    lock: Lock, workspace: Workspace, model: Path, files: Iterable[Path], tensors: Mapping[str, Tensor], tasks: Iterable[Task]
+    lock: Lock,
+    workspace: Workspace,
+    model: Path,
+    files: Iterable[Path],
+    tensors: Mapping[str, Tensor],
+    tasks: Iterable[Task],
 ) -> dict[str, Any]:
     """Return the lock's entries with the provenance of trained tensors and the records of new files."""
     teachers = {home: task.kind for task in tasks for home in homes(lock.instructions, task)}

@@ -1,6 +1,7 @@
 """How each kind of task of a plan is run: `RUNNERS[kind](context, tasks of one wave, main)`.
 
-`main` is whether this process writes what all processes made together. Every runner ends by keeping an artifact per task.
+`main` is whether this process writes what all processes made together. Every runner ends by keeping an artifact per
+task.
 """
 
 from __future__ import annotations

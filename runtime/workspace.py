@@ -6,8 +6,8 @@
     compiled/            the weights as they were compiled, once trained ones have taken their place
     log.jsonl            metrics, one line each; `tensorboard/` has the same
 
-An artifact is made under another name and renamed when whole, so a key that exists is a task that is finished. Keys hash all
-that a result depends on: an artifact is found by key alone and never has to be checked again.
+An artifact is made under another name and renamed when whole, so a key that exists is a task that is finished. Keys
+hash all that a result depends on: an artifact is found by key alone and never has to be checked again.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def command(path: Path, against: Path | None, device: str | None, as_json: bool,
     report = _watched(
         lambda progress: evaluate(path, against or host, settings, near, device or best_device(), progress), as_json
     )
-    report["expectations"] = _held(expectations, report)
+    report["expectations"] = held(expectations, report)
     if is_compiled(place.top):
         _keep(place.top / NAME, report)
     if as_json:
@@ -114,7 +114,7 @@ def _watched(work: Any, silent: bool) -> dict[str, Any]:
     return found
 
 
-def _held(expectations: list[str], report: Mapping[str, Any]) -> list[dict[str, Any]]:
+def held(expectations: list[str], report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Hold the expectations about what was measured; those that compiling decides were held there."""
     from archspec.expectations import parse_expectation
     from archspec.outcomes import evaluate_expectation

@@ -31,7 +31,8 @@ def command(
 ) -> int:
     """Carry out the plan in the folder OUT.
 
-    Finished tasks are skipped, and a run that was killed goes on where it was. Logs: OUT/.archspec/log.jsonl, and
+    Finished tasks are skipped, and a run that was killed goes on where it was. Leaves with 1 if what was measured
+    breaks an expectation of the spec. Logs: OUT/.archspec/log.jsonl, and
     `tensorboard --logdir OUT/.archspec/tensorboard`.
     """
     from rich.console import Console
@@ -45,11 +46,24 @@ def command(
     errors = Console(stderr=True)
     journal = Journal(Workspace(out).root, errors if errors.is_terminal else None)
     report = execute(out, base=base or _base(out), only=only, shard=part, device=device, journal=journal)  # type: ignore[arg-type]
+    expectations = _expectations(report, out)
     if as_json:
-        click.echo(json.dumps(_plain(report), indent=1))
+        click.echo(json.dumps(_plain(report) | {"expectations": expectations}, indent=1))
     else:
         _show(report, Console(soft_wrap=True))
-    return 0
+        click.echo("".join(f"{found['message']}\n" for found in expectations if not found["holds"]), nl=False)
+    return int(any(not found["holds"] for found in expectations))
+
+
+def _expectations(report: RunReport, out: Path) -> list[dict[str, Any]]:
+    """Hold the spec's expectations against what was measured."""
+    from archspec.cli.eval import held
+    from archspec.runtime.lock import read_lock
+
+    written = (read_lock(out).spec.get("resolved") or {}).get("expect") or []
+    return [
+        found for done in report.tasks if "measured" in done.report for found in held(written, done.report["measured"])
+    ]
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -79,7 +93,8 @@ def _base(out: Path) -> Path | None:
 
 def _plain(report: RunReport) -> dict[str, Any]:
     tasks = [
-        {"id": d.task.id, "key": d.task.key, "state": d.state, "reason": d.reason, **dict(d.report)} for d in report.tasks
+        {"id": d.task.id, "key": d.task.key, "state": d.state, "reason": d.reason, **dict(d.report)}
+        for d in report.tasks
     ]
     return {"spec": report.plan.spec, "complete": report.complete, "published": report.published, "tasks": tasks}
 
@@ -104,7 +119,14 @@ def _show(report: RunReport, console: Console) -> None:
 def _rows(done: Done) -> list[tuple[str, ...]]:
     seconds = f"{done.report['seconds']:.1f}" if "seconds" in done.report else ""
     found = [
-        (done.task.id, done.state, f"{o['before']:.4f}", f"{o['after']:.4f}", "learned" if o["kept"] else "start", seconds)
+        (
+            done.task.id,
+            done.state,
+            f"{o['before']:.4f}",
+            f"{o['after']:.4f}",
+            "learned" if o["kept"] else "start",
+            seconds,
+        )
         for o in done.report.get("outcomes", [])
     ]
     loss = f"loss {done.report['loss']:.4f}" if "loss" in done.report else ""

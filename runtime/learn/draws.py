@@ -1,7 +1,7 @@
 """Randomness that does not depend on order: every draw has a generator of its own, seeded by what it is for.
 
-A seed is the hash of words and numbers (`seed_of(7, "noise", "blocks.3.attn", 12)`), so a task draws the same whether it
-runs first, last, after a resume or on another machine. Examples are drawn on the CPU: the same on every device.
+A seed is the hash of words and numbers (`seed_of(7, "noise", "blocks.3.attn", 12)`), so a task draws the same whether
+it runs first, last, after a resume or on another machine. Examples are drawn on the CPU: the same on every device.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ Purpose = Literal["train", "held-out"]
 
 @dataclass(frozen=True)
 class Feed:
-    """`dataset` gives examples by index; `objective.inputs(batch, generator)` makes keywords for the host of a batch."""
+    """`dataset` gives examples by index; `objective.inputs(batch, generator)` makes keywords for the host of a
+    batch."""
 
     dataset: Any
     objective: Any
@@ -48,7 +49,9 @@ class Feed:
         cut = max(1, len(self._order) - self.held_out)
         return self._order[:cut] if purpose == "train" else self._order[-self.held_out :]
 
-    def batches(self, count: int, purpose: Purpose = "train", epoch: int = 0) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def batches(
+        self, count: int, purpose: Purpose = "train", epoch: int = 0
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield (number of the first example, keywords for the host) until `count` examples were fed.
 
         Another `epoch` means the same examples with other noise.

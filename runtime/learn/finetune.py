@@ -1,12 +1,12 @@
 """Finetuning of the whole edited model on its task: stage 2 of 2506.05340 (Eq. 1), with accelerate.
 
-Step s is a function of the weights after step s - 1 and of s alone: its examples, noise, times, dropped labels and dropout
-masks hang on (seed, s, process), its rate on s. So a run that was killed goes on from its last checkpoint to the same
-bytes as one that was not. A checkpoint is accelerate's own folder (model, optimizer, moving average, scaler), made under
-another name and renamed when whole; the one before is removed only then.
+Step s is a function of the weights after step s - 1 and of s alone: its examples, noise, times, dropped labels and
+dropout masks hang on (seed, s, process), its rate on s. So a run that was killed goes on from its last checkpoint to
+the same bytes as one that was not. A checkpoint is accelerate's own folder (model, optimizer, moving average, scaler),
+made under another name and renamed when whole; the one before is removed only then.
 
-`accelerate launch` gives DDP, FSDP and mixed precision; a batch is the whole batch of all processes. A teacher, where there is
-one, adds `distill_weight` times the distance to its output on the same inputs.
+`accelerate launch` gives DDP, FSDP and mixed precision; a batch is the whole batch of all processes. A teacher, where
+there is one, adds `distill_weight` times the distance to its output on the same inputs.
 """
 
 from __future__ import annotations

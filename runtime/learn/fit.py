@@ -1,13 +1,13 @@
 """Closed form: the linear map at the end of each new part, by least squares on the teacher's outputs. No gradient step.
 
-An operator is features, then one linear read-out; a container of parallel blocks is branches, then a merge. With the features
-fixed, the best read-out is a ridge regression whose normal equations are features x features: they grow while the
-teacher runs, so nothing is cached. Where a narrower MLP inherits, the neurons that stay are chosen first, by the same
-activations (see `neurons`).
+An operator is features, then one linear read-out; a container of parallel blocks is branches, then a merge. With the
+features fixed, the best read-out is a ridge regression whose normal equations are features x features: they grow while
+the teacher runs, so nothing is cached. Where a narrower MLP inherits, the neurons that stay are chosen first, by the
+same activations (see `neurons`).
 
 `sequential`: a part is fed what the already edited model feeds it, while its target stays the teacher's output, so it
-makes up for the errors of the parts before it. Errors are measured on examples that no fit has seen; a fit that is worse
-there than the weights it started from is not kept.
+makes up for the errors of the parts before it. Errors are measured on examples that no fit has seen; a fit that is
+worse there than the weights it started from is not kept.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from archspec.runtime.workspace import Workspace
 
 
 def learned(program: Sequence[Instruction], workspace: Workspace, tasks: Iterable[Task]) -> dict[str, Tensor]:
-    """Return the tensors of the result that finished tasks give; what later tasks give replaces what earlier ones do."""
+    """Return the tensors of the result that finished tasks give; what later tasks give replaces what earlier
+    ones do."""
     found: dict[str, Tensor] = {}
     for task in tasks:
         if task.kind == "evaluate" or not workspace.finished(task.key):
@@ -27,7 +28,8 @@ def learned(program: Sequence[Instruction], workspace: Workspace, tasks: Iterabl
 
 
 def homes(program: Sequence[Instruction], task: Task) -> list[str]:
-    """Return what stands before the names of a task's tensors in the result: the places of its part, each with a dot."""
+    """Return what stands before the names of a task's tensors in the result: the places of its part, each with
+    a dot."""
     if not task.sites:
         return [""]
     found = places(program, task.sites[0]) if len(task.sites) == 1 else group_places(program, task.sites)

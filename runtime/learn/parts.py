@@ -1,8 +1,8 @@
 """Parts: what a task teaches. A part is a module of the edited model beside the tap of the host that it imitates.
 
-The sites of a task are paths of the base. One path is a replaced operator: it imitates the module that stood there. Several
-are the blocks of a parallel group: the container imitates the sequence, from the input of the first block to the output of the
-last, whatever else happened to the blocks in between.
+The sites of a task are paths of the base. One path is a replaced operator: it imitates the module that stood there.
+Several are the blocks of a parallel group: the container imitates the sequence, from the input of the first block to
+the output of the last, whatever else happened to the blocks in between.
 """
 
 from __future__ import annotations

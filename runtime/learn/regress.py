@@ -2,8 +2,8 @@
 
 Parts of a wave share one run of the teacher and nothing else: each has its own optimizer, its own order of examples
 (seeded by its name) and its own judge. With a cache the teacher runs once over all examples and each part then trains
-by itself; without one the teacher runs again in every epoch, on the same examples with new noise, and the parts follow in
-step. The weights that stay are those that were best on held-out examples, the start included, so a regression never
+by itself; without one the teacher runs again in every epoch, on the same examples with new noise, and the parts follow
+in step. The weights that stay are those that were best on held-out examples, the start included, so a regression never
 ends worse than it began. Training is in float32 whatever the model's dtype.
 """
 

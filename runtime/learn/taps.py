@@ -1,8 +1,8 @@
 """Taps: what goes into a site of the teacher and what comes out, from one run for many sites.
 
-The inputs of a regression are those of the task itself, z_t, t and the condition (2506.05340, Eq. 2), so the host is run
-as the objective feeds it, and hooks note at each site the arguments with which the host's own code called it and what it
-returned, before any gate. A tap may span a group of blocks: the call of the first, the result of the last.
+The inputs of a regression are those of the task itself, z_t, t and the condition (2506.05340, Eq. 2), so the host is
+run as the objective feeds it, and hooks note at each site the arguments with which the host's own code called it and
+what it returned, before any gate. A tap may span a group of blocks: the call of the first, the result of the last.
 
 A gate is whatever the host multiplies a site's output with: it is seen as that multiplication happens, in a torch
 function mode, so no family has to say where its gates are.

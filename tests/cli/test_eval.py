@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from archspec.cli import main
-from archspec.cli.eval import _held
+from archspec.cli.eval import held
 
 DIGITS = str(Path(__file__).parents[2] / "specs" / "hosts" / "digits")
 QUICK = ["-n", "70", "--steps", "2", "--data", "digits", "--device", "cpu"]
@@ -50,7 +50,7 @@ def test_refused() -> None:
 
 def test_expectations_are_held_against_the_figures() -> None:
     report = {"host": {"fd": 1.0, "latency": 0.02}, "result": {"fd": 1.2, "agreement": 0.99, "latency": 0.01}}
-    found = _held(["fd <= 1.10x", "agreement >= 98%", "latency <= 15ms", "depth == 6", "perplexity <= 3"], report)
+    found = held(["fd <= 1.10x", "agreement >= 98%", "latency <= 15ms", "depth == 6", "perplexity <= 3"], report)
     assert [(f["text"], f["holds"]) for f in found] == [
         ("fd <= 1.10x", False),
         ("agreement >= 98%", True),

@@ -10,8 +10,7 @@ import pytest
 
 from archspec.compiler.planning import Prices, Sources, make_plan, waves
 from archspec.compiler.timing import estimate, measure_rate
-from archspec.hosts import structure_of
-from archspec.hosts import Located
+from archspec.hosts import Located, structure_of
 from archspec.instructions import Instruction
 from archspec.lower import lower
 from archspec.parse import load_source

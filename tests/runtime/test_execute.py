@@ -54,7 +54,9 @@ def test_a_run_teaches_every_part_and_says_so(trained: Path, compiled_once: Path
     for report in reports[:4]:
         assert report["outcomes"][0]["after"] < report["outcomes"][0]["before"]
     before, after = load(compiled_once / "out").state_dict(), load(trained).state_dict()
-    assert all(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight") and "pos" not in name)
+    assert all(
+        not torch.equal(before[name], after[name]) for name in before if name.endswith("weight") and "pos" not in name
+    )
 
 
 def test_the_lock_agrees_with_what_is_there(trained: Path) -> None:
@@ -125,10 +127,14 @@ def test_other_settings_start_from_the_compiled_weights(compiled: Copies, traine
 
 def killed_run(folder: Path, seconds: float) -> bool:
     """Start a run in a process of its own and kill it after a while; say whether it was still at work."""
-    code = f"from archspec.runtime.execute import execute; from pathlib import Path; execute(Path({str(folder)!r}), device='cpu')"
+    code = "import sys, pathlib; from archspec.runtime.execute import execute; "
+    code += "execute(pathlib.Path(sys.argv[1]), device='cpu')"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code], env=environment, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-W", "ignore", "-c", code, str(folder)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         _, errors = process.communicate(timeout=seconds)

@@ -83,9 +83,7 @@ def test_a_fit_that_is_worse_on_held_out_examples_is_not_kept(
     assert all(torch.equal(before[name], tensor) for name, tensor in part.module.state_dict().items())
 
 
-def test_a_sequential_fit_is_one_on_what_the_edited_model_feeds_it(
-    host: nn.Module, student: Makes, feed: Feed
-) -> None:
+def test_a_sequential_fit_is_one_on_what_the_edited_model_feeds_it(host: nn.Module, student: Makes, feed: Feed) -> None:
     pairs = ((0, 1), (2, 3))
     program = (Relist(B, 4, 32, tuple(Entry("parallel", pair, "residual_linear") for pair in pairs)),)
     model = student(program)
