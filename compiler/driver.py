@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -171,6 +172,8 @@ def _prepare(spec: Spec, path: Path, clock: Clock) -> Prepared:
         program = lower(resolved)
     with clock("prove"):
         proof = prove(resolved, program, before, after)
+        del before, after
+        gc.collect()  # graphs are cyclic; what they held is free for what follows
     with clock("price"):
         cost = price(resolved, program)
     with clock("expect"):

@@ -160,8 +160,10 @@ def _put_all(writer: Writer, job: Emission) -> Iterable[tuple[str, str]]:
         if source.base is None:
             names.setdefault((source.site or "", source.local), []).append(name)
     dtypes = {piece.name: DTYPES[piece.dtype] for shard in writer.shards for piece in shard.pieces}
-    for part in new_parts(job.resolved, job.program, job.near):
+    parts = new_parts(job.resolved, job.program, job.near)
+    while (part := next(parts, None)) is not None:
         yield from _put(writer, part, names, dtypes)
+        del part  # before the next is made: one operator in memory at a time
 
 
 def _put(
