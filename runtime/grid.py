@@ -18,7 +18,7 @@ def grid(pixels: Tensor, columns: int | None = None, gap: int = 2) -> Image.Imag
     width, height = tiles[0].size
     rows = math.ceil(len(tiles) / columns)
     size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
-    sheet = Image.new(tiles[0].mode, size, "white")
+    sheet = Image.new(tiles[0].mode, size, "grey")
     for i, tile in enumerate(tiles):
         sheet.paste(tile, (i % columns * (width + gap), i // columns * (height + gap)))
     return sheet

@@ -28,7 +28,7 @@ HOST = ROOT / "specs" / "hosts" / "digits"
 SPECS = ROOT / "specs" / "digits"
 GRAFTS = ("mlp_r3", "parallel_pairs", "hyena_x")
 CONTROL, CONTROLLED = "control", "hyena_x"
-SAMPLES, STEPS, SHOWN, COLUMNS = 1000, 12, 60, 10
+SAMPLES, STEPS, SHOWN, COLUMNS = 1000, 12, 40, 10
 MEASURING = ["-n", str(SAMPLES), "--steps", str(STEPS), "--metrics", "fd,agreement,paired,latency", "--data", "digits"]
 
 

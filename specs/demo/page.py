@@ -64,7 +64,7 @@ def _card(entry: Entry, host: Entry) -> str:
     return f"""<article class="{entry.name}">
 <header><h2>{escape(title)}</h2><div class=chips>{shown}</div></header>
 <p>{escape(what)}</p>
-<img alt="60 digits drawn by {escape(title)}" src="data:image/png;base64,{picture}">
+<img alt="40 digits drawn by {escape(title)}" src="data:image/png;base64,{picture}">
 {_details(entry)}
 </article>"""
 

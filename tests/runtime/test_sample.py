@@ -139,4 +139,4 @@ def test_grid_and_pixels() -> None:
     assert (float(pixels.min()), float(pixels.max())) == (-1, 1)
     sheet = grid(pixels, columns=3)
     assert (sheet.mode, sheet.size) == ("L", (3 * 64 + 4, 2 * 64 + 2))
-    assert [sheet.getpixel(at) for at in ((0, 0), (66, 0), (132, 0), (65, 0), (66, 66))] == [0, 0, 128, 255, 255]
+    assert [sheet.getpixel(at) for at in ((0, 0), (66, 0), (132, 0), (65, 0), (66, 66))] == [0, 0, 128, 128, 255]
