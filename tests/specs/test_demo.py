@@ -1,0 +1,67 @@
+"""The demo's leaderboard and page, from made-up figures; running it is `make demo`'s own test."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+DEMO = Path(__file__).parents[2] / "specs" / "demo"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    sys.path.insert(0, str(DEMO))
+    try:
+        import board
+        import demo
+        import page
+    finally:
+        sys.path.remove(str(DEMO))
+    return {"board": board, "demo": demo, "page": page}
+
+
+def entry(demo: Any, name: str, fd: float, picture: Path, spec: str = "") -> Any:
+    found = demo["demo"].Entry(name, spec, picture=picture)
+    found.costs = {"result": {"params": 1_230_000, "flops": 20_000_000}}
+    result = {"fd": fd, "agreement": 0.99, "paired": 0.02, "latency": 0.006}
+    found.report = {"settings": {"samples": 10, "steps": 2}, "result": result}
+    changes = [{"kind": "operator", "where": "blocks[*].mlp", "before": "mlp <4>", "after": "mlp(ratio=3)"}]
+    measures = [{"name": "params", "before": 2e6, "after": 1e6, "unit": "count", "ratio": 0.5}]
+    found.diff = {"changes": changes, "measures": measures}
+    return found
+
+
+def entries(demo: Any, folder: Path) -> list[Any]:
+    picture = folder / "a.png"
+    Image.new("L", (8, 8)).save(picture)
+    rows = [("host", 0.3, ""), ("mlp_r3", 0.9, "a: <b>"), ("control", 30.0, "c: 1"), ("hyena_x", 0.6, "d: 2")]
+    return [entry(demo, name, fd, picture, spec) for name, fd, spec in rows]
+
+
+def test_board_has_the_host_first_then_the_best(demo: Any, tmp_path: Path) -> None:
+    found = entries(demo, tmp_path)
+    assert [e.name for e in demo["board"].order(found)] == ["host", "hyena_x", "mlp_r3", "control"]
+    cells = dict(zip(demo["board"].COLUMNS, demo["board"].row(found[1], found[0]), strict=True))
+    assert (cells["params"], cells["FLOPs"], cells["FD"], cells["x host"]) == ("1.23 M", "20.0 M", "0.900", "3.00x")
+    assert demo["board"].row(found[0], found[0])[6] == ""
+
+
+def test_page_stands_alone_and_escapes(demo: Any, tmp_path: Path) -> None:
+    path = demo["page"].write_page(entries(demo, tmp_path), tmp_path, 12.3)
+    text = path.read_text()
+    assert "http" not in text
+    assert "<script" not in text
+    assert text.count("data:image/png;base64,") == 4
+    assert "a: &lt;b&gt;" in text
+    assert "mlp &lt;4&gt;" in text
+    assert "took 12 seconds" in text
+    assert "$" not in text
+
+
+def test_failed_command_says_why(demo: Any, tmp_path: Path) -> None:
+    with pytest.raises(demo["demo"].Failed, match="AS714"):
+        demo["demo"].archspec("sample", tmp_path, "-o", tmp_path / "a.png")
