@@ -13,7 +13,7 @@ TITLES = {
     "mlp_r3": ("MLP r=3", "every MLP at three quarters of its width; closed form, no gradient step"),
     "parallel_pairs": ("parallel pairs", "blocks side by side in pairs, outputs merged: half the depth"),
     "hyena_x": ("hyena_x, every second", "attention replaced by a gated convolution in half of the blocks"),
-    "control": ("control: random weights", "the hyena_x plan on a host that knows nothing"),
+    "hyena_x_random": ("control: hyena_x at random", "the same plan, the new operators from random weights"),
 }
 COLUMNS = ("", "params", "FLOPs", "FD", "x host", "agreement", "error to host", "latency", "CPU s")
 
@@ -47,7 +47,7 @@ def print_board(entries: list[Entry], console: Console) -> None:
     for column in COLUMNS:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for entry in order(entries):
-        style = {"host": "bold", "control": "dim"}.get(entry.name, "")
+        style = {"host": "bold", "hyena_x_random": "dim"}.get(entry.name, "")
         table.add_row(*row(entry, entries[0]), style=style)
     console.print()
     console.print(table)
