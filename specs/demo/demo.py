@@ -134,7 +134,7 @@ def main() -> int:
     from rich.console import Console
 
     out: Path = arguments.out.resolve()
-    console, start = Console(highlight=False), time.perf_counter()
+    console, start = Console(highlight=False, soft_wrap=True), time.perf_counter()
     fresh(out)
 
     def say(what: str) -> None:
