@@ -200,8 +200,10 @@ class _Planner:
 
 
 def waves(tasks: Sequence[Task], budget: int) -> list[Task]:
-    """Number the waves and order the tasks by them: none holds two of which one needs the other, nor more bytes than the
-    budget (a task that alone exceeds it has a wave of its own)."""
+    """Number the waves and order the tasks by them.
+
+    No wave holds two tasks of which one needs the other, nor more bytes than the budget: but one task may.
+    """
     held: list[list[Task]] = []
     number: dict[str, int] = {}
     for task in tasks:

@@ -118,7 +118,7 @@ def _show(report: RunReport, console: Console) -> None:
 
 def _rows(done: Done) -> list[tuple[str, ...]]:
     seconds = f"{done.report['seconds']:.1f}" if "seconds" in done.report else ""
-    found = [
+    found: list[tuple[str, ...]] = [
         (
             done.task.id,
             done.state,

@@ -45,7 +45,7 @@ class Stream:
 
     def __getitem__(self, step: int) -> list[int]:
         """Return the indices of step `step`, counted from 0."""
-        first, found = step * self.batch, []
+        first, found = step * self.batch, list[int]()
         while len(found) < self.batch:
             epoch, offset = divmod(first + len(found), self.size)
             found += self._permutation(epoch)[offset : offset + self.batch - len(found)].tolist()

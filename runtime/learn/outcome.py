@@ -12,8 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Outcome:
-    """`before` and `after` are relative errors |y - y*| / |y*| over held-out examples, `kept` says which weights stayed:
-    those that were learned, or those it started from because they are better on held-out examples."""
+    """`before` and `after` are relative errors |y - y*| / |y*| over held-out examples.
+
+    `kept`: the learned weights stayed; else those it started from did, being better on held-out examples.
+    """
 
     site: str
     before: float

@@ -103,7 +103,7 @@ class Pupil:
             group["lr"] = s.lr * rate(step, s.steps, warmup=s.warmup, schedule=s.schedule)
         loss = loss_of(self.part.run(seen), seen, s)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         if s.clip is not None:
             nn.utils.clip_grad_norm_(self.weights, s.clip)
         self.optimizer.step()
@@ -226,7 +226,8 @@ class _Live(_Lessons):
     def __init__(self, pupils: Mapping[str, Pupil], host: nn.Module, feed: Feed, settings: RegressSettings) -> None:
         self.host, self.feed, self.settings = host, replace(feed, batch=settings.batch), settings
         self.taps = [p.part.tap for p in pupils.values()]
-        self._epoch, self._batches = -1, iter(())
+        self._epoch = -1
+        self._batches: Iterator[tuple[int, Mapping[str, Any]]] = iter(())
 
     def _next(self, step: int) -> Mapping[str, Any]:
         epoch = step // math.ceil(self.settings.samples / self.settings.batch)

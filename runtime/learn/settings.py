@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def read_settings(cls: type[T], data: Mapping[str, Any]) -> T:
-    """Return `cls(**data)`, restricted to the fields of `cls`. Raises ValueError where a value is not of its field's type.
+    """Return `cls(**data)`, restricted to the fields of `cls`; ValueError where a value is not of its field's type.
 
     Other keys of `data` belong to other readers of the same task.
     """

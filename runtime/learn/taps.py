@@ -109,7 +109,7 @@ def _hooked(host: nn.Module, taps: Sequence[Tap], entered: Any, left: Any) -> It
 class _Products(TorchFunctionMode):
     """Notes the other factor of the first product in which an expected tensor stands."""
 
-    PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})  # type: ignore[has-type]
+    PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
 
     def __init__(self) -> None:
         super().__init__()

@@ -92,7 +92,7 @@ def test_settings_say_what_each_slot_means(tiny_dit: Path) -> None:
     assert losses["regress/blocks[1].attn"] == "l1"
     assert losses["regress/blocks[1].mlp"] == "huber"
     assert losses["regress/blocks[0,1]"] == "l1"
-    donors = {t.id: t.settings.get("donor") for t in plan.tasks if t.kind == "fit"}
+    donors: dict[str, Any] = {t.id: t.settings.get("donor") for t in plan.tasks if t.kind == "fit"}
     assert donors["fit/blocks[2].mlp"]["down.weight"] == "transformer_blocks.2.ff.net.2.weight"
     assert donors["fit/blocks[0,1]"] is None
 

@@ -133,7 +133,7 @@ def test_divergence_is_an_error(student: Makes, install: Makes, feed: Feed, tmp_
 def test_mixed_precision_runs_beside_full(student: Makes, install: Makes, feed: Feed, tmp_path: Path) -> None:
     for precision in ("bf16", "no"):
         model = model_of(student, install)
-        finetune(model, course(feed, tmp_path / precision), replace(SHORT, steps=2, precision=precision))  # type: ignore[arg-type]
+        finetune(model, course(feed, tmp_path / precision), replace(SHORT, steps=2, precision=precision))
         assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 

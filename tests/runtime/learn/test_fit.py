@@ -34,13 +34,12 @@ def test_a_readout_that_can_be_exact_becomes_exact(host: nn.Module, student: Mak
     program = (install(MLP, "mlp", "mlp"),)
     part = find_part(student(program), program, (MLP,))
     inherited(host, part)
-    nn.init.normal_(part.module.readout.weight)
+    assert part.readout is not None
+    nn.init.normal_(part.readout.weight)
     outcome = fit([part], Teacher(host), feed, FitSettings(samples=256, ridge=0.0))[part.name]
     assert outcome.before > 0.5
     assert outcome.after < 1e-5
-    torch.testing.assert_close(
-        part.module.readout.weight, host.get_parameter(DONOR["down.weight"]), rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(part.readout.weight, host.get_parameter(DONOR["down.weight"]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("merge", ["linear", "residual_linear"])
@@ -48,10 +47,9 @@ def test_a_merge_is_exact_where_the_second_block_does_nothing(
     host: nn.Module, student: Makes, parallel: Makes, feed: Feed, merge: str
 ) -> None:
     program = (parallel(merge),)
-    with torch.no_grad():  # of block 1 the modulation gives gates of zero, so the pair is block 0
-        for owner in (host.get_submodule(f"{B}.1"),):
-            owner.get_submodule("norm1.linear").weight.zero_()
-            owner.get_submodule("norm1.linear").bias.zero_()
+    modulation: Any = host.get_submodule(f"{B}.1.norm1.linear")  # zeros give gates of zero, so the pair is block 0
+    nn.init.zeros_(modulation.weight)
+    nn.init.zeros_(modulation.bias)
     part = find_part(student(program), program, (f"{B}.0", f"{B}.1"))
     outcome = fit([part], Teacher(host), feed, FitSettings(samples=192, ridge=1e-8))[part.name]
     assert outcome.after < 1e-3 < outcome.before

@@ -131,7 +131,7 @@ def test_divergence_from_the_start_is_an_error(host: nn.Module, student: Makes, 
     site = f"{B}.1.ff"
     program = (install(site, "mlp", "mlp"),)
     model = student(program)
-    nn.init.constant_(model.get_submodule(site).readout.weight, float("nan"))  # type: ignore[union-attr, arg-type]
+    nn.init.constant_(model.get_submodule(site).readout.weight, float("nan"))
     with pytest.raises(ArchspecError) as caught:
         taught(host, model, program, [(site,)], feed, SHORT)
     assert caught.value.diagnostics[0].code == "AS727"
