@@ -30,7 +30,7 @@ def row(entry: Entry, host: Entry) -> tuple[str, ...]:
         f"{result['fd'] / host.report['result']['fd']:.2f}x",
         f"{100 * result['agreement']:.1f}%",
         f"{100 * result['paired']:.1f}%" if entry.name != "host" else "",
-        f"{1000 * result['latency']:.1f} ms",
+        f"{result['latency'] / entry.report['host']['latency']:.2f}x" if entry.name != "host" else "",
         f"{entry.cpu:.0f}" if entry.cpu else "",
     )
 

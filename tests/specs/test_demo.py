@@ -28,7 +28,7 @@ def entry(demo: Any, name: str, fd: float, picture: Path, spec: str = "") -> Any
     found = demo["demo"].Entry(name, spec, picture=picture)
     found.costs = {"result": {"params": 1_230_000, "flops": 20_000_000}}
     result = {"fd": fd, "agreement": 0.99, "paired": 0.02, "latency": 0.006}
-    found.report = {"settings": {"samples": 10, "steps": 2}, "result": result}
+    found.report = {"settings": {"samples": 10, "steps": 2}, "result": result, "host": {"latency": 0.004}}
     changes = [{"kind": "operator", "where": "blocks[*].mlp", "before": "mlp <4>", "after": "mlp(ratio=3)"}]
     measures = [{"name": "params", "before": 2e6, "after": 1e6, "unit": "count", "ratio": 0.5}]
     found.diff = {"changes": changes, "measures": measures}
@@ -47,6 +47,7 @@ def test_board_has_the_host_first_then_the_best(demo: Any, tmp_path: Path) -> No
     assert [e.name for e in demo["board"].order(found)] == ["host", "hyena_x", "mlp_r3", "hyena_x_random"]
     cells = dict(zip(demo["board"].COLUMNS, demo["board"].row(found[1], found[0]), strict=True))
     assert (cells["params"], cells["FLOPs"], cells["FD"], cells["x host"]) == ("1.23 M", "20.0 M", "0.900", "3.00x")
+    assert cells["latency"] == "1.50x"
     assert demo["board"].row(found[0], found[0])[6] == ""
 
 
