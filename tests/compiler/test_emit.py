@@ -117,7 +117,7 @@ def test_random_values_depend_on_seed_and_path_alone(tiny_dit: Path, tmp_path: P
     name = "transformer_blocks.3.attn1.readout.weight"
     assert torch.equal(found[0][name], found[1][name])
     assert not torch.equal(found[1][name], found[1][name.replace("3", "2", 1)])
-    seeded, _ = compile_to(tmp_path / "s", tiny_dit, one, more="data: digits\ndistill: {seed: 7, samples: 8}\n")
+    seeded, _ = compile_to(tmp_path / "s", tiny_dit, one.replace("init: random", "init: {kind: random, seed: 7}"))
     assert not torch.equal(load_file(seeded / "diffusion_pytorch_model.safetensors")[name], found[0][name])
 
 
