@@ -38,7 +38,15 @@ def complete(structure: Structure) -> Structure:
         return structure
     model = build_structure(structure)
     base_tensors(structure, model)
+    structure = _without_old_buffers(structure, model)
     return infer_structure(capture(model, family("unknown").example(model, structure.config, device="meta")), structure)
+
+
+def _without_old_buffers(structure: Structure, model: nn.Module) -> Structure:
+    """Leave out what older versions of a host stored and this one computes (BERT's `position_ids`)."""
+    computed = {name for name, _ in model.named_buffers()} - set(model.state_dict())
+    tensors = {name: header for name, header in (structure.tensors or {}).items() if name not in computed}
+    return replace(structure, tensors=tensors or None)
 
 
 def infer_structure(graph: HostGraph, structure: Structure) -> Structure:

@@ -47,6 +47,8 @@ from archspec.runtime.families import family
 Program = tuple[Instruction, ...]
 SMALL = 8_000_000
 """Parameters up to which a host is run as it is."""
+LARGE = 500_000_000
+"""The same, of a host that has no reduced form: 4 GB for both models in float32."""
 TOLERANCE = 1e-5
 """Largest difference, relative to the largest output, between graph and lowered model (float32)."""
 
@@ -98,7 +100,7 @@ def prove(resolved: ResolvedSpec, program: Program, before: HostGraph, after: Ho
     counts = ledger(before, after)
     _check_parameters(pairing.lowered, counts)
     size = counts.kept + counts.dropped
-    numbers = _run(resolved, program, after, pairing) if size <= SMALL else _reduced(resolved, size)
+    numbers = _numbers(resolved, program, after, pairing, size)
     return Proof(1 + len(pairing.blocks), pairing.count, counts, numbers)
 
 
@@ -194,11 +196,18 @@ def _check_parameters(lowered: nn.Module, counts: Ledger) -> None:
         raise InternalError(f"the ledger has {counts.result} parameters, the edited model {has}")
 
 
-def _reduced(resolved: ResolvedSpec, size: int) -> Numbers:
-    """Prove form and numbers of the same spec on a reduced host."""
-    small = reduced(resolved)
-    if small is None:
+def _numbers(resolved: ResolvedSpec, program: Program, after: HostGraph, pairing: Pairing, size: int) -> Numbers:
+    """Run graph and lowered model: as they are where that is cheap or there is no other way, else reduced."""
+    small = reduced(resolved) if size > SMALL else None
+    if small is not None:
+        return _reduced(small)
+    if size > LARGE:
         return Numbers(f"not run: {size:,} parameters, and no reduced form of this host", None)
+    return _run(resolved, program, after, pairing)
+
+
+def _reduced(small: ResolvedSpec) -> Numbers:
+    """Prove form and numbers of the same spec on a reduced host."""
     program, model = lower(small), build_structure(small.structure)
     example = family(small.structure.family).example(model, small.structure.config, batch=2, device="meta")
     after = run(capture(model, example, edited_paths(small)), small)

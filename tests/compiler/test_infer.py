@@ -85,3 +85,16 @@ def test_renamed_tensors_are_refused(tmp_path: Path) -> None:
     (diagnostic,) = error.value.diagnostics
     assert diagnostic.code == "AS407"
     assert "save_original_format=False" in diagnostic.hints[0]
+
+
+def test_buffers_that_older_versions_stored_are_left_out(tmp_path: Path) -> None:
+    """As in every BERT that was saved before transformers 4.31."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(**sizes, vocab_size=50)).save_pretrained(tmp_path, save_original_format=False)
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | {"embeddings.position_ids": torch.arange(512)[None]}, file, {"format": "pt"})
+    structure = structure_of(locate(Base(from_=str(tmp_path)), tmp_path))
+    assert "embeddings.position_ids" in (structure.tensors or {})
+    found = complete(structure)
+    assert set(structure.tensors or {}) - set(found.tensors or {}) == {"embeddings.position_ids"}
