@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 from archspec.compiler.infer import complete
 from archspec.compiler.proof import prove
 from archspec.diagnostics import ArchspecError
-from archspec.hosts import Located, structure_of
+from archspec.hosts import Located, locate, structure_of
+from archspec.spec import Base
 from archspec.structure import Port, Site, Structure
 
 
