@@ -125,44 +125,42 @@ def test_other_settings_start_from_the_compiled_weights(compiled: Copies, traine
     assert content(folder) == content(trained)
 
 
-def killed_run(folder: Path, seconds: float) -> bool:
-    """Start a run in a process of its own and kill it after a while; say whether it was still at work."""
+def progress(folder: Path) -> int:
+    """Count what a run has made so far: lines of the log, artifacts, checkpoints."""
+    root = folder / ".archspec"
+    lines = (root / "log.jsonl").read_text().count("\n") if (root / "log.jsonl").exists() else 0
+    return lines + sum(
+        1 for pattern in ("artifacts/*", "work/*", "work/*/step-*", "publish/*") for _ in root.glob(pattern)
+    )
+
+
+def killed_run(folder: Path, delay: float) -> bool:
+    """Start a run in a process of its own and kill it `delay` seconds after it got further; False if it ended."""
     code = "import sys, pathlib; from archspec.runtime.execute import execute; "
     code += "execute(pathlib.Path(sys.argv[1]), device='cpu')"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, str(folder)],
-        env=environment,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        _, errors = process.communicate(timeout=seconds)
-        assert process.returncode == 0, errors.decode()
-        return False
-    except subprocess.TimeoutExpired:
+    command = [sys.executable, "-W", "ignore", "-c", code, str(folder)]
+    before = progress(folder)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    while process.poll() is None and progress(folder) == before:
+        time.sleep(0.01)
+    time.sleep(delay)
+    if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return True
-
-
-def wait_for(path: Path, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists() and time.monotonic() < end:
-        time.sleep(0.02)
+    _, errors = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), errors.decode()
+    return process.returncode != 0
 
 
 @pytest.mark.slow
 def test_kills_at_any_moment_lose_nothing(compiled: Copies, trained: Path) -> None:
     folder, chance = compiled("killed"), random.Random(0)
-    start, first = time.monotonic(), folder / ".archspec" / "artifacts"
     killed = 0
-    for _ in range(6):
-        delay = chance.uniform(4, 14)
-        killed += killed_run(folder, delay)
+    for _ in range(8):
+        killed += killed_run(folder, chance.uniform(0, 0.6))
         load(folder)  # loadable after every kill
-    assert first.exists()
-    assert killed > 0, f"no run lasted long enough to be killed ({time.monotonic() - start:.0f} s in all)"
+    assert killed >= 2
+    assert list((folder / ".archspec" / "artifacts").iterdir())
     assert run(folder).complete
     assert content(folder) == content(trained)
 
