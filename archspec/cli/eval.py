@@ -47,10 +47,10 @@ BETTER: Mapping[str, int] = {"agreement": 1}
 def command(path: Path, against: Path | None, device: str | None, as_json: bool, **options: Any) -> int:
     """Measure the model in PATH beside its host. Leaves with 1 if an expectation of its spec is broken."""
     from archspec.cli.terminal import quiet_libraries
-    from archspec.runtime.evaluate import evaluate
-    from archspec.runtime.home import home
-    from archspec.runtime.lock import is_compiled
-    from archspec.runtime.opening import best_device
+    from archspec.runtime.measure.evaluate import evaluate
+    from archspec.runtime.store.home import home
+    from archspec.runtime.store.lock import is_compiled
+    from archspec.runtime.store.opening import best_device
 
     quiet_libraries()
     place = home(path)
@@ -71,8 +71,8 @@ def command(path: Path, against: Path | None, device: str | None, as_json: bool,
 
 def _origin(top: Path) -> tuple[Path | None, Path, dict[str, Any], list[str]]:
     """Return host, folder of the spec, `eval` stanza and expectations of a checkpoint; none of a plain model."""
-    from archspec.runtime.lock import is_compiled, read_lock
-    from archspec.runtime.workspace import Workspace
+    from archspec.runtime.execution.workspace import Workspace
+    from archspec.runtime.store.lock import is_compiled, read_lock
 
     if not is_compiled(top):
         return None, Path.cwd(), {}, []
@@ -116,8 +116,8 @@ def _watched(work: Any, silent: bool) -> dict[str, Any]:
 
 def held(expectations: list[str], report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Hold the expectations about what was measured; those that compiling decides were held there."""
-    from archspec.expectations import parse_expectation
-    from archspec.outcomes import evaluate_expectation
+    from archspec.language.expectations import parse_expectation
+    from archspec.semantics.outcomes import evaluate_expectation
 
     found = []
     for text in expectations:
@@ -157,6 +157,7 @@ def _print(report: Mapping[str, Any]) -> None:
                 title, _shown(metric, "host", report), _shown(metric, "result", report), _ratio(metric, host, result)
             )
     console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 100)  # of a pipe it is 80, too narrow
     console.print(table)
     for found in report["expectations"]:
         mark = "[green]holds[/]" if found["holds"] else "[red]broken[/]"

@@ -50,4 +50,5 @@ def print_board(entries: list[Entry], console: Console) -> None:
         style = {"host": "bold", "hyena_x_random": "dim"}.get(entry.name, "")
         table.add_row(*row(entry, entries[0]), style=style)
     console.print()
+    console.width = max(console.width, 120)  # of a pipe it is 80, too narrow
     console.print(table)
