@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from archspec import hook
 
 if TYPE_CHECKING:
-    from archspec.runtime.load import load
+    from archspec.runtime.store.load import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -25,11 +25,11 @@ __all__ = ["__version__", "load"]
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from archspec.runtime.load import load
+        from archspec.runtime.store.load import load
 
         return load
     if name.startswith("Grafted") or name in ("IdentityAutoencoder", "ModelMixin", "PreTrainedModel"):
-        from archspec.runtime import interop
+        from archspec.runtime.ecosystem import interop
 
         return interop.component(name)
     raise AttributeError(f"module 'archspec' has no attribute '{name}'")

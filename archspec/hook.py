@@ -29,7 +29,7 @@ def install() -> None:
 
 def register(module: ModuleType) -> None:
     """Enter the model type into transformers' lazy table."""
-    from archspec.runtime.graft_config import ArchspecConfig
+    from archspec.runtime.ecosystem.graft_config import ArchspecConfig
 
     module.CONFIG_MAPPING.register(ArchspecConfig.model_type, ArchspecConfig, exist_ok=True)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from archspec.structure import Port, SiteShape
+from archspec.host.structure import Port, SiteShape
 
 
 @dataclass(frozen=True)

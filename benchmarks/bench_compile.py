@@ -56,7 +56,7 @@ import sys, torch
 from diffusers import DiTTransformer2DModel
 from archspec.operators import signature
 from archspec.runtime.operators.hyena_x import HyenaX
-from archspec.structure import SiteShape
+from archspec.host.structure import SiteShape
 model = DiTTransformer2DModel.from_pretrained(sys.argv[1])
 shape = SiteShape(width=1152, tokens=256, grid=(16, 16), heads=16, head_dim=72)
 for block in model.transformer_blocks[1::2]:
@@ -65,7 +65,7 @@ model.save_pretrained(sys.argv[2], max_shard_size="10GB")
 """
 STARTUP = """
 import archspec.cli.compile, archspec.compiler.driver
-from archspec.runtime.hosts import host_class
+from archspec.runtime.model.hosts import host_class
 host_class("diffusers", "DiTTransformer2DModel")
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -84,8 +84,8 @@ def make_host(folder: Path) -> Path:
     """Write the host once: config and weights, one tensor in memory at a time."""
     import torch
 
-    from archspec.runtime.checkpoint import Piece, Writer, shards
-    from archspec.runtime.hosts import build
+    from archspec.runtime.model.hosts import build
+    from archspec.runtime.store.checkpoint import Piece, Writer, shards
 
     host = folder / "host"
     if (host / "done").exists():

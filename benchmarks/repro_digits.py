@@ -62,8 +62,8 @@ class Run:
 
 def seeded(name: str, seed: int, folder: Path) -> Path:
     """Write the spec `name`, merged with what it extends, with every seed set; return its path."""
-    from archspec.parse import load_tree
-    from archspec.tree import plain
+    from archspec.language.parse import load_tree
+    from archspec.syntax.tree import plain
 
     spec: Any = plain(load_tree(SPECS / f"{name}.yaml"))
     spec["base"]["from"] = os.path.relpath(SPECS / spec["base"]["from"], folder)
@@ -82,7 +82,7 @@ def seeded(name: str, seed: int, folder: Path) -> Path:
 def measure(name: str, seed: int, folder: Path) -> Run:
     """Compile, run and measure; nothing that is finished is done again."""
     from archspec.compiler.driver import compile_spec
-    from archspec.runtime.execute import execute
+    from archspec.runtime.execution.execute import execute
 
     path, out = seeded(name, seed, folder), folder / f"{name}-{seed}"
     if not (out / ".archspec" / "compiled").exists():

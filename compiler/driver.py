@@ -21,34 +21,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from archspec.check import check
 from archspec.compiler.capture import capture
-from archspec.compiler.card import Row, card
-from archspec.compiler.cost import CostReport, price
-from archspec.compiler.emit import BaseContent, Emission, check_output, emit, read_content
-from archspec.compiler.graph import HostGraph
-from archspec.compiler.infer import complete
-from archspec.compiler.model import build_structure, edited_paths
-from archspec.compiler.pipeline import run
+from archspec.compiler.capture.infer import complete
+from archspec.compiler.capture.model import build_structure, edited_paths
+from archspec.compiler.emission.card import Row, card
+from archspec.compiler.emission.emit import BaseContent, Emission, check_output, emit, read_content
 from archspec.compiler.planning import Sources, make_plan
-from archspec.compiler.proof import Proof, prove
+from archspec.compiler.pricing.cost import CostReport, price
+from archspec.compiler.proof.prove import Proof, prove
+from archspec.compiler.rewrite.graph import HostGraph
+from archspec.compiler.rewrite.pipeline import run
 from archspec.diagnostics import Collector, Diagnostic, fail
-from archspec.expectations import METRICS
-from archspec.hosts import Located, check_fingerprint, locate, structure_of
+from archspec.host.locate import Located, check_fingerprint, locate, structure_of
+from archspec.host.structure import Structure
 from archspec.instructions import Instruction
-from archspec.lower import lower
-from archspec.outcomes import PRICED, Outcome, evaluate_expectation, quantity
-from archspec.parse import load, read_source
+from archspec.language.expectations import METRICS
+from archspec.language.parse import load, read_source
+from archspec.language.spec import Spec
 from archspec.plan import Plan, digest
-from archspec.resolve import ResolvedSpec, explicit, resolve
 from archspec.runtime.data.describe import describe
+from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.families import family
-from archspec.runtime.home import Home
-from archspec.runtime.lock import Lock
 from archspec.runtime.objectives import told
-from archspec.runtime.workspace import Workspace
-from archspec.spec import Spec
-from archspec.structure import Structure
+from archspec.runtime.store.home import Home
+from archspec.runtime.store.lock import Lock
+from archspec.semantics.check import check
+from archspec.semantics.lower import lower
+from archspec.semantics.outcomes import PRICED, Outcome, evaluate_expectation, quantity
+from archspec.semantics.resolve import ResolvedSpec, explicit, resolve
 
 STAGES = (
     "load", "locate", "structure", "resolve", "check", "capture", "passes", "lower", "prove", "price", "expect",

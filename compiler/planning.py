@@ -22,9 +22,9 @@ from typing import Any
 
 from archspec.compiler.taught import Taught, inside, taught_parts
 from archspec.instructions import Instruction, Relist, to_json
+from archspec.language.spec import Distill, Freeze
 from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
-from archspec.resolve import ResolvedSpec, explicit
-from archspec.spec import Distill, Freeze
+from archspec.semantics.resolve import ResolvedSpec, explicit
 
 GRAM_BUDGET = 4 * 1024**3
 """Bytes of Gram matrices that one wave of fits may hold."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from archspec.host.structure import Site
 from archspec.instructions import Install, Instruction, Relist
-from archspec.resolve import LEARNED_MERGES, ResolvedSpec
-from archspec.spec import Init, Parallelize, Replace
-from archspec.structure import Site
+from archspec.language.spec import Init, Parallelize, Replace
+from archspec.semantics.resolve import LEARNED_MERGES, ResolvedSpec
 
 
 @dataclass(frozen=True)

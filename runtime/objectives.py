@@ -28,7 +28,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from archspec.diagnostics import fail
-from archspec.runtime.home import Home
+from archspec.runtime.store.home import Home
 
 Batch = Mapping[str, Any]
 Times = Literal["uniform", "logit_normal"]

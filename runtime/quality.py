@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from archspec.plan import Plan
-from archspec.runtime.publish import relock
-from archspec.runtime.workspace import Workspace, replace_text
+from archspec.runtime.execution.workspace import Workspace, replace_text
+from archspec.runtime.store.publish import relock
 
 CARD = "README.md"
 _SECTION = re.compile(r"^## Quality$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)

@@ -65,7 +65,7 @@ def _priced(side: Outline) -> Outline:
 
 
 def _values(difference: Difference) -> list[Any]:
-    from archspec.runtime.values import Place, compare_values
+    from archspec.runtime.store.values import Place, compare_values
 
     pairs = value_pairs(difference.before, difference.after)
     return list(compare_values((n, Place(*a), Place(*b)) for n, a, b in pairs))

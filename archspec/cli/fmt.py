@@ -15,12 +15,12 @@ from typing import Literal
 
 import click
 
-from archspec.build import build
 from archspec.diagnostics import ArchspecError, Collector, fail
-from archspec.fmt import format_dsl, format_yaml
-from archspec.parse import DSL, YAML, parse_tree, read_source
+from archspec.language.build import build
+from archspec.language.parse import DSL, YAML, parse_tree, read_source
+from archspec.language.spec import Spec
 from archspec.source import Source
-from archspec.spec import Spec
+from archspec.syntax.fmt import format_dsl, format_yaml
 
 Spelling = Literal["yaml", "arch"]
 

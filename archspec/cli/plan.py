@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from archspec.outcomes import quantity
+from archspec.semantics.outcomes import quantity
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from archspec.compiler.cost import Cost, CostReport, EditCost
     from archspec.compiler.driver import Prepared
+    from archspec.compiler.pricing.cost import Cost, CostReport, EditCost
     from archspec.plan import Task
 
 WIDTH = 100
@@ -39,7 +39,7 @@ METRICS = (
 def command(spec: str | None, as_json: bool, tokens: int | None, list_passes: bool) -> int:
     """Show sites, instructions, costs and tasks of a spec."""
     if list_passes:
-        from archspec.compiler.pipeline import list_passes as passes
+        from archspec.compiler.rewrite.pipeline import list_passes as passes
 
         click.echo("\n".join(f"{name:<12} {text}" for name, text in passes()))
         return 0
@@ -61,7 +61,7 @@ def command(spec: str | None, as_json: bool, tokens: int | None, list_passes: bo
 
 def _estimates(tasks: Sequence[Task]) -> dict[str, tuple[float, float]]:
     """Return task -> (fewest, most) seconds on this machine."""
-    from archspec.compiler.timing import estimate, measure_rate
+    from archspec.compiler.pricing.timing import estimate, measure_rate
 
     rate = measure_rate() if tasks else 1.0
     return {task.id: estimate(task.cost.flops, rate) for task in tasks}

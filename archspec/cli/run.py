@@ -14,7 +14,7 @@ from archspec.diagnostics import fail
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from archspec.runtime.execute import Done, RunReport
+    from archspec.runtime.execution.execute import Done, RunReport
 
 KINDS = ("fit", "regress", "finetune", "evaluate")
 
@@ -37,9 +37,9 @@ def command(
     """
     from rich.console import Console
 
-    from archspec.runtime.execute import execute, read_plan
-    from archspec.runtime.journal import Journal
-    from archspec.runtime.workspace import Workspace
+    from archspec.runtime.execution.execute import execute, read_plan
+    from archspec.runtime.execution.journal import Journal
+    from archspec.runtime.execution.workspace import Workspace
 
     read_plan(out)
     part = _shard(shard)
@@ -58,7 +58,7 @@ def command(
 def _expectations(report: RunReport, out: Path) -> list[dict[str, Any]]:
     """Hold the spec's expectations against what was measured."""
     from archspec.cli.eval import held
-    from archspec.runtime.lock import read_lock
+    from archspec.runtime.store.lock import read_lock
 
     written = (read_lock(out).spec.get("resolved") or {}).get("expect") or []
     return [
@@ -77,10 +77,10 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 def _base(out: Path) -> Path | None:
     """Return the base where the lock's name for it leads: beside the folder, or in the hub's cache."""
-    from archspec.hosts import locate
-    from archspec.runtime.lock import read_lock
-    from archspec.runtime.workspace import Workspace
-    from archspec.spec import Base
+    from archspec.host.locate import locate
+    from archspec.language.spec import Base
+    from archspec.runtime.execution.workspace import Workspace
+    from archspec.runtime.store.lock import read_lock
 
     if "base" in Workspace(out).origin():
         return None

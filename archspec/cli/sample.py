@@ -13,7 +13,7 @@ import click
 from archspec.diagnostics import fail
 
 if TYPE_CHECKING:
-    from archspec.runtime.home import Home
+    from archspec.runtime.store.home import Home
 
 
 @click.command()
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 )
 def command(path: Path, prompts: tuple[str, ...], device: str | None, **options: Any) -> None:
     """Sample from the model in PATH: a grid of images, or texts."""
-    from archspec.runtime.home import home
-    from archspec.runtime.opening import best_device
+    from archspec.runtime.store.home import home
+    from archspec.runtime.store.opening import best_device
 
     place = home(path)
     if place.is_language_model:
@@ -50,9 +50,9 @@ def _images(place: Home, device: str, options: dict[str, Any]) -> None:
     from rich.progress import Progress
 
     from archspec.cli.terminal import quiet_libraries
-    from archspec.runtime.grid import grid
-    from archspec.runtime.opening import open_model
-    from archspec.runtime.sample import Request, decode, parse_labels, sample
+    from archspec.runtime.measure.grid import grid
+    from archspec.runtime.measure.sample import Request, decode, parse_labels, sample
+    from archspec.runtime.store.opening import open_model
 
     quiet_libraries()
     labels = parse_labels(options["classes"].split(","), place) if options["classes"] else None
@@ -73,8 +73,8 @@ def _images(place: Home, device: str, options: dict[str, Any]) -> None:
 
 def _texts(place: Home, prompts: tuple[str, ...], device: str, options: dict[str, Any]) -> None:
     from archspec.cli.terminal import quiet_libraries
-    from archspec.runtime.opening import open_model
-    from archspec.runtime.sample import continue_texts, load_tokenizer
+    from archspec.runtime.measure.sample import continue_texts, load_tokenizer
+    from archspec.runtime.store.opening import open_model
 
     if not prompts:
         raise fail("AS713", "a language model goes on from a prompt", None, 'write --prompt "Once upon a time"')

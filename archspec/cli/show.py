@@ -16,17 +16,17 @@ import click
 
 from archspec.diagnostics import fail
 from archspec.families import describe
-from archspec.headers import BITS, read_folder
-from archspec.hosts import CONFIG, PIPELINE, locate, structure_of
+from archspec.host.headers import BITS, read_folder
+from archspec.host.locate import CONFIG, PIPELINE, locate, structure_of
+from archspec.host.strict_json import read_json
+from archspec.host.structure import Structure, TensorHeader
 from archspec.instructions import Install, Instruction, Relist, Share
-from archspec.layout import result_paths
-from archspec.outcomes import quantity
+from archspec.language.spec import Base
 from archspec.plan import Plan
-from archspec.runtime.lock import PLAN, Lock, is_compiled, read_lock
-from archspec.runtime.program import KEY, Graft, read_graft
-from archspec.spec import Base
-from archspec.strict_json import read_json
-from archspec.structure import Structure, TensorHeader
+from archspec.runtime.model.program import KEY, Graft, read_graft
+from archspec.runtime.store.lock import PLAN, Lock, is_compiled, read_lock
+from archspec.semantics.layout import result_paths
+from archspec.semantics.outcomes import quantity
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -122,7 +122,7 @@ def base_config(config: Mapping[str, Any], graft: Graft) -> dict[str, Any]:
 
 def _used(folder: Path) -> Headers:
     """Leave out the dead tensors of linked files."""
-    from archspec.headers import read_index
+    from archspec.host.headers import read_index
 
     headers = read_folder(folder)
     for path in sorted(folder.glob("*.safetensors.index.json")):

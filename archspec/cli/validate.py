@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 
 from archspec.diagnostics import Collector, Diagnostic, Severity, fail
-from archspec.parse import DSL, YAML
+from archspec.language.parse import DSL, YAML
 from archspec.render import FORMATS, colored, render
+from archspec.semantics.validate import validate, validate_source
 from archspec.source import Source
-from archspec.validate import validate, validate_source
 
 _DSL_START = re.compile(r"\s*(#[^\n]*\s*)*spec\b")
 

@@ -1,0 +1,1 @@
+"""Comparing specs, checkpoints and hosts: outlines, changes, reports."""

@@ -3,7 +3,7 @@
 All three are a base structure plus a program of instructions (empty for a plain host), so they are outlined by one
 function. Parts are keyed by the name of their site in the base (`blocks[3].attn`), because selectors name sites of
 the base and edits never renumber them. Everything here comes from configs and headers; values are compared by
-`archspec.runtime.values`.
+`archspec.runtime.store.values`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from archspec.fields import declared
+from archspec.host.structure import Site, Structure
 from archspec.instructions import Entry, Install, Instruction, Relist, Share
-from archspec.layout import result_path, tensor_sources
+from archspec.language.fields import declared
 from archspec.operators import signature
-from archspec.structure import Site, Structure
+from archspec.semantics.layout import result_path, tensor_sources
 
 BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 

@@ -16,17 +16,17 @@ from typing import Any
 from archspec.diagnostics import fail
 from archspec.diff.outline import Outline, Tensor, Tensors, derived_tensors, outline
 from archspec.families import describe
-from archspec.headers import read_folder
-from archspec.hosts import CONFIG, locate, structure_of
+from archspec.host.headers import read_folder
+from archspec.host.locate import CONFIG, locate, structure_of
+from archspec.host.strict_json import read_json
 from archspec.instructions import Instruction
-from archspec.lower import lower
-from archspec.parse import load
-from archspec.resolve import resolve
-from archspec.runtime.lock import Lock, is_compiled, read_lock
-from archspec.runtime.program import KEY, read_graft
-from archspec.spec import Base
-from archspec.strict_json import read_json
-from archspec.tree import plain
+from archspec.language.parse import load
+from archspec.language.spec import Base
+from archspec.runtime.model.program import KEY, read_graft
+from archspec.runtime.store.lock import Lock, is_compiled, read_lock
+from archspec.semantics.lower import lower
+from archspec.semantics.resolve import resolve
+from archspec.syntax.tree import plain
 
 SPEC_SUFFIXES = (".yaml", ".yml", ".arch")
 EVALUATION = "eval.json"

@@ -10,8 +10,8 @@ from typing import Any
 from archspec.diagnostics import fail
 from archspec.families import dit, llama, pixart, unknown
 from archspec.families.base import Family, Shape
+from archspec.host.structure import Structure, TensorHeader
 from archspec.source import Span
-from archspec.structure import Structure, TensorHeader
 
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (dit.FAMILY, pixart.FAMILY, llama.FAMILY)}
 

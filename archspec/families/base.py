@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from archspec.diagnostics import Collector, nearest
-from archspec.fingerprint import same_data
+from archspec.host.fingerprint import same_data
+from archspec.host.structure import Site, Structure, TensorHeader
 from archspec.source import Span
-from archspec.structure import Site, Structure, TensorHeader
 
 Shape = tuple[int, ...]
 MOST_PROBLEMS = 12

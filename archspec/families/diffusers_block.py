@@ -13,8 +13,8 @@ from typing import Any
 
 from archspec.diagnostics import fail
 from archspec.families.base import Attribute, Shape, choice, count, flag, linear, prefixed, teachers
+from archspec.host.structure import Port, Site, SiteShape
 from archspec.source import Span
-from archspec.structure import Port, Site, SiteShape
 
 BLOCKS = "transformer_blocks"
 ACTIVATIONS: Mapping[str, str] = {

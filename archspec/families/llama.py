@@ -2,8 +2,8 @@
 
 SmolLM2, TinyLlama, Yi and many others are published under this class. The model runs `layers[:num_hidden_layers]`,
 and each attention knows its place in the key/value cache by `layer_idx`: whoever changes the list of blocks must set
-both anew (`archspec.runtime.apply` does). With tied embeddings `lm_head.weight` is the embedding's; a copy of it in a
-checkpoint is not a tensor of the model.
+both anew (`archspec.runtime.model.apply` does). With tied embeddings `lm_head.weight` is the embedding's; a copy of it
+in a checkpoint is not a tensor of the model.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from archspec.diagnostics import fail
 from archspec.families.base import Anatomy, Family, Shape, choice, count, flag, linear, prefixed, teachers
+from archspec.host.structure import Port, Site, SiteShape
 from archspec.source import Span
-from archspec.structure import Port, Site, SiteShape
 
 ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 MLP = {"up": "up_proj", "down": "down_proj", "gate": "gate_proj"}

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any
 
-from archspec.structure import Site, SiteShape, Structure, TensorHeader
+from archspec.host.structure import Site, SiteShape, Structure, TensorHeader
 
 NAME = "unknown"
 _INDEX = re.compile(r"0|[1-9]\d{0,4}", re.ASCII)

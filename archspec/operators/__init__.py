@@ -12,7 +12,7 @@ from importlib import import_module
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from archspec.fields import declared
+from archspec.language.fields import declared
 from archspec.operators.base import Signature
 
 OPERATORS: Mapping[str, str] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from archspec.fields import node
+from archspec.host.structure import SiteShape
+from archspec.language.fields import node
 from archspec.operators.base import Facts
 from archspec.operators.heads import Heads
-from archspec.structure import SiteShape
 
 
 @node

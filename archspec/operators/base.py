@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from archspec.fields import Node, declared, written
-from archspec.structure import SiteShape
+from archspec.host.structure import SiteShape
+from archspec.language.fields import Node, declared, written
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Self
 
-from archspec.fields import arg, node
+from archspec.host.structure import SiteShape
+from archspec.language.fields import arg, node
 from archspec.operators.base import Problem, Signature, linear
-from archspec.structure import SiteShape
 
 
 @node

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from archspec.fields import node
+from archspec.host.structure import SiteShape
+from archspec.language.fields import node
 from archspec.operators.base import Facts, Signature
-from archspec.structure import SiteShape
 
 
 @node

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from archspec.fields import arg, node
+from archspec.host.structure import SiteShape
+from archspec.language.fields import arg, node
 from archspec.operators.base import Facts
 from archspec.operators.heads import Heads
-from archspec.structure import SiteShape
 
 
 @node

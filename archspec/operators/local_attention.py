@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from archspec.fields import arg, node
+from archspec.host.structure import SiteShape
+from archspec.language.fields import arg, node
 from archspec.operators.base import Facts, Problem
 from archspec.operators.heads import Heads
-from archspec.structure import SiteShape
 
 
 @node

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from archspec.fields import arg, node
+from archspec.host.structure import SiteShape
+from archspec.language.fields import arg, node
 from archspec.operators.attention import Attention
 from archspec.operators.base import Facts, Problem, Signature
 from archspec.operators.mlp import Mlp
-from archspec.structure import SiteShape
 
 
 @node

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, Self
 
 from archspec.diagnostics import nearest
-from archspec.fields import arg, node
+from archspec.host.structure import SiteShape
+from archspec.language.fields import arg, node
 from archspec.operators.base import Facts, Problem, Signature, linear
-from archspec.structure import SiteShape
 
 ACTIVATIONS = (
     "gelu",

@@ -21,10 +21,10 @@ from archspec.compiler.capture.fake import fake_tree, fake_weights
 from archspec.compiler.capture.inputs import Inputs
 from archspec.compiler.capture.tracer import Call, ValueTracer
 from archspec.compiler.capture.values import summary
-from archspec.compiler.graph import Body, HostGraph
+from archspec.compiler.rewrite.graph import Body, HostGraph
 from archspec.diagnostics import ArchspecError, fail
+from archspec.runtime.model.structures import Parallel, Tied
 from archspec.runtime.operators.base import Operator
-from archspec.runtime.structures import Parallel, Tied
 
 __all__ = ["capture"]
 

@@ -19,7 +19,7 @@ from archspec.plan import digest
 from archspec.runtime.data.describe import fingerprint
 from archspec.runtime.data.examples import Example, Examples, Shape
 from archspec.runtime.data.needs import Needs
-from archspec.runtime.home import read_json
+from archspec.runtime.store.home import read_json
 
 
 def cache_folder() -> Path:
@@ -76,7 +76,7 @@ class Encoded(Examples):
 
     def _load(self) -> Any:
         if self._coder is None:
-            from archspec.runtime.hosts import host_class
+            from archspec.runtime.model.hosts import host_class
 
             name = read_json(self.folder / "config.json").get("_class_name", "AutoencoderKL")
             cls: Any = host_class("diffusers", name)

@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from archspec.diagnostics import fail
-from archspec.fingerprint import SAMPLED, identity_of
-from archspec.headers import read_folder
+from archspec.host.fingerprint import SAMPLED, identity_of
+from archspec.host.headers import read_folder
 from archspec.plan import digest
 from archspec.runtime.data.describe import describe, read_prompts, setting
 from archspec.runtime.data.encoded import cache_folder
 from archspec.runtime.data.examples import Arrays, Examples
 from archspec.runtime.data.needs import Needs
-from archspec.runtime.home import Home
+from archspec.runtime.store.home import Home
 
 SAMPLES, STEPS = 4096, 25
 
@@ -61,8 +61,8 @@ def _draw(place: Home, data: Mapping[str, Any], lines: list[str], length: int) -
 
 
 def _images(place: Home, lines: list[str], samples: int, seed: int) -> dict[str, Tensor]:
-    from archspec.runtime.opening import best_device, open_model
-    from archspec.runtime.sample import Request, parse_labels, sample
+    from archspec.runtime.measure.sample import Request, parse_labels, sample
+    from archspec.runtime.store.opening import best_device, open_model
 
     labels = parse_labels(lines, place) if lines else None
     request = Request(samples, STEPS, seed=seed, labels=labels)
@@ -77,8 +77,8 @@ def _images(place: Home, lines: list[str], samples: int, seed: int) -> dict[str,
 def _texts(place: Home, lines: list[str], samples: int, seed: int, length: int) -> dict[str, Tensor]:
     """(samples, length) tokens drawn at temperature 1 behind each prompt, one text at a time; end-of-text is no end."""
     from archspec.runtime.learn.draws import generator
-    from archspec.runtime.opening import best_device, open_model
-    from archspec.runtime.sample import load_tokenizer
+    from archspec.runtime.measure.sample import load_tokenizer
+    from archspec.runtime.store.opening import best_device, open_model
 
     if not lines:
         raise fail(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from archspec.runtime.home import Home, home, read_json
+from archspec.runtime.store.home import Home, home, read_json
 
 TEXT_LENGTH = 512
 """Tokens of an example of text, unless the host's longest text is shorter."""

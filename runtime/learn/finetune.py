@@ -33,7 +33,7 @@ LOG_EVERY = 10
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """As `archspec.spec.Finetune`."""
+    """As `archspec.language.spec.Finetune`."""
 
     steps: int = 1000
     batch: int = 256

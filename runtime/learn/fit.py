@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import InternalError, fail
 from archspec.runtime.learn.feed import Feed
+from archspec.runtime.learn.least_squares import GramAccumulator
+from archspec.runtime.learn.least_squares import fit as solve
 from archspec.runtime.learn.neurons import NeuronWatch
 from archspec.runtime.learn.outcome import Outcome, RelativeError
 from archspec.runtime.learn.parts import Part
 from archspec.runtime.learn.taps import Record, Tap, record
-from archspec.runtime.least_squares import GramAccumulator
-from archspec.runtime.least_squares import fit as solve
 from archspec.runtime.operators.base import Operator
 
 Tick = Callable[[int], None]

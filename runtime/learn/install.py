@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from archspec.instructions import Instruction
 from archspec.plan import Task
+from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.learn.parts import group_places, places
-from archspec.runtime.workspace import Workspace
 
 
 def learned(program: Sequence[Instruction], workspace: Workspace, tasks: Iterable[Task]) -> dict[str, Tensor]:

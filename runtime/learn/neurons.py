@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import fail
+from archspec.runtime.learn.least_squares import GramAccumulator
 from archspec.runtime.learn.taps import Record
-from archspec.runtime.least_squares import GramAccumulator
 
 DAMPING = 1e-4
 """Ridge on the Gram matrix, as a fraction of its mean diagonal."""

@@ -39,7 +39,7 @@ Log = Callable[[str, int, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class RegressSettings:
-    """As `archspec.spec.Distill`; `loss` is that of this part."""
+    """As `archspec.language.spec.Distill`; `loss` is that of this part."""
 
     samples: int = 8192
     epochs: int = 200

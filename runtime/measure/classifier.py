@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import archspec
 from archspec.diagnostics import fail
-from archspec.runtime.home import read_json
+from archspec.runtime.store.home import read_json
 
 BUNDLED: Mapping[str, str] = {"digits": "specs/hosts/digits-classifier"}
 """Bundled data set to its classifier, from the root of the project."""

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archspec.host.structure import SiteShape
 from archspec.operators.attention import Attention as Signature
 from archspec.runtime.operators.base import EMPTY, Context
 from archspec.runtime.operators.heads import Heads, State, merge, reference_softmax
 from archspec.runtime.operators.scores import attend, four_dims
-from archspec.structure import SiteShape
 
 
 class Attention(Heads):

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import InternalError, fail
+from archspec.host.structure import Port, SiteShape
 from archspec.operators.base import Signature
-from archspec.structure import Port, SiteShape
 
 
 class Cache(Protocol):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import InternalError
+from archspec.host.structure import Port, SiteShape
 from archspec.operators.heads import Heads as HeadsConfig
 from archspec.runtime.operators.base import Context, Operator, adopt, put
 from archspec.runtime.operators.scores import four_dims, rotate
-from archspec.structure import Port, SiteShape
 
 State = Mapping[str, Tensor]
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
+from archspec.host.structure import Port, SiteShape
 from archspec.operators.hyena_x import HyenaX as Signature
 from archspec.runtime.operators import memory
 from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt, grid_of
 from archspec.runtime.operators.scores import key_weights
-from archspec.structure import Port, SiteShape
 
 
 class HyenaX(Operator):

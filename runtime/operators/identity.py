@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from archspec.host.structure import SiteShape
 from archspec.operators.identity import Identity as Signature
 from archspec.runtime.operators import memory
 from archspec.runtime.operators.base import EMPTY, Context, Operator
-from archspec.structure import SiteShape
 
 
 class Identity(Operator):

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
+from archspec.host.structure import SiteShape
 from archspec.operators.linear_attention import LinearAttention as Signature
 from archspec.runtime.operators import memory
 from archspec.runtime.operators.base import EMPTY, Context
 from archspec.runtime.operators.heads import Heads, State, merge, reference_heads
 from archspec.runtime.operators.scores import key_weights, spread
-from archspec.structure import SiteShape
 
 CHUNK = 64
 EPSILON = 1e-6

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archspec.host.structure import SiteShape
 from archspec.operators.local_attention import LocalAttention as Signature
 from archspec.runtime.operators import memory
 from archspec.runtime.operators.base import EMPTY, Context, grid_of
 from archspec.runtime.operators.heads import Heads, State, merge, reference_softmax
 from archspec.runtime.operators.scores import attend, four_dims
 from archspec.runtime.operators.windows import Axis, window_attention
-from archspec.structure import SiteShape
 
 ONE = Axis(1, 1, 0, 0)
 """The other axis of a 1-D window."""

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from archspec.host.structure import Port, SiteShape
 from archspec.operators.low_rank import LowRank as Signature
 from archspec.operators.mlp import Mlp as MlpConfig
 from archspec.runtime.operators.attention import Attention
 from archspec.runtime.operators.base import EMPTY, Context, Operator, put
 from archspec.runtime.operators.mlp import Mlp
-from archspec.structure import Port, SiteShape
 
 TEACHER = {"attention": "o", "mlp": "down"}
 """The teacher's name of the read-out."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archspec.host.structure import Port, SiteShape
 from archspec.operators.mlp import Mlp as Signature
-from archspec.runtime.neurons import norm_scores, select_neurons
+from archspec.runtime.learn.scores import norm_scores, select_neurons
 from archspec.runtime.operators import memory
 from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt
-from archspec.structure import Port, SiteShape
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

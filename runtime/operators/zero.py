@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archspec.host.structure import SiteShape
 from archspec.operators.zero import Zero as Signature
 from archspec.runtime.operators import memory
 from archspec.runtime.operators.base import EMPTY, Context, Operator
-from archspec.structure import SiteShape
 
 
 class Zero(Operator):

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from archspec.runtime.data.bundled import load_bundled
-from archspec.runtime.identity_autoencoder import IdentityAutoencoder
+from archspec.runtime.ecosystem.identity_autoencoder import IdentityAutoencoder
 from archspec.runtime.objectives import Conditioning, Flow, quiet_label_dropout
 
 HERE = Path(__file__).parent

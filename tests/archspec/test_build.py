@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from archspec.build import build, build_signature
 from archspec.diagnostics import ArchspecError, Collector
+from archspec.language.build import build, build_signature
+from archspec.language.parse import parse
+from archspec.language.spec import Base, Data, Drop, Init, OperatorCall, Repeat, Replace, Spec
 from archspec.operators.hyena_x import HyenaX
-from archspec.parse import parse
 from archspec.source import Source
-from archspec.spec import Base, Data, Drop, Init, OperatorCall, Repeat, Replace, Spec
-from archspec.yaml_syntax import parse_yaml
+from archspec.syntax.yaml_syntax import parse_yaml
 
 NAME_HINT = "write `name: dit-xl2-hyena-x-50` (name of the result: letters, digits, `.`, `_`, `-`)"
 

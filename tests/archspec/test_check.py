@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from archspec.check import check, check_without_host
-from archspec.check.facts import Figures, host_figures, result_figures
 from archspec.diagnostics import Severity
-from archspec.expectations import parse_expectation
 from archspec.families import describe
-from archspec.lower import lower
-from archspec.outcomes import MEASURED, PRICED, STATIC, evaluate_expectation, quantity
-from archspec.parse import parse
-from archspec.resolve import ResolvedSpec, resolve
+from archspec.host.structure import Site, SiteShape, Structure, TensorHeader
+from archspec.language.expectations import parse_expectation
+from archspec.language.parse import parse
+from archspec.semantics.check import check, check_without_host
+from archspec.semantics.check.facts import Figures, host_figures, result_figures
+from archspec.semantics.lower import lower
+from archspec.semantics.outcomes import MEASURED, PRICED, STATIC, evaluate_expectation, quantity
+from archspec.semantics.resolve import ResolvedSpec, resolve
 from archspec.source import Source
-from archspec.structure import Site, SiteShape, Structure, TensorHeader
 
 DIT: dict[str, Any] = {
     "_class_name": "DiTTransformer2DModel",
@@ -250,7 +250,7 @@ def test_evaluate_expectation() -> None:
 
 
 def test_every_metric_is_known_at_one_stage() -> None:
-    from archspec.expectations import METRICS
+    from archspec.language.expectations import METRICS
 
     assert set(METRICS) == STATIC | PRICED | MEASURED
     assert not STATIC & PRICED

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.lark import from_lark
 from lark import Lark
 
-from archspec import grammar
 from archspec.diagnostics import ArchspecError
-from archspec.dsl_syntax import parse_dsl
-from archspec.fields import declared
-from archspec.fmt import format_dsl
-from archspec.parse import parse
+from archspec.language.fields import declared
+from archspec.language.parse import parse
+from archspec.language.spec import EDITS
 from archspec.source import Source
-from archspec.spec import EDITS
-from archspec.tree import Map, Scalar, Seq, plain
-from archspec.yaml_syntax import parse_yaml
+from archspec.syntax import grammar
+from archspec.syntax.dsl_syntax import parse_dsl
+from archspec.syntax.fmt import format_dsl
+from archspec.syntax.tree import Map, Scalar, Seq, plain
+from archspec.syntax.yaml_syntax import parse_yaml
 
 TEXT = """\
 # head

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from archspec.diagnostics import ArchspecError
-from archspec.expectations import METRICS, Expectation, parse_bytes, parse_expectation
-from archspec.selectors import parse_selector
+from archspec.language.expectations import METRICS, Expectation, parse_bytes, parse_expectation
+from archspec.language.selectors import parse_selector
 from archspec.source import Source
 
 

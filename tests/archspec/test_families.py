@@ -16,9 +16,9 @@ import pytest
 from archspec.diagnostics import ArchspecError
 from archspec.families import FAMILIES, describe, expected_tensors, family_of, identify
 from archspec.families.base import bookkeeping
-from archspec.headers import read_folder
+from archspec.host.headers import read_folder
+from archspec.host.structure import Site, Structure, TensorHeader
 from archspec.source import Source
-from archspec.structure import Site, Structure, TensorHeader
 
 DIT: dict[str, Any] = {"_class_name": "DiTTransformer2DModel"}
 PIXART: dict[str, Any] = {"_class_name": "PixArtTransformer2DModel"}
@@ -453,7 +453,7 @@ REAL: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("config", REAL, ids=range(len(REAL)))
 def test_structure_against_the_real_module(config: dict[str, Any]) -> None:
-    from archspec.runtime.hosts import build
+    from archspec.runtime.model.hosts import build
 
     structure = describe(config)
     own = {n: v for n, v in config.items() if n in FAMILIES[structure.family].handled or bookkeeping(n)}
@@ -466,7 +466,7 @@ def test_structure_against_the_real_module(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_plain"])
 def test_saved_hosts(host: str, request: pytest.FixtureRequest) -> None:
-    from archspec.runtime.hosts import build
+    from archspec.runtime.model.hosts import build
 
     folder: Path = request.getfixturevalue(host)
     tensors = read_folder(folder)
@@ -481,6 +481,6 @@ def test_saved_hosts(host: str, request: pytest.FixtureRequest) -> None:
 def test_no_torch() -> None:
     """Reading structures must stay cheap: the validator promises 0.35 CPU seconds."""
     heavy = "{'torch', 'numpy', 'huggingface_hub', 'diffusers', 'transformers'}"
-    code = f"import sys, archspec.hosts, archspec.layout; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, archspec.host.locate, archspec.semantics.layout; print(sorted({heavy} & set(sys.modules)))"
     found = run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True)
     assert found.stdout == "[]\n"

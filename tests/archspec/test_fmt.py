@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from archspec.comments import BLANK
 from archspec.diagnostics import ArchspecError
-from archspec.dsl_syntax import parse_dsl
-from archspec.fmt import format_dsl, format_yaml
 from archspec.source import Source
-from archspec.tree import Comments, Entry, Map, Scalar, Seq, Tree, plain, resolve_scalar
-from archspec.yaml_syntax import parse_yaml
+from archspec.syntax.comments import BLANK
+from archspec.syntax.dsl_syntax import parse_dsl
+from archspec.syntax.fmt import format_dsl, format_yaml
+from archspec.syntax.tree import Comments, Entry, Map, Scalar, Seq, Tree, plain, resolve_scalar
+from archspec.syntax.yaml_syntax import parse_yaml
 
 NOWHERE = Source("nowhere", "").span(0, 0)
 SELECTORS = (

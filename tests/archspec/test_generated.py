@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from archspec import grammar
 from archspec.cli.schema import GENERATED
+from archspec.syntax import grammar
 
 ROOT = Path(__file__).parents[2]
 

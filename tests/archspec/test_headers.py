@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.numpy import save, save_file
 
 from archspec.diagnostics import ArchspecError
-from archspec.headers import read_folder, read_header, weight_files
+from archspec.host.headers import read_folder, read_header, weight_files
+from archspec.host.structure import TensorHeader
 from archspec.source import Source
-from archspec.structure import TensorHeader
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 

@@ -14,12 +14,12 @@ from safetensors.numpy import save_file
 
 from archspec.diagnostics import ArchspecError
 from archspec.families import describe, expected_tensors
-from archspec.fingerprint import FULL, SAMPLED, Identity, digest_of, hasher
-from archspec.headers import read_folder
-from archspec.hosts import Located, check_fingerprint, fingerprint, hub_cache, locate, structure_of
-from archspec.parse import parse
+from archspec.host.fingerprint import FULL, SAMPLED, Identity, digest_of, hasher
+from archspec.host.headers import read_folder
+from archspec.host.locate import Located, check_fingerprint, fingerprint, hub_cache, locate, structure_of
+from archspec.language.parse import parse
+from archspec.language.spec import Base
 from archspec.source import Source
-from archspec.spec import Base
 
 CONFIG: dict[str, Any] = {
     "_class_name": "DiTTransformer2DModel",

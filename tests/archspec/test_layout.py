@@ -10,14 +10,14 @@ import pytest
 
 from archspec.diagnostics import InternalError
 from archspec.families import describe
-from archspec.headers import read_folder
+from archspec.host.headers import read_folder
+from archspec.host.structure import Structure
 from archspec.instructions import Instruction, TensorSource
-from archspec.layout import base_shapes, count_parameters, depth, result_path, result_paths, tensor_sources
-from archspec.lower import lower
-from archspec.parse import parse
-from archspec.resolve import resolve
+from archspec.language.parse import parse
+from archspec.semantics.layout import base_shapes, count_parameters, depth, result_path, result_paths, tensor_sources
+from archspec.semantics.lower import lower
+from archspec.semantics.resolve import resolve
 from archspec.source import Source
-from archspec.structure import Structure
 
 SMALL: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 4, "sample_size": 8, "num_embeds_ada_norm": 3}
 DIT = describe({"_class_name": "DiTTransformer2DModel", "num_layers": 6, **SMALL})
@@ -156,8 +156,8 @@ EDITS = [
 def test_names_and_shapes_are_those_of_the_applied_model(
     host: str, edits: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
-    from archspec.runtime.apply import apply
-    from archspec.runtime.hosts import build
+    from archspec.runtime.model.apply import apply
+    from archspec.runtime.model.hosts import build
 
     folder: Path = request.getfixturevalue(host)
     structure = describe(json.loads((folder / "config.json").read_text()), read_folder(folder))

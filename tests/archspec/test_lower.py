@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from archspec.families import describe
+from archspec.host.structure import Structure, TensorHeader
 from archspec.instructions import Entry, Install, Instruction, Relist, Share, from_json, to_json
-from archspec.lower import lower
-from archspec.parse import parse
-from archspec.resolve import resolve
+from archspec.language.parse import parse
+from archspec.semantics.lower import lower
+from archspec.semantics.resolve import resolve
 from archspec.source import Source
-from archspec.structure import Structure, TensorHeader
 
 DIT = describe({"_class_name": "DiTTransformer2DModel", "num_layers": 6})
 LLAMA = describe({"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 4, "num_key_value_heads": 8})

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import archspec.operators
-from archspec.fields import declared
+from archspec.host.structure import SiteShape
+from archspec.language.fields import declared
 from archspec.operators import OPERATORS, restore, signature
-from archspec.structure import SiteShape
 
 DIT = SiteShape(width=48, tokens=16, grid=(4, 4), heads=4, kv_heads=4, head_dim=12)
 DIT_MLP = SiteShape(width=48, tokens=16, grid=(4, 4), hidden=192, activation="gelu_pytorch_tanh")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from archspec.diagnostics import ArchspecError, Diagnostic
-from archspec.fmt import format_dsl, format_yaml
-from archspec.parse import load, load_tree, parse, parse_tree, read_source
+from archspec.language.parse import load, load_tree, parse, parse_tree, read_source
+from archspec.language.spec import Data, Finetune
 from archspec.source import Source
-from archspec.spec import Data, Finetune
-from archspec.tree import plain
-from archspec.yaml_syntax import MAX_SIZE
+from archspec.syntax.fmt import format_dsl, format_yaml
+from archspec.syntax.tree import plain
+from archspec.syntax.yaml_syntax import MAX_SIZE
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "specs" / "examples").iterdir())
 

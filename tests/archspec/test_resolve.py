@@ -9,10 +9,10 @@ import pytest
 
 from archspec.diagnostics import ArchspecError
 from archspec.families import describe
-from archspec.parse import parse
-from archspec.resolve import ResolvedSpec, parallel_groups, resolve
+from archspec.host.structure import Structure, TensorHeader
+from archspec.language.parse import parse
+from archspec.semantics.resolve import ResolvedSpec, parallel_groups, resolve
 from archspec.source import Source
-from archspec.structure import Structure, TensorHeader
 
 DIT = describe({"_class_name": "DiTTransformer2DModel", "num_layers": 8})
 LLAMA = describe({"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 4, "num_key_value_heads": 8})

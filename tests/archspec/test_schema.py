@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator
 
+from archspec.language.parse import parse_tree, read_source
+from archspec.language.schema import spec_schema
+from archspec.language.spec import EDITS
 from archspec.operators import OPERATORS, signature
-from archspec.parse import parse_tree, read_source
-from archspec.schema import spec_schema
 from archspec.source import Source
-from archspec.spec import EDITS
-from archspec.tree import plain
-from archspec.yaml_syntax import parse_yaml
+from archspec.syntax.tree import plain
+from archspec.syntax.yaml_syntax import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = spec_schema()
@@ -114,8 +114,8 @@ def test_references_resolve() -> None:
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_operator_page_names_every_parameter(name: str) -> None:
-    from archspec.fields import declared, written
-    from archspec.reference import operators_page
+    from archspec.language.fields import declared, written
+    from archspec.language.reference import operators_page
 
     section = operators_page().split(f"\n## {name}\n")[1].split("\n## ")[0]
     assert all(f"| `{written(field.name)}` |" in section for field in declared(signature(name)))

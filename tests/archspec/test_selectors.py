@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from archspec.diagnostics import ArchspecError
-from archspec.selectors import Selector, parse_selector, select
+from archspec.host.structure import Site, SiteShape, Structure
+from archspec.language.selectors import Selector, parse_selector, select
 from archspec.source import Source
-from archspec.structure import Site, SiteShape, Structure
 
 SHAPE = SiteShape(width=8)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from archspec.codes import table
 from archspec.render import FORMATS, render
+from archspec.semantics.validate import validate_source
 from archspec.source import Source
-from archspec.validate import validate_source
 
 YAML = """archspec: 1
 name: x  # a name

@@ -6,8 +6,8 @@ import pytest
 
 from archspec.diagnostics import ArchspecError
 from archspec.source import Source
-from archspec.tree import Map, Scalar, Seq, Tree, plain
-from archspec.yaml_syntax import MAX_SIZE, parse_yaml
+from archspec.syntax.tree import Map, Scalar, Seq, Tree, plain
+from archspec.syntax.yaml_syntax import MAX_SIZE, parse_yaml
 
 TEXT = """\
 # head

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from archspec.cli import main
 from archspec.cli.schema import GENERATED
-from archspec.schema import spec_schema
+from archspec.language.schema import spec_schema
 
 
 def test_prints_the_schema() -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from archspec.compiler.capture import capture
-from archspec.compiler.graph import HostGraph
-from archspec.compiler.infer import complete
-from archspec.compiler.model import build_structure, edited_paths
-from archspec.compiler.pipeline import run
-from archspec.hosts import Located, structure_of
+from archspec.compiler.capture.infer import complete
+from archspec.compiler.capture.model import build_structure, edited_paths
+from archspec.compiler.rewrite.graph import HostGraph
+from archspec.compiler.rewrite.pipeline import run
+from archspec.host.locate import Located, structure_of
 from archspec.instructions import Instruction
-from archspec.lower import lower
-from archspec.parse import parse
-from archspec.resolve import ResolvedSpec, resolve
+from archspec.language.parse import parse
 from archspec.runtime.families import family
+from archspec.semantics.lower import lower
+from archspec.semantics.resolve import ResolvedSpec, resolve
 from archspec.source import Source
 
 

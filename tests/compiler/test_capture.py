@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from archspec.compiler.capture import capture, relative
+from archspec.compiler.capture.model import randomize
 from archspec.compiler.capture.tracer import first_tensors
-from archspec.compiler.graph import HostGraph
-from archspec.compiler.interpret import interpret
-from archspec.compiler.model import randomize
+from archspec.compiler.rewrite.graph import HostGraph
+from archspec.compiler.rewrite.interpret import interpret
 from archspec.diagnostics import ArchspecError
 from archspec.families import identify
 from archspec.runtime.families import family
-from archspec.runtime.hosts import build, read_config
+from archspec.runtime.model.hosts import build, read_config
 
 HOSTS = [("tiny_dit", "dit"), ("tiny_pixart", "pixart"), ("tiny_llama", "llama"), ("tiny_plain", "unknown")]
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from archspec.compiler.cost import CostReport, price
-from archspec.compiler.meter import measure
+from archspec.compiler.pricing.cost import CostReport, price
+from archspec.compiler.pricing.meter import measure
 from archspec.diagnostics import ArchspecError
-from archspec.expectations import parse_expectation
 from archspec.families import describe
-from archspec.lower import lower
-from archspec.outcomes import evaluate_expectation
-from archspec.parse import parse
-from archspec.resolve import resolve
+from archspec.language.expectations import parse_expectation
+from archspec.language.parse import parse
+from archspec.semantics.lower import lower
+from archspec.semantics.outcomes import evaluate_expectation
+from archspec.semantics.resolve import resolve
 from archspec.source import Source
 
 D, L, N = 1152, 28, 256

@@ -16,8 +16,8 @@ import torch
 import archspec
 from archspec.compiler.driver import STAGES, compile_spec, cost_rows, prepare
 from archspec.diagnostics import ArchspecError
-from archspec.runtime.lock import read_lock
-from archspec.runtime.workspace import Workspace
+from archspec.runtime.execution.workspace import Workspace
+from archspec.runtime.store.lock import read_lock
 
 SPECS = Path(__file__).parents[2] / "specs"
 MLP = '  - {replace: "blocks[1].mlp", with: {op: mlp, ratio: 1}}\n'
@@ -165,7 +165,7 @@ def test_a_spec_without_a_base(tmp_path: Path) -> None:
 def test_a_failure_while_writing_leaves_nothing(
     tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    from archspec.compiler import emit
+    from archspec.compiler.emission import emit
 
     def fail(*_: Any) -> None:
         raise error
@@ -178,7 +178,7 @@ def test_a_failure_while_writing_leaves_nothing(
 
 CHILD = """
     import os, signal, sys
-    from archspec.compiler import emit
+    from archspec.compiler.emission import emit
     from archspec.compiler.driver import compile_spec
     emit._put = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     compile_spec(sys.argv[1], sys.argv[2])

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 import archspec
 from archspec.compiler.driver import compile_spec
-from archspec.compiler.emit import check_output
+from archspec.compiler.emission.emit import check_output
 from archspec.diagnostics import ArchspecError
-from archspec.fingerprint import digest_of
-from archspec.headers import read_folder
-from archspec.runtime.lock import Lock
-from archspec.runtime.structures import plain_merge
+from archspec.host.fingerprint import digest_of
+from archspec.host.headers import read_folder
+from archspec.runtime.model.structures import plain_merge
+from archspec.runtime.store.lock import Lock
 
 EDITS = """
   - {replace: "blocks[1].attn", with: {op: hyena_x, kernel: 4}, init: random}

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from archspec.compiler.infer import complete
-from archspec.compiler.proof import prove
+from archspec.compiler.capture.infer import complete
+from archspec.compiler.proof.prove import prove
 from archspec.diagnostics import ArchspecError
-from archspec.hosts import Located, locate, structure_of
-from archspec.spec import Base
-from archspec.structure import Port, Site, Structure
+from archspec.host.locate import Located, locate, structure_of
+from archspec.host.structure import Port, Site, Structure
+from archspec.language.spec import Base
 
 
 def _site(structure: Structure, path: str) -> Site:

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from archspec.compiler.graph import HostGraph, retarget
-from archspec.compiler.graph_text import render
-from archspec.compiler.ledger import ledger
-from archspec.compiler.passes.base import Fact, Pass
-from archspec.compiler.pipeline import PASSES, list_passes, run, run_timed
-from archspec.compiler.verify import verify
+from archspec.compiler.rewrite.graph import HostGraph, retarget
+from archspec.compiler.rewrite.graph_text import render
+from archspec.compiler.rewrite.ledger import ledger
+from archspec.compiler.rewrite.passes.base import Fact, Pass
+from archspec.compiler.rewrite.pipeline import PASSES, list_passes, run, run_timed
+from archspec.compiler.rewrite.verify import verify
 from archspec.diagnostics import ArchspecError, InternalError
-from archspec.resolve import ResolvedSpec
+from archspec.semantics.resolve import ResolvedSpec
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = {

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from archspec.compiler.planning import Prices, Sources, make_plan, waves
-from archspec.compiler.timing import estimate, measure_rate
-from archspec.hosts import Located, structure_of
+from archspec.compiler.pricing.timing import estimate, measure_rate
+from archspec.host.locate import Located, structure_of
 from archspec.instructions import Instruction
-from archspec.lower import lower
-from archspec.parse import load_source
+from archspec.language.parse import load_source
 from archspec.plan import Cost, Plan, Task
-from archspec.resolve import ResolvedSpec, resolve
+from archspec.semantics.lower import lower
+from archspec.semantics.resolve import ResolvedSpec, resolve
 from archspec.source import Source
 
 EDITS = """

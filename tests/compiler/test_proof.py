@@ -10,23 +10,23 @@ from typing import Any
 import pytest
 from torch import nn
 
-from archspec.compiler import proof
 from archspec.compiler.capture import capture
-from archspec.compiler.graph_text import render
-from archspec.compiler.ledger import ledger
-from archspec.compiler.model import build_structure, edited_paths
-from archspec.compiler.pipeline import run
-from archspec.compiler.proof import prove, prove_form
-from archspec.compiler.reduce import reduced
+from archspec.compiler.capture.model import build_structure, edited_paths
+from archspec.compiler.proof import proof
+from archspec.compiler.proof.prove import prove, prove_form
+from archspec.compiler.proof.reduce import reduced
+from archspec.compiler.rewrite.graph_text import render
+from archspec.compiler.rewrite.ledger import ledger
+from archspec.compiler.rewrite.pipeline import run
 from archspec.diagnostics import ArchspecError, InternalError
 from archspec.families import describe
 from archspec.instructions import Entry, Install, Relist
-from archspec.layout import tensor_sources
-from archspec.lower import lower
-from archspec.parse import parse
-from archspec.resolve import resolve
+from archspec.language.parse import parse
 from archspec.runtime.families import family
-from archspec.runtime.structures import Parallel
+from archspec.runtime.model.structures import Parallel
+from archspec.semantics.layout import tensor_sources
+from archspec.semantics.lower import lower
+from archspec.semantics.resolve import resolve
 from archspec.source import Source
 
 Compiler = Callable[..., Any]

@@ -22,7 +22,7 @@ import pytest
 
 from archspec.diagnostics import Diagnostic
 from archspec.render import render
-from archspec.validate import validate
+from archspec.semantics.validate import validate
 
 HERE = Path(__file__).parent
 FENCE = re.compile(r"^```(yaml|arch|text|json)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)

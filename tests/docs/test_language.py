@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from archspec import grammar, shapes
-from archspec.expectations import METRICS, parse_expectation
-from archspec.fmt import format_dsl, format_yaml
-from archspec.parse import parse, parse_tree
-from archspec.selectors import parse_selector
+from archspec.language import shapes
+from archspec.language.expectations import METRICS, parse_expectation
+from archspec.language.parse import parse, parse_tree
+from archspec.language.selectors import parse_selector
+from archspec.language.spec import EDITS, Spec
 from archspec.source import Source
-from archspec.spec import EDITS, Spec
+from archspec.syntax import grammar
+from archspec.syntax.fmt import format_dsl, format_yaml
 
 TEXT = (Path(__file__).parents[2] / "docs" / "language.md").read_text(encoding="utf-8")
 BLOCKS = [(found[1], found[2]) for found in re.finditer(r"^```([^\n]*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)]

@@ -54,14 +54,14 @@ def compiled(compiled_once: Path, tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Return make(host folder, text of the edits, link=False, subfolder=None) -> folder of the result."""
-    from archspec.compiler.card import card
-    from archspec.compiler.emit import Emission, emit, read_content
-    from archspec.compiler.infer import complete
-    from archspec.hosts import locate, structure_of
-    from archspec.lower import lower
-    from archspec.parse import load_source
+    from archspec.compiler.capture.infer import complete
+    from archspec.compiler.emission.card import card
+    from archspec.compiler.emission.emit import Emission, emit, read_content
+    from archspec.host.locate import locate, structure_of
+    from archspec.language.parse import load_source
     from archspec.plan import Plan
-    from archspec.resolve import resolve
+    from archspec.semantics.lower import lower
+    from archspec.semantics.resolve import resolve
     from archspec.source import Source
 
     def make(host: Path, edits: str, *, link: bool = False, subfolder: str | None = None) -> Path:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from archspec.hosts import locate, structure_of
+from archspec.host.locate import locate, structure_of
+from archspec.host.structure import Structure
 from archspec.instructions import Entry, Install, Instruction, Relist, Share
-from archspec.layout import tensor_sources
-from archspec.runtime.apply import apply
-from archspec.runtime.structures import Parallel, Tied
-from archspec.spec import Base
-from archspec.structure import Structure
+from archspec.language.spec import Base
+from archspec.runtime.model.apply import apply
+from archspec.runtime.model.structures import Parallel, Tied
+from archspec.semantics.layout import tensor_sources
 
 
 def structure(folder: Path) -> Structure:
@@ -99,7 +99,7 @@ def test_tensors_are_those_of_the_layout(tiny_dit: Path, tiny_llama: Path, numbe
 
 @pytest.mark.parametrize("number", range(6))
 def test_meta_and_real_modules_get_the_same_form(tiny_dit: Path, number: int) -> None:
-    from archspec.runtime.hosts import build
+    from archspec.runtime.model.hosts import build
 
     host = structure(tiny_dit)
     program = programs(host, "transformer_blocks", "attn1", "ff")[number]

@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from archspec.diagnostics import ArchspecError, InternalError
-from archspec.headers import BITS, read_folder, read_header
-from archspec.runtime import checkpoint, files
-from archspec.runtime.checkpoint import NAMES, Piece, Shard, Writer, live, rewrite, shards, stem_of
-from archspec.runtime.files import copy_bytes, hash_file, link_or_copy, publish
-from archspec.structure import TensorHeader
+from archspec.host.headers import BITS, read_folder, read_header
+from archspec.host.structure import TensorHeader
+from archspec.runtime.store import checkpoint, files
+from archspec.runtime.store.checkpoint import NAMES, Piece, Shard, Writer, live, rewrite, shards, stem_of
+from archspec.runtime.store.files import copy_bytes, hash_file, link_or_copy, publish
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64, torch.bool)
 
@@ -351,7 +351,7 @@ def test_a_read_only_place_is_a_diagnostic(tmp_path: Path) -> None:
 CHILD = """
     import sys, time
     from pathlib import Path
-    from archspec.runtime.files import publish
+    from archspec.runtime.store.files import publish
     with publish(Path(sys.argv[1])) as folder:
         (folder / "half").write_text("half")
         print("writing", flush=True)

@@ -11,12 +11,12 @@ import torch
 
 from archspec.diagnostics import ArchspecError
 from archspec.runtime.data.examples import Arrays
-from archspec.runtime.evaluate import evaluate, perplexity
-from archspec.runtime.home import home
 from archspec.runtime.measure.classifier import Classifier, find_classifier
+from archspec.runtime.measure.evaluate import evaluate, perplexity
 from archspec.runtime.measure.frechet import frechet_distance
 from archspec.runtime.measure.latency import compare_latency
-from archspec.runtime.opening import open_model
+from archspec.runtime.store.home import home
+from archspec.runtime.store.opening import open_model
 
 ROOT = Path(__file__).parents[2]
 DIGITS, JUDGE = ROOT / "specs/hosts/digits", ROOT / "specs/hosts/digits-classifier"

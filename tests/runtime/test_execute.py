@@ -16,11 +16,11 @@ import torch
 
 from archspec.diagnostics import ArchspecError
 from archspec.plan import Plan
-from archspec.runtime.execute import RunReport, execute, read_plan, shares
-from archspec.runtime.files import hash_file
-from archspec.runtime.load import load
-from archspec.runtime.lock import read_lock
-from archspec.runtime.workspace import Workspace
+from archspec.runtime.execution.execute import RunReport, execute, read_plan, shares
+from archspec.runtime.execution.workspace import Workspace
+from archspec.runtime.store.files import hash_file
+from archspec.runtime.store.load import load
+from archspec.runtime.store.lock import read_lock
 
 Copies = Callable[[str], Path]
 SITES = 5
@@ -136,7 +136,7 @@ def progress(folder: Path) -> int:
 
 def killed_run(folder: Path, delay: float) -> bool:
     """Start a run in a process of its own and kill it `delay` seconds after it got further; False if it ended."""
-    code = "import sys, pathlib; from archspec.runtime.execute import execute; "
+    code = "import sys, pathlib; from archspec.runtime.execution.execute import execute; "
     code += "execute(pathlib.Path(sys.argv[1]), device='cpu')"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-W", "ignore", "-c", code, str(folder)]
@@ -169,7 +169,7 @@ def test_kills_at_any_moment_lose_nothing(compiled: Copies, trained: Path) -> No
 def test_a_kill_while_publishing_leaves_a_whole_model(
     compiled: Copies, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from archspec.runtime import publish
+    from archspec.runtime.store import publish
 
     folder = compiled("publishing")
     run(folder, only=("fit", "regress"))

@@ -11,7 +11,7 @@ import torch
 from archspec.diagnostics import ArchspecError
 from archspec.families import identify
 from archspec.runtime.families import FAMILIES, family
-from archspec.runtime.hosts import build, host_class, read_config
+from archspec.runtime.model.hosts import build, host_class, read_config
 
 HOSTS = [("tiny_dit", "dit"), ("tiny_pixart", "pixart"), ("tiny_llama", "llama"), ("tiny_plain", "unknown")]
 

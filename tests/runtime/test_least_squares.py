@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from archspec.runtime.least_squares import GramAccumulator, fit, fit_subset, ridge_solve
+from archspec.runtime.learn.least_squares import GramAccumulator, fit, fit_subset, ridge_solve
 
 
 def rows(count: int, features: int, outputs: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import archspec
 from archspec.diagnostics import ArchspecError
-from archspec.runtime.lock import read_lock
-from archspec.runtime.program import read_graft, read_program
+from archspec.runtime.model.program import read_graft, read_program
+from archspec.runtime.store.lock import read_lock
 
 Make = Callable[..., Path]
 EDITS = """

@@ -13,7 +13,6 @@ import torch
 from torch import Generator
 
 from archspec.diagnostics import ArchspecError
-from archspec.runtime.home import home
 from archspec.runtime.objectives import (
     Conditioning,
     Epsilon,
@@ -23,7 +22,8 @@ from archspec.runtime.objectives import (
     make_objective,
     quiet_label_dropout,
 )
-from archspec.runtime.opening import open_model
+from archspec.runtime.store.home import home
+from archspec.runtime.store.opening import open_model
 
 
 def rng(seed: int = 0) -> Generator:

@@ -12,10 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import ArchspecError
-from archspec.runtime.grid import grid
-from archspec.runtime.home import home
-from archspec.runtime.opening import open_model
-from archspec.runtime.sample import Request, continue_texts, decode, first_noise, make_scheduler, parse_labels, sample
+from archspec.runtime.measure.grid import grid
+from archspec.runtime.measure.sample import (
+    Request,
+    continue_texts,
+    decode,
+    first_noise,
+    make_scheduler,
+    parse_labels,
+    sample,
+)
+from archspec.runtime.store.home import home
+from archspec.runtime.store.opening import open_model
 
 DIGITS = Path(__file__).parents[2] / "specs" / "hosts" / "digits"
 

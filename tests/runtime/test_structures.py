@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from archspec.runtime.structures import Parallel, Tied, plain_merge
+from archspec.runtime.model.structures import Parallel, Tied, plain_merge
 
 WIDTH = 6
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from archspec.runtime import values
-from archspec.runtime.values import Place, Values, compare_values
+from archspec.runtime.store import values
+from archspec.runtime.store.values import Place, Values, compare_values
 
 
 def compared(folder: Path, before: torch.Tensor, after: torch.Tensor) -> Values:

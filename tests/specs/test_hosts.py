@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from archspec.runtime.evaluate import evaluate
+from archspec.runtime.measure.evaluate import evaluate
 
 HOSTS = Path(__file__).parents[2] / "specs" / "hosts"
 ROOT = HOSTS.parents[1]
@@ -43,9 +43,9 @@ assert "archspec" not in sys.modules
 def test_pipeline_draws_what_archspec_draws() -> None:
     from diffusers import DiTPipeline
 
-    from archspec.runtime.home import home
-    from archspec.runtime.opening import open_model
-    from archspec.runtime.sample import Request, decode, first_noise, sample
+    from archspec.runtime.measure.sample import Request, decode, first_noise, sample
+    from archspec.runtime.store.home import home
+    from archspec.runtime.store.opening import open_model
 
     pipeline: Any = DiTPipeline.from_pretrained(HOSTS / "digits", torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)

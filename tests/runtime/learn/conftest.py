@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from archspec.host.structure import Port, SiteShape
 from archspec.instructions import Entry, Install, Instruction, Relist
 from archspec.operators import restore
-from archspec.runtime.apply import apply
 from archspec.runtime.data.examples import Arrays
 from archspec.runtime.learn.draws import generator
 from archspec.runtime.learn.feed import Feed
+from archspec.runtime.model.apply import apply
 from archspec.runtime.objectives import Conditioning, Flow
-from archspec.structure import Port, SiteShape
 
 WIDTH = 32
 SHAPE = SiteShape(

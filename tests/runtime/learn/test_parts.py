@@ -8,10 +8,10 @@ from torch import nn
 
 from archspec.diagnostics import ArchspecError
 from archspec.instructions import Entry, Relist
-from archspec.layout import result_paths
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.parts import find_part, group_places, places
 from archspec.runtime.learn.taps import record
+from archspec.semantics.layout import result_paths
 
 B = "transformer_blocks"
 RELIST = Relist(

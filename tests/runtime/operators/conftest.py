@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from archspec.host.structure import SiteShape
 from archspec.operators import signature
 from archspec.runtime.operators import module_class
 from archspec.runtime.operators.base import Context, Operator, reset
-from archspec.structure import SiteShape
 
 SITES = {
     "dit.attn": SiteShape(width=24, tokens=20, grid=(4, 5), heads=3, kv_heads=3, head_dim=8),

@@ -10,9 +10,9 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
 
 from archspec.diagnostics import InternalError
+from archspec.host.structure import Port, SiteShape
 from archspec.operators import OPERATORS, signature
 from archspec.runtime.operators import build_operator, module_class
-from archspec.structure import Port, SiteShape
 
 ATTENTION = [name for name in OPERATORS if "attn" in signature(name).slots]
 PORT = Port("hidden_states", 2, "position_embeddings", "attention_mask", "past_key_values")
@@ -176,7 +176,7 @@ def test_cache_of_a_batch_is_repeated_selected_and_reset(rig: Callable[..., Any]
 
 def test_self_graft_of_llama_is_exact() -> None:
     """The host's attention with the same weights, before and after, with padding: not one bit differs."""
-    from archspec.runtime.initialize import initialize
+    from archspec.runtime.model.initialize import initialize
 
     model, twin = llama("attention"), llama("attention")
     for place, layer in enumerate(model.model.layers):

@@ -13,11 +13,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
+from archspec.host.structure import Port, SiteShape
 from archspec.instructions import Install, from_json, to_json
 from archspec.operators import OPERATORS, signature
 from archspec.runtime.operators import build_operator, module_class
 from archspec.runtime.operators.base import reset
-from archspec.structure import Port, SiteShape
 
 SLOTS = {"dit.attn": "attn", "dit.mlp": "mlp", "llama.attn": "attn", "llama.mlp": "mlp", "qwen.attn": "attn"}
 CASES = [(name, site) for name in OPERATORS for site, slot in SLOTS.items() if slot in signature(name).slots]
@@ -252,7 +252,7 @@ def test_modules_do_not_need_transformers() -> None:
     code = (
         "import sys; from archspec.operators import OPERATORS\n"
         "from archspec.runtime.operators import module_class\n"
-        "import archspec.runtime.initialize, archspec.runtime.least_squares\n"
+        "import archspec.runtime.model.initialize, archspec.runtime.learn.least_squares\n"
         "for name in OPERATORS: module_class(name)\n"
         "bad = {'transformers', 'diffusers', 'lark', 'jsonschema', 'networkx', 'yaml'} & set(sys.modules)\n"
         "assert not bad, bad"

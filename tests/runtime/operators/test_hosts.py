@@ -12,12 +12,12 @@ from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from archspec.hosts import Located, structure_of
+from archspec.host.locate import Located, structure_of
+from archspec.host.structure import Site
 from archspec.instructions import Install
 from archspec.operators import signature
-from archspec.runtime.initialize import initialize, path_seed
+from archspec.runtime.model.initialize import initialize, path_seed
 from archspec.runtime.operators import build_operator
-from archspec.structure import Site
 
 
 def graft(model: nn.Module, site: Site, operator: str, kind: str, params: Mapping[str, Any]) -> None:

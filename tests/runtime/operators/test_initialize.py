@@ -8,8 +8,8 @@ import torch
 
 from archspec.diagnostics import InternalError
 from archspec.operators import OPERATORS, signature
-from archspec.runtime.initialize import can_inherit, initialize, path_seed
-from archspec.runtime.neurons import greedy_neurons, norm_scores, select_neurons, spread_scores
+from archspec.runtime.learn.scores import greedy_neurons, norm_scores, select_neurons, spread_scores
+from archspec.runtime.model.initialize import can_inherit, initialize, path_seed
 from archspec.runtime.operators import module_class
 
 SLOTS = {"dit.attn": "attn", "dit.mlp": "mlp", "llama.attn": "attn", "llama.mlp": "mlp", "qwen.attn": "attn"}

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from archspec.diagnostics import ArchspecError
+from archspec.host.structure import SiteShape
 from archspec.runtime.operators.scores import attend, band
 from archspec.runtime.operators.windows import Axis, dense, flex_window, pieces, window_attention
-from archspec.structure import SiteShape
 
 ONE = Axis(1, 1, 0, 0)
 

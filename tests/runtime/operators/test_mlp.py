@@ -8,7 +8,7 @@ import torch
 from transformers.activations import ACT2FN
 
 from archspec.operators.mlp import ACTIVATIONS as NAMES
-from archspec.runtime.initialize import initialize
+from archspec.runtime.model.initialize import initialize
 from archspec.runtime.operators.mlp import ACTIVATIONS
 
 

@@ -1,0 +1,1 @@
+"""The host without torch: where it is, its config, its tensor headers, its content identity."""

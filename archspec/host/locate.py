@@ -1,0 +1,193 @@
+"""Finding a base and reading its structure, without torch and without the network.
+
+`locate` turns the `base` of a spec into folders: a path relative to the spec file, else a hub id in the local cache of
+Hugging Face, whose layout is read directly (`models--<org>--<name>/refs/<revision>`, `snapshots/<commit>`): importing
+huggingface_hub takes longer than a whole validation. A hub id that is not in the cache is a note, not an error; what
+needs the content (`structure_of`) then raises.
+
+Three forms of base are known: a model folder (config.json and weights), a pipeline folder (model_index.json) with the
+`subfolder` of the model that is edited, and one safetensors file beside its config.json.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from archspec.diagnostics import fail, nearest
+from archspec.families import describe
+from archspec.host.fingerprint import FULL, SAMPLED, identity_of
+from archspec.host.headers import PICKLES, read_folder
+from archspec.host.strict_json import read_json
+from archspec.host.structure import Structure
+from archspec.language.spec import Base
+from archspec.source import Span
+
+__all__ = ["Located", "check_fingerprint", "fingerprint", "locate", "structure_of"]
+
+CONFIG, PIPELINE = "config.json", "model_index.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a base is. `folder` is None for a hub id that is not in the local cache; `note` then says so."""
+
+    folder: Path | None
+    """Of the model: holds config.json."""
+    pipeline: Path | None = None
+    """Of the pipeline that the model is part of."""
+    note: str = ""
+    file: Path | None = None
+    """The one file of weights that the spec names, when it names one."""
+    span: Span | None = None
+    """The name of the base in the spec: what errors in its files are shown at."""
+
+    @property
+    def weights(self) -> Path | None:
+        """What `read_folder` and `fingerprint` take: the named file, else the folder."""
+        return self.file or self.folder
+
+
+def locate(base: Base, near: Path) -> Located:
+    """Find a base; relative paths start at the folder `near`."""
+    span = base.span("from") or base.span()
+    local = _local(base.from_, near, span)
+    if local and base.revision is not None:
+        hint = "leave it out: only hub ids have revisions"
+        raise fail("AS608", f"'{base.from_}' is a local path", base.span("revision"), hint)
+    found = local or _cached(base, span)
+    if found is None:
+        note = f"'{base.from_}' is not in the local cache, so it is checked as far as that goes without it"
+        return Located(None, note=note, span=span)
+    if found.is_file():
+        return _single(found, base, span)
+    return _folder(found, base, span)
+
+
+def _local(name: str, near: Path, span: Span | None) -> Path | None:
+    """Return the path that a name stands for; None when it can only be a hub id."""
+    try:
+        path = near / Path(name).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise fail("AS600", f"'{name}' is no path: {error}", span) from error
+    if exists:
+        return path
+    if _looks_like_path(name):
+        raise fail("AS600", f"there is no '{name}' beside the spec", span, *_neighbours(path))
+    if not _HUB_ID.fullmatch(name) or ".." in name:
+        raise fail("AS608", f"'{name}' is neither a path nor a hub id", span, "a hub id is written organisation/model")
+    return None
+
+
+def _looks_like_path(name: str) -> bool:
+    return (
+        name.startswith((".", "/", "~", "\\")) or name.count("/") > 1 or Path(name).suffix in (".safetensors", *PICKLES)
+    )
+
+
+def _neighbours(path: Path) -> tuple[str, ...]:
+    """Return the hint that names what does exist near a missing path."""
+    parent = path.parent
+    return nearest(path.name, sorted(os.listdir(parent))) if parent.is_dir() else (f"there is no folder '{parent}'",)
+
+
+def _single(file: Path, base: Base, span: Span | None) -> Located:
+    if base.subfolder:
+        raise fail("AS601", f"'{base.from_}' is a file, so it has no subfolder", base.span("subfolder"), "leave it out")
+    if not (file.parent / CONFIG).is_file():
+        raise fail("AS601", f"there is no {CONFIG} beside '{base.from_}'", span, f"put the model's {CONFIG} beside it")
+    return Located(file.parent, file=file, span=span)
+
+
+def _folder(root: Path, base: Base, span: Span | None) -> Located:
+    folder = root
+    if base.subfolder is not None:
+        _check_inside(base.subfolder, "subfolder", base.span("subfolder"))
+        folder = root / base.subfolder
+    if (folder / CONFIG).is_file():
+        pipeline = root if folder != root and (root / PIPELINE).is_file() else None
+        return Located(folder, pipeline, span=span)
+    if base.subfolder is not None:
+        hints = nearest(base.subfolder, _models(root)) or _choose(root)
+        raise fail("AS601", f"'{base.from_}' has no model '{base.subfolder}'", base.span("subfolder"), *hints)
+    what = "is a pipeline of several models" if (root / PIPELINE).is_file() else f"holds no {CONFIG}"
+    raise fail("AS601", f"'{base.from_}' {what}", span, *_choose(root))
+
+
+def _models(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in root.glob(f"*/{CONFIG}"))
+
+
+def _choose(root: Path) -> tuple[str, ...]:
+    models = sorted(_models(root), key=lambda name: (name not in ("transformer", "unet"), name))
+    return (
+        (f"write subfolder: {models[0]}" + (f" (or {', '.join(models[1:])})" if models[1:] else ""),) if models else ()
+    )
+
+
+def _check_inside(name: str, what: str, span: Span | None) -> None:
+    """Refuse a relative name that could leave its folder."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or not name.isprintable():
+        raise fail("AS608", f"{what} '{name}' is no path within the base", span, "write a plain folder name")
+
+
+def _cached(base: Base, span: Span | None) -> Path | None:
+    """Return the snapshot of a hub id in the local cache, None when it is not there."""
+    home = hub_cache() / ("models--" + base.from_.replace("/", "--"))
+    revision = base.revision or "main"
+    _check_inside(revision, "revision", base.span("revision"))
+    reference = home / "refs" / revision
+    commit = reference.read_text(encoding="utf-8", errors="replace").strip() if reference.is_file() else revision
+    _check_inside(commit, "revision", base.span("revision"))
+    snapshot = home / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
+
+
+def hub_cache() -> Path:
+    """Return the folder of the hub cache, by the environment variables of huggingface_hub in their order."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if found := os.environ.get(name):
+            return Path(found).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "huggingface" / "hub"
+
+
+def structure_of(located: Located) -> Structure:
+    """Read a base's structure from its config.json and, when it has weights, their headers."""
+    if located.folder is None or located.weights is None:
+        message = located.note or "the base is not at hand"
+        raise fail("AS600", message, located.span, "download it once: `hf download <id>`, or name a local folder")
+    config = read_json(located.folder / CONFIG, "AS602", located.span)
+    tensors = read_folder(located.weights, located.span)
+    return describe(config, tensors or None, located.span)
+
+
+def fingerprint(path: Path, scheme: str = FULL, span: Span | None = None) -> str:
+    """Return the content identity of a model: its folder, or one safetensors file beside its config.json.
+
+    Only what is part of the model counts: a repeat of a tied tensor or an old buffer in the files does not.
+    """
+    located = Located(path) if path.is_dir() else Located(path.parent, file=path)
+    structure = structure_of(replace(located, span=span))
+    return identity_of(structure.config, structure.tensors or {}, scheme, span)
+
+
+def check_fingerprint(base: Base, located: Located) -> None:
+    """Refuse a base whose content is not what the spec says it is. Either scheme may be stated."""
+    if base.fingerprint is None or located.weights is None:
+        return
+    span = base.span("fingerprint")
+    scheme = base.fingerprint.partition(":")[0]
+    if scheme not in (FULL, SAMPLED):
+        hint = f"write what `archspec show` prints: {FULL}:… or {SAMPLED}:…"
+        raise fail("AS607", f"'{base.fingerprint}' is no fingerprint", span, hint)
+    found = fingerprint(located.weights, scheme, located.span)
+    if found != base.fingerprint:
+        raise fail("AS607", "the content of the base is not what the spec was written for", span, f"it is now {found}")

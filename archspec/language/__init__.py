@@ -1,0 +1,1 @@
+"""What can be written: declared fields, the Spec, selectors, expectations; tree to Spec; the JSON Schema."""

@@ -1,0 +1,230 @@
+"""The Spec: what a person wrote, as frozen dataclasses. One class per construct, one field per key.
+
+Both spellings build this (through `build.py`); the JSON Schema, `docs/language.md`'s tables and the validator read
+the same declarations. Units: fractions are floats (10 % is 0.1), bytes are integers, times are diffusion times.
+Selectors always name sites of the *base*, so the order of edits never renumbers anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, ClassVar, Literal, get_args
+
+from archspec.language.expectations import Expectation
+from archspec.language.fields import Node, arg, node
+from archspec.language.selectors import Selector
+
+Slot = Literal["attn", "cross_attn", "mlp", "norm", "block"]
+Loss = Literal["l1", "l2", "huber"]
+InitKind = Literal["random", "identity", "inherit", "least_squares", "artifact"]
+Merge = Literal["linear", "residual_linear", "sum", "average"]
+
+
+@node
+class Base(Node):
+    """The host."""
+
+    shorthand: ClassVar[str | None] = "from_"
+    from_: str = arg(
+        "hub id, or path of a folder or file relative to the spec", example="facebook/DiT-XL-2-256", path=True
+    )
+    subfolder: str | None = arg("folder of the model inside a pipeline", default=None, example="transformer")
+    revision: str | None = arg("hub revision", default=None)
+    fingerprint: str | None = arg(
+        "refuse a base whose content has another fingerprint (as the lock prints it)", default=None
+    )
+
+
+@node
+class OperatorCall(Node):
+    """An operator by name, with its parameters. `op` is its name; every other key is a field of its config."""
+
+    shorthand: ClassVar[str | None] = "op"
+    op: str = arg("operator", example="hyena_x")
+    params: Mapping[str, Any] = field(default_factory=dict, metadata={"hidden": True})
+
+
+@node
+class Init(Node):
+    """How the new part gets its first weights."""
+
+    shorthand: ClassVar[str | None] = "kind"
+    kind: InitKind | None = arg("how; default: the best that the operator supports without data", default=None)
+    from_: str | None = arg("artifact to read (kind artifact)", default=None, path=True)
+    ridge: float = arg("least_squares: ridge, as a fraction of the mean Gram diagonal", default=1e-4, least=0)
+    samples: int = arg("least_squares: calibration samples", default=1024, least=1)
+    sequential: bool = arg("least_squares: fit on the activations of the already edited model", default=False)
+    seed: int = arg("seed of random weights and of calibration", default=0, least=0)
+
+
+@node
+class Replace(Node):
+    """Put another operator in place of each selected site."""
+
+    verb: ClassVar[str] = "replace"
+    target: Selector = arg("sites")
+    with_: OperatorCall = arg("operator")
+    init: Init = arg("first weights", default_factory=Init)
+
+
+@node
+class Parallelize(Node):
+    """Run groups of consecutive selected blocks side by side on the same input and merge their outputs."""
+
+    verb: ClassVar[str] = "parallelize"
+    target: Selector = arg("blocks")
+    by: int = arg("blocks per group", default=2, least=2)
+    merge: Merge = arg("how outputs are merged", default="residual_linear")
+    init: Init = arg("first weights of the merge", default_factory=Init)
+
+
+@node
+class Drop(Node):
+    """Remove blocks."""
+
+    verb: ClassVar[str] = "drop"
+    target: Selector = arg("blocks")
+
+
+@node
+class Repeat(Node):
+    """Apply each selected block several times in a row."""
+
+    verb: ClassVar[str] = "repeat"
+    target: Selector = arg("blocks")
+    times: int = arg("applications in all", default=2, least=2, most=64)
+    tie: bool = arg("every application uses the same weights; else copies", default=False)
+
+
+@node
+class Share(Node):
+    """Let all selected sites use the weights of the first."""
+
+    verb: ClassVar[str] = "share"
+    target: Selector = arg("sites of one slot, or blocks")
+
+
+@node
+class Freeze(Node):
+    """Keep the weights of the selected sites fixed in finetuning."""
+
+    verb: ClassVar[str] = "freeze"
+    target: Selector = arg("sites")
+
+
+Edit = Replace | Parallelize | Drop | Repeat | Share | Freeze
+EDITS: tuple[type[Edit], ...] = (Replace, Parallelize, Drop, Repeat, Share, Freeze)
+"""One line per verb: all that the grammar, the builder and the schema know of edits."""
+
+
+@node
+class Data(Node):
+    """Where training and calibration examples come from."""
+
+    shorthand: ClassVar[str | None] = "from_"
+    from_: str = arg("bundled data set (`digits`), hub id, or path relative to the spec", example="digits", path=True)
+    kind: Literal["auto", "bundled", "images", "latents", "parquet", "text", "jsonl", "generated"] = arg(
+        "what it is; auto: told from the name", default="auto"
+    )
+    split: str = arg("split of the data set", default="train")
+    column: str | None = arg("column of the image, latent or text", default=None)
+    label: str | None = arg("column of the class label", default=None)
+    prompts: str | None = arg("generated: file of prompts or class labels, one a line", default=None, path=True)
+    samples: int | None = arg("generated: examples, going round the prompts; default 4096", default=None, least=1)
+    fraction: float = arg(
+        "part of the data, stratified by class, nested for a fixed seed", default=1.0, above=0, most=1
+    )
+    seed: int = arg("seed of the subset", default=0, least=0)
+
+
+@node
+class Distill(Node):
+    """Regression of every new part to the teacher's activations (stage 1 of 2506.05340, Eq. 2)."""
+
+    samples: int = arg("examples, each with its own noise and time", default=8192, least=1)
+    epochs: int = arg("passes over the examples", default=200, least=1)
+    batch: int = arg("examples per step", default=64, least=1)
+    lr: float = arg("peak learning rate (AdamW)", default=1e-4, above=0)
+    warmup: int = arg("linear warm-up steps", default=0, least=0)
+    schedule: Literal["constant", "cosine", "linear"] = arg("after the warm-up", default="cosine")
+    weight_decay: float = arg("AdamW weight decay", default=0.0, least=0)
+    clip: float | None = arg("largest gradient norm", default=10.0, above=0)
+    loss: Loss | Mapping[str, Loss] | None = arg(
+        "one loss, or one per slot; default l1 for attn and block, l2 for mlp", default=None, keys=get_args(Slot)
+    )
+    huber_delta: float = arg("delta of huber", default=1.0, above=0)
+    gate_weighted: bool = arg("weigh errors by the gate that the host applies behind the site", default=False)
+    times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", default="uniform")
+    label_dropout: float = arg("part of examples with the null label", default=0.0, least=0, most=1)
+    cache: int = arg(
+        "activation cache, bytes (`2GiB`); 0 recomputes the teacher", default=2 * 1024**3, least=0, unit="bytes"
+    )
+    seed: int = arg("seed of every draw", default=0, least=0)
+
+
+@node
+class Finetune(Node):
+    """Training of the whole model on its task (stage 2 of 2506.05340, Eq. 1)."""
+
+    data: Data | None = arg("data of this stage; default: the spec's", default=None)
+    fraction: float = arg("part of the data", default=1.0, above=0, most=1)
+    steps: int = arg("optimizer steps", default=1000, least=1)
+    batch: int = arg("examples per step", default=256, least=1)
+    lr: float = arg("peak learning rate (AdamW)", default=1e-4, above=0)
+    warmup: int = arg("linear warm-up steps", default=0, least=0)
+    schedule: Literal["constant", "cosine", "linear"] = arg("after the warm-up", default="constant")
+    milestones: tuple[int, ...] = arg("steps at which the rate is halved", default=())
+    weight_decay: float = arg("AdamW weight decay", default=0.0, least=0)
+    clip: float | None = arg("largest gradient norm", default=1.0, above=0)
+    ema: float | None = arg("decay of the weights' moving average; null: none", default=0.999, above=0, most=1)
+    objective: Literal["auto", "flow", "epsilon", "lm"] = arg(
+        "loss of the task; auto: the family's, from the scheduler", default="auto"
+    )
+    times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", default="logit_normal")
+    label_dropout: float = arg("part of examples with the null label", default=0.1, least=0, most=1)
+    distill_weight: float = arg("weight of an added loss to the teacher's output; 0: none", default=0.0, least=0)
+    train: Literal["all", "new"] = arg("which weights train", default="all")
+    precision: Literal["no", "bf16", "fp16"] = arg("mixed precision of accelerate", default="no")
+    checkpoint: int = arg("steps between resumable checkpoints", default=200, least=1)
+    seed: int = arg("seed of every draw", default=0, least=0)
+
+
+@node
+class Eval(Node):
+    """How the result is measured."""
+
+    samples: int = arg("samples to draw", default=1000, least=1)
+    steps: int = arg("sampler steps", default=25, least=1)
+    guidance: float = arg("classifier-free guidance scale; 1: none", default=1.0, least=1)
+    batch: int = arg("samples at a time", default=250, least=1)
+    metrics: tuple[Literal["fd", "agreement", "paired", "latency", "perplexity"], ...] = arg(
+        "what to measure; default: all that fit the host", default=()
+    )
+    classifier: str | None = arg(
+        "image classifier whose features fd and agreement use: folder or hub id", default=None, path=True
+    )
+    data: Data | None = arg("data to compare with; default: the spec's", default=None)
+    seed: int = arg("seed of the noise", default=0, least=0)
+
+
+@node
+class Spec(Node):
+    """A whole spec file."""
+
+    archspec: Literal[1] = arg("version of the language", default=1)
+    name: str = arg(
+        "name of the result: letters, digits, `.`, `_`, `-`",
+        example="dit-xl2-hyena-x-50",
+        pattern=r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*",
+    )
+    description: str | None = arg("one paragraph for the model card", default=None)
+    extends: str | None = arg("spec to inherit from, path relative to this file", default=None)
+    base: Base | None = arg("the host; may come from `extends`", default=None)
+    let: Mapping[str, Selector] = arg("named selectors", default_factory=dict, pattern=r"[A-Za-z_]\w*")
+    edits: tuple[Edit, ...] = arg("edits", default=())
+    data: Data | None = arg("default data of all stages", default=None)
+    distill: Distill | None = arg("regression; absent or `none`: none", default=None)
+    finetune: Finetune | None = arg("finetuning; absent or `none`: none", default=None)
+    eval: Eval | None = arg("measurement; absent or `none`: none", default=None)
+    expect: tuple[Expectation, ...] = arg("assertions about the result", default=())

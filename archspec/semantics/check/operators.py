@@ -1,0 +1,86 @@
+"""Operators against their sites, and initializations against their operators.
+
+A signature yields what is wrong with a config at a site (`problems`) and with inheriting there (`obstacles`). The same
+mistake at many sites is one finding that names them, shown at the parameter to blame. A host of no known family has
+sites whose shape only a capture can tell (width 0): those are left to the compiler, which checks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from archspec.diagnostics import Collector, Label
+from archspec.host.structure import Site
+from archspec.language.spec import Init, Replace
+from archspec.operators.base import Problem, Signature
+from archspec.semantics.check.places import listed, written_keys
+from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
+from archspec.source import Span
+
+Finding = tuple[str, Problem]
+
+
+def operators_fit(resolved: ResolvedSpec, collector: Collector) -> None:
+    """Report operators that cannot fill their sites and initializations that cannot fill their operators."""
+    for edit in resolved.edits:
+        if isinstance(edit.edit, Replace):
+            _check(edit, edit.edit, collector)
+
+
+def _check(edit: ResolvedEdit, replace: Replace, collector: Collector) -> None:
+    found: dict[Finding, list[Site]] = {}
+    for site, config in zip(edit.sites, edit.configs, strict=True):
+        for finding in _findings(site, config, replace.init):
+            found.setdefault(finding, []).append(site)
+    for (code, problem), sites in found.items():
+        _report(code, problem, sites, replace, collector)
+
+
+def _report(code: str, problem: Problem, sites: list[Site], replace: Replace, collector: Collector) -> None:
+    hints = (problem.hint,) if problem.hint else ()
+    span = _span(replace, code, problem.field)
+    if code in ("AS301", "AS302"):
+        message = f"{replace.with_.op} does not fit {listed(sites)}: {problem.message}"
+        collector.report(code, message, span, *hints)
+        return
+    message = f"init {replace.init.kind} is not possible at {listed(sites)}: {problem.message}"
+    asked = replace.init.span("kind")
+    related = (Label(asked, "asked for here"),) if asked and asked != span else ()
+    collector.report(code, message, span, *hints, related=related)
+
+
+def _findings(site: Site, config: Signature, init: Init) -> Iterator[Finding]:
+    if site.slot != "module" and site.slot not in config.slots:
+        hint = f"{config.name} fills {', '.join(sorted(config.slots))}"
+        yield "AS301", Problem(None, f"it does not fill the slot '{site.slot}'", hint)
+        return
+    if site.shape.width == 0:
+        return
+    problems = tuple(config.problems(site.shape))
+    yield from (("AS302", problem) for problem in problems)
+    if not problems:
+        yield from _initial(site, config, init)
+
+
+def _initial(site: Site, config: Signature, init: Init) -> Iterator[Finding]:
+    if init.kind in (None, "artifact"):
+        return
+    if init.kind not in config.inits:
+        known = ", ".join(config.inits)
+        yield "AS310", Problem(None, f"{config.name} has no such initialization", f"{config.name} supports {known}")
+    elif init.kind == "inherit":
+        yield from (("AS311", obstacle) for obstacle in config.obstacles(site.shape))
+        missing = [name for name in config.inherits(site.shape) if f"{name}.weight" not in site.teacher]
+        if missing:
+            message = f"no tensor of the base is known to hold the teacher's {', '.join(missing)}"
+            yield "AS311", Problem(None, message, "write init random or least_squares")
+
+
+def _span(replace: Replace, code: str, field: str | None) -> Span | None:
+    """Return the span of the parameter to blame; that of the operator's name, or of the init, where none is written."""
+    call = replace.with_
+    if field and field.rstrip("_") in written_keys(call):
+        return call.span(field.rstrip("_"))
+    if code.startswith("AS31"):
+        return replace.init.span("kind")
+    return (call.span("op") if "op" in written_keys(call) else call.span()) or replace.span("with")

@@ -1,0 +1,187 @@
+"""Stages against the edits and the host: data, distillation, finetuning, measurement.
+
+A stage that cannot run is an error; a setting that will not do what it seems to say is a warning, and only when a
+person wrote it: defaults never warn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeGuard
+
+from archspec.diagnostics import Collector, Severity
+from archspec.language.fields import Node, declared, written
+from archspec.language.spec import Distill, Edit, Finetune, Freeze, Init, Parallelize, Replace, Spec
+from archspec.semantics.check.families import OBJECTIVES, OUTPUTS, has_null_label
+from archspec.semantics.check.places import item_span, written_keys
+from archspec.semantics.resolve import LEARNED_MERGES, ResolvedEdit, ResolvedSpec
+from archspec.source import Span
+
+FIT_ONLY = ("ridge", "samples", "sequential")
+"""Settings of `init` that only least squares reads."""
+LIKE_PATHS = (".", "/", "~")
+
+
+def data_is_there(resolved: ResolvedSpec, collector: Collector) -> None:
+    """Every stage that reads examples must be told where they are."""
+    spec = resolved.spec
+    if spec.data is not None:
+        return
+    fitted = (e.edit.init for e in resolved.edits if _has_init(e.edit) and e.edit.init.kind == "least_squares")
+    for what, span in (
+        *(("init least_squares", init.span("kind")) for init in fitted),
+        *((("distill", _head(spec, "distill")),) if spec.distill else ()),
+        *((("finetune", _head(spec, "finetune")),) if spec.finetune and not spec.finetune.data else ()),
+    ):
+        collector.report(
+            "AS320",
+            f"{what} needs data, and the spec names none",
+            span,
+            "add data: a bundled set such as digits, a hub id or a path",
+        )
+
+
+def something_learns(resolved: ResolvedSpec, collector: Collector) -> None:
+    """A stage that trains new parts needs new parts; a frozen site needs a stage that would train it."""
+    spec, new = resolved.spec, any(_is_new(edit) for edit in resolved.edits)
+    if spec.distill and not new:
+        message = "distill has nothing to teach: no edit makes a part with new weights"
+        collector.report("AS321", message, _head(spec, "distill"), "leave it out", severity=Severity.WARNING)
+    if spec.finetune and spec.finetune.train == "new" and not new:
+        message = "finetune trains new parts only, and no edit makes one"
+        collector.report("AS321", message, spec.finetune.span("train"), "write train all")
+    if spec.finetune is None:
+        for edit in resolved.edits:
+            if isinstance(edit.edit, Freeze):
+                _no_effect(collector, "freeze", edit.span, "no stage finetunes the model")
+
+
+def settings_have_effect(resolved: ResolvedSpec, collector: Collector) -> None:
+    """Warn of settings that a person wrote and nothing will read."""
+    for edit in resolved.edits:
+        if _has_init(edit.edit):
+            _init_has_effect(edit, edit.edit.init, collector)
+    distill = resolved.spec.distill
+    if distill is None:
+        return
+    losses = [distill.loss] if isinstance(distill.loss, str) else list((distill.loss or {}).values())
+    if "huber_delta" in written_keys(distill) and "huber" not in losses:
+        _no_effect(collector, "huber_delta", distill.span("huber_delta"), "no loss is huber")
+    if isinstance(distill.loss, dict):
+        taught = {site.slot for edit in resolved.edits if _is_new(edit) for site in edit.sites}
+        for slot in distill.loss.keys() - taught:
+            _no_effect(
+                collector, f"loss of {slot}", _loss_span(distill, slot), f"no edit teaches a site of slot '{slot}'"
+            )
+
+
+def _init_has_effect(edit: ResolvedEdit, init: Init, collector: Collector) -> None:
+    keys = written_keys(init)
+    if isinstance(edit.edit, Parallelize) and edit.edit.merge not in LEARNED_MERGES:
+        if init.kind is not None:
+            _no_effect(collector, "init", init.span(), f"merge {edit.edit.merge} has no weights")
+        return
+    if init.kind == "artifact" and init.from_ is None:
+        collector.report("AS312", "init artifact names no artifact", init.span("kind"), "name the file under from")
+    if init.kind != "artifact" and init.from_ is not None:
+        _no_effect(collector, "from", init.span("from"), "only init artifact reads one")
+    if init.kind != "least_squares":
+        for key in FIT_ONLY:
+            if key in keys:
+                _no_effect(collector, key, init.span(key), "only init least_squares reads it")
+
+
+def training_settings_are_sane(resolved: ResolvedSpec, collector: Collector) -> None:
+    """Warn of numbers that contradict one another."""
+    distill, finetune = resolved.spec.distill, resolved.spec.finetune
+    if distill:
+        steps = -(-distill.samples // distill.batch) * distill.epochs
+        _check_warmup(distill, distill.warmup, steps, collector)
+        if distill.batch > distill.samples:
+            message = f"a batch of {distill.batch} is more than all {distill.samples} samples"
+            _suspicious(collector, message, distill.span("batch"), f"write at most {distill.samples}")
+    if finetune:
+        _check_warmup(finetune, finetune.warmup, finetune.steps, collector)
+        late = [step for step in finetune.milestones if step >= finetune.steps]
+        if late:
+            message = f"the milestone {late[0]} is not within {finetune.steps} steps"
+            _suspicious(collector, message, item_span(finetune, "milestones", late[0]), "leave it out")
+        if list(finetune.milestones) != sorted(set(finetune.milestones)):
+            _suspicious(collector, "milestones do not rise", finetune.span("milestones"), "write each once, in order")
+
+
+def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> None:
+    """Metrics, objectives and label dropout must make sense for the host."""
+    spec, structure = resolved.spec, resolved.structure
+    host = structure.architecture
+    fitting = OUTPUTS.get(structure.family, OUTPUTS["unknown"])
+    for metric in (m for m in (spec.eval.metrics if spec.eval else ()) if m not in fitting):
+        span = item_span(spec.eval, "metrics", metric) if spec.eval else None
+        hint = f"{host} is measured by {', '.join(sorted(fitting))}"
+        collector.report("AS326", f"'{metric}' cannot be measured on {host}", span, hint)
+    objectives = OBJECTIVES.get(structure.family)
+    if spec.finetune and objectives and spec.finetune.objective not in objectives:
+        message = f"{host} is not trained by '{spec.finetune.objective}'"
+        collector.report(
+            "AS326", message, spec.finetune.span("objective"), f"write one of {', '.join(sorted(objectives))}"
+        )
+    for stage in (spec.distill, spec.finetune):
+        if stage and "label_dropout" in written_keys(stage) and stage.label_dropout and not has_null_label(structure):
+            message = f"{host} takes no labels, so none can be dropped"
+            collector.report("AS324", message, stage.span("label_dropout"), "leave label_dropout out")
+
+
+def paths_exist(resolved: ResolvedSpec, collector: Collector) -> None:
+    """A text that can only be a path must name something that exists."""
+    near = Path(resolved.spec.origin.span.source.name).parent if resolved.spec.origin else Path()
+    for node, key, value in _paths(resolved.spec):
+        if value.startswith(LIKE_PATHS) and not (near / Path(value).expanduser()).exists():
+            collector.report("AS325", f"there is no '{value}'", node.span(key), "paths are relative to the spec")
+
+
+def _paths(spec: Spec) -> Iterator[tuple[Node, str, str]]:
+    """Yield (node, key, text) of every written path but those of base and extends, which are read before."""
+    stages = (spec.data, spec.finetune and spec.finetune.data, spec.eval, spec.eval and spec.eval.data)
+    inits = (e.init for e in spec.edits if _has_init(e))
+    for node in (n for n in (*stages, *inits) if n is not None):
+        for field in declared(type(node)):
+            value = getattr(node, field.name)
+            if field.metadata.get("path") and isinstance(value, str):
+                yield node, written(field.name), value
+
+
+def _has_init(edit: Edit) -> TypeGuard[Replace | Parallelize]:
+    return isinstance(edit, Replace | Parallelize)
+
+
+def _is_new(edit: ResolvedEdit) -> bool:
+    """Whether an edit makes weights that did not exist."""
+    if isinstance(edit.edit, Replace):
+        return any(config.tensors(site.shape) for site, config in zip(edit.sites, edit.configs, strict=True))
+    return isinstance(edit.edit, Parallelize) and edit.edit.merge in LEARNED_MERGES
+
+
+def _head(spec: Spec, key: str) -> Span | None:
+    """Return the span of a stage's name."""
+    return spec.origin.key_span(key) if spec.origin else None
+
+
+def _loss_span(distill: Distill, slot: str) -> Span | None:
+    entry = distill.origin.entry("loss") if distill.origin else None
+    inner = getattr(entry.value, "key_span", None) if entry else None
+    return inner(slot) if inner else distill.span("loss")
+
+
+def _check_warmup(stage: Distill | Finetune, warmup: int, steps: int, collector: Collector) -> None:
+    if warmup >= steps:
+        message = f"a warm-up of {warmup} steps leaves none of {steps}"
+        _suspicious(collector, message, stage.span("warmup"), f"write less than {steps}")
+
+
+def _no_effect(collector: Collector, what: str, span: Span | None, reason: str) -> None:
+    collector.report("AS322", f"{what} has no effect: {reason}", span, "leave it out", severity=Severity.WARNING)
+
+
+def _suspicious(collector: Collector, message: str, span: Span | None, hint: str) -> None:
+    collector.report("AS323", message, span, hint, severity=Severity.WARNING)

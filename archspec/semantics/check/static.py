@@ -1,0 +1,63 @@
+"""The expectations that can be held without running the host: depth, params, weights, sites, causal, reach."""
+
+from __future__ import annotations
+
+from archspec.diagnostics import ArchspecError, Collector, Severity
+from archspec.language.expectations import Expectation
+from archspec.language.selectors import Selector, select
+from archspec.semantics.check.facts import Figures, host_figures, result_figures
+from archspec.semantics.check.families import OUTPUTS
+from archspec.semantics.lower import lower
+from archspec.semantics.outcomes import MEASURED, STATIC, Number, evaluate_expectation
+from archspec.semantics.resolve import ResolvedSpec
+
+
+def expectations_hold(resolved: ResolvedSpec, collector: Collector) -> None:
+    """Report every expectation that is broken already, does not apply to the host, or will never be measured."""
+    wanted = resolved.spec.expect
+    if not wanted:
+        return
+    before, after = host_figures(resolved.structure), result_figures(resolved, lower(resolved))
+    for expectation in wanted:
+        if expectation.metric in STATIC:
+            _hold(expectation, before, after, resolved, collector)
+        elif expectation.metric in MEASURED:
+            _will_be_measured(expectation, resolved, collector)
+
+
+def _hold(
+    expectation: Expectation, before: Figures, after: Figures, resolved: ResolvedSpec, collector: Collector
+) -> None:
+    host: Number | None
+    result: Number | None
+    if expectation.metric == "sites":
+        host = result = _count(expectation, resolved, collector)
+    else:
+        host, result = getattr(before, expectation.metric), getattr(after, expectation.metric)
+    if result is None or (expectation.relative and host is None):
+        return
+    outcome = evaluate_expectation(expectation, host, result)
+    if not outcome.holds:
+        collector.add([outcome.diagnostic()])
+
+
+def _count(expectation: Expectation, resolved: ResolvedSpec, collector: Collector) -> int | None:
+    selector = expectation.args["sites"]
+    if not isinstance(selector, Selector):
+        return None
+    try:
+        return len(select(selector, resolved.structure, resolved.spec.let))
+    except ArchspecError as error:
+        collector.add(error.diagnostics)
+        return None
+
+
+def _will_be_measured(expectation: Expectation, resolved: ResolvedSpec, collector: Collector) -> None:
+    metric, spec = expectation.metric, resolved.spec
+    if metric not in OUTPUTS.get(resolved.structure.family, OUTPUTS["unknown"]):
+        message = f"'{metric}' cannot be measured on {resolved.structure.architecture}"
+        collector.report("AS326", message, expectation.span, "expect what fits the host, or leave it out")
+    elif spec.eval is None or (spec.eval.metrics and metric not in spec.eval.metrics):
+        hint = f"add `eval` with metrics that name {metric}" if spec.eval is None else f"add {metric} to eval's metrics"
+        message = f"'{metric}' is expected but never measured"
+        collector.report("AS331", message, expectation.span, hint, severity=Severity.WARNING)

@@ -1,0 +1,228 @@
+"""From a spec and a host's structure to what exactly is edited: sites for selectors, nothing left to a default.
+
+    resolve(spec, structure) -> ResolvedSpec      one ResolvedEdit per edit, in the order of the spec
+
+Selectors become sites of the base, operators' parameters are built and completed at every site, and an `init` that the
+spec leaves open becomes the best one that needs no data. All errors of all edits are reported together. Whether edits
+make sense side by side (two replacements of one site, an operator that does not fit) is `archspec.semantics.check`'s to
+say; here is refused only what has no meaning: block edits of things that are no blocks, groups that do not come out
+even.
+
+`ResolvedSpec.to_json` is the canonical explicit form that plans and locks carry. It holds no path of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import groupby, pairwise
+from typing import Any
+
+from archspec.diagnostics import ArchspecError, Collector
+from archspec.host.structure import Site, Structure
+from archspec.language.build import build_signature
+from archspec.language.expectations import Expectation
+from archspec.language.fields import Node, declared, written
+from archspec.language.selectors import Selector, select
+from archspec.language.spec import Drop, Edit, Init, InitKind, Parallelize, Repeat, Replace, Spec
+from archspec.operators.base import Signature
+from archspec.source import Span
+
+LEARNED_MERGES = frozenset({"linear", "residual_linear"})
+"""Merges that have weights, hence an init."""
+NEED_DATA = frozenset({"least_squares", "artifact"})
+DEFAULT_LOSSES: Mapping[str, str] = {"attn": "l1", "cross_attn": "l1", "block": "l1", "mlp": "l2", "norm": "l2"}
+
+
+@dataclass(frozen=True)
+class ResolvedEdit:
+    """One edit with everything settled. `sites` are in the host's order."""
+
+    edit: Edit
+    sites: tuple[Site, ...]
+    configs: tuple[Signature, ...] = ()
+    """Of Replace: the operator's config at each site, complete; as written where the host's sizes are not known."""
+    init: Init | None = None
+    """Of what gets new weights: with its `kind` stated."""
+
+    @property
+    def span(self) -> Span | None:
+        """The selector's text."""
+        return self.edit.target.span or self.edit.span()
+
+
+@dataclass(frozen=True)
+class ResolvedSpec:
+    spec: Spec
+    structure: Structure
+    edits: tuple[ResolvedEdit, ...]
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        """Paths of the blocks that the spec removes."""
+        return frozenset(site.path for e in self.edits if isinstance(e.edit, Drop) for site in e.sites)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as plain data with every default written out and every selector followed by its sites."""
+        data: dict[str, Any] = explicit(self.spec)
+        data["edits"] = [_edit_json(edit) for edit in self.edits]
+        for stage in ("finetune", "eval"):
+            if data[stage] and data[stage]["data"] is None:
+                data[stage]["data"] = data["data"]
+        if data["distill"]:
+            data["distill"]["loss"] = _losses(data["distill"]["loss"])
+        return data
+
+
+def resolve(spec: Spec, structure: Structure) -> ResolvedSpec:
+    """Resolve every edit of `spec` on the host; raises ArchspecError with all that is wrong."""
+    problems = Collector()
+    for selector in spec.let.values():
+        _select(selector, structure, spec.let, problems)
+    edits = tuple(e for edit in spec.edits if (e := _edit(edit, structure, spec.let, problems)))
+    resolved = ResolvedSpec(spec, structure, edits)
+    _check_groups(resolved, problems)
+    problems.raise_if_errors()
+    return resolved
+
+
+def _select(
+    selector: Selector, structure: Structure, lets: Mapping[str, Selector], problems: Collector
+) -> tuple[Site, ...]:
+    try:
+        return select(selector, structure, lets)
+    except ArchspecError as error:
+        problems.add(error.diagnostics)
+        return ()
+
+
+def _edit(edit: Edit, structure: Structure, lets: Mapping[str, Selector], problems: Collector) -> ResolvedEdit | None:
+    sites = _select(edit.target, structure, lets, problems)
+    match edit:
+        case Replace():
+            return _replace(edit, sites, problems)
+        case Parallelize() | Drop() | Repeat():
+            stray = next((site for site in sites if site.slot != "block"), None)
+            if stray:
+                message = f"{edit.verb} edits blocks, and {stray.name} is not one"
+                problems.report("AS230", message, edit.target.span, "name blocks: leave the slot out")
+                return None
+    return ResolvedEdit(edit, sites, init=_merge_init(edit)) if sites else None
+
+
+def _replace(edit: Replace, sites: Sequence[Site], problems: Collector) -> ResolvedEdit | None:
+    config = build_signature(edit.with_, problems)
+    if config is None or not sites:
+        return None
+    configs = tuple(config.complete(site.shape) if site.shape.width else config for site in sites)
+    init = edit.init if edit.init.kind else replace(edit.init, kind=_default_init(edit.init, configs, sites))
+    return ResolvedEdit(edit, tuple(sites), configs, init)
+
+
+def _default_init(init: Init, configs: Sequence[Signature], sites: Sequence[Site]) -> InitKind:
+    """Return the operator's best init that needs no data and that every site allows; an artifact that is named wins."""
+    if init.from_ is not None:
+        return "artifact"
+    kinds = [kind for kind in configs[0].inits if kind not in NEED_DATA]
+    allowed = (kind for kind in kinds if kind != "inherit" or all(map(_can_inherit, configs, sites)))
+    return next(allowed, "random")  # type: ignore[arg-type]
+
+
+def _can_inherit(config: Signature, site: Site) -> bool:
+    has_weights = all(f"{name}.weight" in site.teacher for name in config.inherits(site.shape))
+    return has_weights and not any(config.obstacles(site.shape))
+
+
+def _merge_init(edit: Edit) -> Init | None:
+    """A merge starts as the plain sum or mean of its branches unless the spec says otherwise."""
+    if not isinstance(edit, Parallelize) or edit.merge not in LEARNED_MERGES:
+        return None
+    kind: InitKind = "identity" if edit.init.from_ is None else "artifact"
+    return edit.init if edit.init.kind else replace(edit.init, kind=kind)
+
+
+def parallel_groups(edit: ResolvedEdit, dropped: frozenset[str]) -> Iterator[tuple[Site, ...]]:
+    """Yield the groups of a Parallelize: its blocks in order, `by` at a time, without those that the spec drops.
+
+    The last group of a list is shorter when the blocks do not come out even.
+    """
+    assert isinstance(edit.edit, Parallelize)
+    by = edit.edit.by
+    for _, members in groupby((s for s in edit.sites if s.path not in dropped), key=lambda site: site.group):
+        blocks = tuple(members)
+        yield from (blocks[start : start + by] for start in range(0, len(blocks), by))
+
+
+def _check_groups(resolved: ResolvedSpec, problems: Collector) -> None:
+    """Every group must be full and of neighbours, and every list of blocks keep at least one."""
+    dropped = resolved.dropped
+    order: dict[str, int] = {}
+    for group in resolved.structure.groups:
+        blocks = [s for s in resolved.structure.sites if s.slot == "block" and s.group == group]
+        left = [site.path for site in blocks if site.path not in dropped]
+        order |= {path: position for position, path in enumerate(left)}
+        if blocks and not left:
+            span = next(e.span for e in resolved.edits if isinstance(e.edit, Drop) and e.sites[0].group == group)
+            problems.report("AS233", f"no block of '{group}' is left", span, "keep at least one")
+    for edit in resolved.edits:
+        if isinstance(edit.edit, Parallelize):
+            _check_parallel(edit, edit.edit.by, list(parallel_groups(edit, dropped)), order, problems)
+
+
+def _check_parallel(
+    edit: ResolvedEdit, by: int, groups: Iterable[tuple[Site, ...]], order: Mapping[str, int], problems: Collector
+) -> None:
+    for members in groups:
+        if len(members) < by:
+            count = sum(len(group) for group in groups)
+            message = f"{count} blocks do not divide into groups of {by}: {members[-1].name} is left over"
+            problems.report("AS231", message, edit.span, f"select a multiple of {by} blocks")
+            return
+        for one, other in pairwise(members):
+            if order[other.path] != order[one.path] + 1:
+                message = f"{one.name} and {other.name} would share a group but are not neighbours"
+                problems.report("AS232", message, edit.span, f"select runs of {by} blocks, for example with a slice")
+                return
+
+
+def explicit(value: Any) -> Any:
+    """Return any part of a spec as plain data, defaults included."""
+    match value:
+        case Node():
+            return {written(f.name): explicit(getattr(value, f.name)) for f in declared(type(value))}
+        case Selector() | Expectation():
+            return value.text
+        case Mapping():
+            return {str(key): explicit(item) for key, item in value.items()}
+        case tuple() | list():
+            return [explicit(item) for item in value]
+    return value
+
+
+def _edit_json(resolved: ResolvedEdit) -> dict[str, Any]:
+    edit = resolved.edit
+    data: dict[str, Any] = {edit.verb: edit.target.text, "sites": [site.path for site in resolved.sites]}
+    for field in fields(edit):
+        if field.name not in ("origin", "target", "with_", "init"):
+            data[written(field.name)] = explicit(getattr(edit, field.name))
+    if isinstance(edit, Replace):
+        data["with"] = _operator_json(resolved)
+    if isinstance(edit, Replace | Parallelize):
+        data["init"] = explicit(resolved.init)
+    return data
+
+
+def _operator_json(resolved: ResolvedEdit) -> dict[str, Any]:
+    """Return the operator with its config: once when all sites have the same, else one per site."""
+    settings = [config.settings() for config in resolved.configs]
+    head = {"op": resolved.configs[0].name, "version": resolved.configs[0].version}
+    if all(one == settings[0] for one in settings):
+        return {**head, "config": settings[0]}
+    return {**head, "configs": {site.path: one for site, one in zip(resolved.sites, settings, strict=True)}}
+
+
+def _losses(loss: Any) -> dict[str, str]:
+    """Return slot -> loss, as `Distill.loss` means it."""
+    if isinstance(loss, str):
+        return dict.fromkeys(DEFAULT_LOSSES, loss)
+    return {**DEFAULT_LOSSES, **(loss or {})}

@@ -1,0 +1,1 @@
+"""What a result consists of, and its writing."""

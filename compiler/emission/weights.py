@@ -1,0 +1,119 @@
+"""The values of the new tensors of a result, as far as they need no data.
+
+An operator is built alone on the CPU, initialized from its teacher's weights (read from the base's files, nothing else
+of them), and given away before the next: memory holds one operator at a time, in float32 whatever the base's dtype, and
+its values depend on the seed and the path only. What is to be fitted on data starts from the best that needs none, so
+that what is emitted runs at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from archspec.diagnostics import fail
+from archspec.host.headers import read_header
+from archspec.host.structure import Structure
+from archspec.instructions import Entry, Install, Instruction, Relist
+from archspec.language.spec import Init, Parallelize, Replace
+from archspec.runtime.model.initialize import can_inherit, initialize, path_seed
+from archspec.runtime.model.structures import plain_merge
+from archspec.runtime.operators import build_operator
+from archspec.semantics.resolve import LEARNED_MERGES, ResolvedSpec
+
+
+@dataclass(frozen=True)
+class NewPart:
+    """New tensors that belong together. `site` and the names are those of `TensorSource.site` and `local`."""
+
+    site: str
+    init: str
+    """What was done: random, identity, inherit, or artifact."""
+    tensors: Mapping[str, Tensor]
+
+
+def new_parts(resolved: ResolvedSpec, program: tuple[Instruction, ...], near: Path) -> Iterator[NewPart]:
+    """Yield every operator and every merge of a program with its values. `near`: where artifacts' paths start."""
+    inits = _inits(resolved)
+    for instruction in program:
+        match instruction:
+            case Install():
+                yield _operator(instruction, inits[instruction.path], resolved.structure, near)
+            case Relist():
+                yield from _merges(instruction, inits, near)
+
+
+def _inits(resolved: ResolvedSpec) -> dict[str, Init]:
+    """Return the init of each edited site; the last edit of a site wins, as in the program."""
+    edits = (e for e in resolved.edits if isinstance(e.edit, Replace | Parallelize) and e.init)
+    return {site.path: e.init or Init() for e in edits for site in e.sites}
+
+
+def _operator(install: Install, init: Init, structure: Structure, near: Path) -> NewPart:
+    operator = build_operator(install, "cpu", torch.float32)
+    site = structure.site(install.path)
+    teacher = _read(structure, dict(site.teacher)) if site else {}
+    kind = init.kind or "random"
+    if kind == "least_squares":
+        kind = "inherit" if can_inherit(operator, teacher) else "random"
+    initialize(operator, "random" if kind == "artifact" else kind, teacher, path_seed(init.seed, install.path))
+    tensors = {name: tensor.detach() for name, tensor in operator.state_dict().items()}
+    if kind == "artifact":
+        tensors = _artifact(init, install.path, tensors, near)
+    return NewPart(install.path, kind, tensors)
+
+
+def _read(structure: Structure, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the named tensors of the base in float32, by their canonical names."""
+    headers = structure.tensors or {}
+    found = {}
+    for canonical, name in names.items():
+        with safe_open(headers[name].file, framework="pt") as file:
+            found[canonical] = file.get_tensor(name).to(torch.float32)
+    return found
+
+
+def _merges(relist: Relist, inits: Mapping[str, Init], near: Path) -> Iterator[NewPart]:
+    for position, entry in enumerate(relist.entries):
+        if entry.form == "parallel" and entry.merge in LEARNED_MERGES:
+            init = inits.get(f"{relist.path}.{entry.members[0]}", Init())
+            kind, local = init.kind or "identity", f"{position}.merge"
+            tensors = _merge(entry, relist.width, kind, path_seed(init.seed, f"{relist.path}.{entry.members}"))
+            if kind == "artifact":
+                tensors = _artifact(init, f"{relist.path}.{local}", tensors, near)
+            done = kind if kind in ("random", "artifact") else "identity"
+            yield NewPart(relist.path, done, {f"{local}.{name}": tensor for name, tensor in tensors.items()})
+
+
+def _merge(entry: Entry, width: int, kind: str, seed: int) -> dict[str, Tensor]:
+    """Return weight and bias of a merge: drawn, or the plain mean or sum."""
+    count = len(entry.members)
+    if kind == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            linear = torch.nn.Linear(count * width, width)
+        return {"weight": linear.weight.detach(), "bias": linear.bias.detach()}
+    return {"weight": plain_merge(entry.merge or "", count, width), "bias": torch.zeros(width)}
+
+
+def _artifact(init: Init, path: str, wanted: Mapping[str, Tensor], near: Path) -> dict[str, Tensor]:
+    """Read weights from a safetensors file, named as in the operator, or with the site's path in front."""
+    span = init.span("from")
+    file = near / (init.from_ or "")
+    headers = read_header(file, span)
+    found = {}
+    with safe_open(file, framework="pt") as opened:
+        for local, like in wanted.items():
+            name = next((n for n in (f"{path}.{local}", local) if n in headers), None)
+            if name is None:
+                raise fail("AS647", f"'{init.from_}' has no tensor '{path}.{local}', nor '{local}'", span)
+            if headers[name].shape != tuple(like.shape):
+                shapes = f"{headers[name].shape}, {path} needs {tuple(like.shape)}"
+                raise fail("AS647", f"tensor '{name}' of '{init.from_}' has shape {shapes}", span)
+            found[local] = opened.get_tensor(name).to(torch.float32)
+    return found

@@ -1,0 +1,1 @@
+"""What host and result cost: parameters, FLOPs, memory, time."""

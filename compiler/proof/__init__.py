@@ -1,0 +1,1 @@
+"""Translation validation: the lowered model equals the rewritten graph, in form and in numbers."""

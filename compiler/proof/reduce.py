@@ -1,0 +1,81 @@
+"""Reduced hosts: the same blocks, wiring and numbers of heads at a small width, for the numerical half of the proof.
+
+The config of a known family is narrowed (size of a head, vocabulary, classes, side of the input) and the spec is
+resolved anew on the structure that it describes. So the reduced model has every block, edit and instruction of the
+real one, and costs milliseconds. Settings that a spec states in numbers may not fit a narrow host (a rank above the
+width, a window above the grid); wider reductions are tried then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from archspec.diagnostics import ArchspecError
+from archspec.families import FAMILIES, describe
+from archspec.host.structure import Structure
+from archspec.semantics.resolve import ResolvedSpec, resolve
+
+HEAD_DIMS = (4, 16)
+MOST_TOKENS = 1024
+SIDE = 16
+
+
+def _dit(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    patch, side = config.get("patch_size", 2), config.get("sample_size", 32)
+    small = patch * SIDE if (side // patch) ** 2 > MOST_TOKENS else side
+    return {"attention_head_dim": head_dim, "num_embeds_ada_norm": 10, "sample_size": small}
+
+
+def _pixart(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    head_dim *= 3  # the embedding of sizes is made of thirds of the width
+    width = head_dim * config.get("num_attention_heads", 16)
+    patch, side = config.get("patch_size", 2), config.get("sample_size", 128)
+    small = patch * SIDE if (side // patch) ** 2 > MOST_TOKENS else side
+    own = {"attention_head_dim": head_dim, "cross_attention_dim": width, "sample_size": small}
+    sized = config.get("use_additional_conditions")
+    own["use_additional_conditions"] = side == 128 if sized is None else sized
+    return own | ({"caption_channels": 8} if config.get("caption_channels") else {})
+
+
+def _llama(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    width = head_dim * config.get("num_attention_heads", 32)
+    own = {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": 64}
+    words = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+    return own | words | ({"head_dim": head_dim} if "head_dim" in config else {})
+
+
+NARROWED: Mapping[str, Callable[[Mapping[str, Any], int], dict[str, Any]]] = {
+    "dit": _dit,
+    "pixart": _pixart,
+    "llama": _llama,
+}
+"""Family -> the config entries of its reduced form."""
+
+
+def reduced(resolved: ResolvedSpec) -> ResolvedSpec | None:
+    """Return the same spec on a reduced host, None where there is no reduction that every edit fits."""
+    return next(_candidates(resolved), None)
+
+
+def _candidates(resolved: ResolvedSpec) -> Iterator[ResolvedSpec]:
+    structure = resolved.structure
+    narrow = NARROWED.get(structure.family)
+    if narrow is None or structure.family not in FAMILIES:
+        return
+    for head_dim in HEAD_DIMS:
+        try:
+            found = resolve(resolved.spec, _described(structure, narrow(structure.config, head_dim)))
+        except ArchspecError:
+            continue
+        if _fits(found):
+            yield found
+
+
+def _described(structure: Structure, changes: Mapping[str, Any]) -> Structure:
+    return describe({**structure.config, **changes})
+
+
+def _fits(resolved: ResolvedSpec) -> bool:
+    pairs = ((c, s) for e in resolved.edits for c, s in zip(e.configs, e.sites, strict=False))
+    return not any(any(config.problems(site.shape)) for config, site in pairs)

@@ -1,0 +1,106 @@
+"""parallelize: groups of consecutive blocks run side by side on the same input, and a merge joins their outputs.
+
+With x the input of the group and Bi(x) the blocks' outputs:
+
+    linear            W [B1(x); ...; Bn(x)] + b
+    residual_linear   x + W [B1(x) - x; ...; Bn(x) - x] + b
+    sum               x + sum of (Bi(x) - x)
+    average           mean of Bi(x)
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from archspec.compiler.rewrite.graph import HostGraph, NewMerge, Provenance, insert, rewire
+from archspec.compiler.rewrite.passes.base import Fact, Pass, block_call, edits, refuse
+from archspec.host.structure import Site
+from archspec.language import spec
+from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
+
+
+@dataclass(frozen=True)
+class Parallelize(Pass):
+    """Rewire each group of `by` blocks to the input of its first, and put the merge behind its last."""
+
+    name: ClassVar[str] = "parallelize"
+    requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES, Fact.OPERATORS})
+    ensures: ClassVar[frozenset[Fact]] = frozenset({Fact.WIRING})
+
+    def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
+        graph = graph.copied()
+        for edit, verb in edits(resolved, spec.Parallelize):
+            for start in range(0, len(edit.sites), verb.by):
+                self._join(graph, edit, edit.sites[start : start + verb.by], verb.merge)
+        return graph
+
+    def _join(self, graph: HostGraph, edit: ResolvedEdit, sites: tuple[Site, ...], merge: str) -> None:
+        calls = [block_call(graph, site, edit) for site in sites]
+        _check_chain(calls, sites, edit)
+        nodes, x = [node for node, _ in calls], calls[0][1]
+        why = self.why(edit, sites[0].path)
+        users = list(nodes[-1].users)
+        for node, before in calls[1:]:
+            rewire(node, before, x, why)
+        merged = _Merge(nodes[-1], why).build(merge, x, nodes)
+        for user in users:
+            rewire(user, nodes[-1], merged, why)
+
+
+def _check_chain(calls: list[tuple[fx.Node, fx.Node]], sites: tuple[Site, ...], edit: ResolvedEdit) -> None:
+    """Refuse blocks that do not follow one another, or whose output is used by more than the next."""
+    for (here, (node, _)), (there, (follower, tokens)) in pairwise(zip(sites, calls, strict=True)):
+        if tokens is not node:
+            message = f"{there.name} does not read the output of {here.name}"
+            raise refuse("AS504", edit, message, "select blocks that follow one another")
+        if set(node.users) != {follower}:
+            message = f"the output of {here.name} is used by more than {there.name}"
+            raise refuse("AS504", edit, message, "leave these blocks out of the selection")
+
+
+class _Merge:
+    """Inserts the nodes of one merge, each behind the one before."""
+
+    def __init__(self, last: fx.Node, why: Provenance) -> None:
+        self.last, self.why = last, why
+        self.value: Tensor = last.meta["val"]
+
+    def build(self, kind: str, x: fx.Node, outputs: list[fx.Node]) -> fx.Node:
+        if kind == "average":
+            return self._method("mean", self._call(torch.stack, outputs), 0)
+        residual = kind in ("residual_linear", "sum")
+        parts = [self._call(operator.sub, y, x) for y in outputs] if residual else outputs
+        if kind == "sum":
+            return self._call(operator.add, x, self._method("sum", self._call(torch.stack, parts), 0))
+        y = self._linear(self._call(torch.cat, parts, dim=-1), outputs)
+        return self._call(operator.add, x, y) if residual else y
+
+    def _call(self, function: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        return self._insert("call_function", function, args, kwargs, self._run(function, args, kwargs))
+
+    def _method(self, name: str, owner: fx.Node, *args: Any) -> fx.Node:
+        value = self._run(getattr(torch.Tensor, name), (owner, *args), {})
+        return self._insert("call_method", name, (owner, *args), {}, value)
+
+    def _linear(self, tokens: fx.Node, outputs: list[fx.Node]) -> fx.Node:
+        members = tuple(str(node.target) for node in outputs)
+        width = self.value.shape[-1]
+        return self._insert(
+            "call_module", f"{members[0]}.merge", (tokens,), {}, self.value, new=NewMerge(members, width)
+        )
+
+    def _insert(self, op: str, target: Any, args: Any, kwargs: Any, value: Any, **meta: Any) -> fx.Node:
+        self.last = insert(self.last, op, target, args, kwargs, why=self.why, value=value, **meta)
+        return self.last
+
+    @staticmethod
+    def _run(function: Any, args: Any, kwargs: Any) -> Any:
+        """Compute the fake value of a call."""
+        args, kwargs = fx.map_arg((args, kwargs), lambda node: node.meta["val"])
+        return function(*args, **kwargs)

@@ -1,0 +1,43 @@
+"""share: selected sites call the module of the first one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from archspec.compiler.rewrite.graph import HostGraph, retarget
+from archspec.compiler.rewrite.passes.base import Fact, Pass, call_of, check_alone, edits
+from archspec.language import spec
+from archspec.semantics.resolve import ResolvedSpec
+
+
+@dataclass(frozen=True)
+class Share(Pass):
+    """Let the nodes of the other sites have the target, and the operator, of the first."""
+
+    name: ClassVar[str] = "share"
+    requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES})
+    ensures: ClassVar[frozenset[Fact]] = frozenset({Fact.OPERATORS})
+
+    def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
+        graph = graph.copied()
+        shared = [(edit, site) for edit, _ in edits(resolved, spec.Share) for site in edit.sites]
+        nodes = {site.path: call_of(graph, site, edit)[1] for edit, site in shared}
+        owner = {site.path: edit.sites[0].path for edit, site in shared if site is not edit.sites[0]}
+        for edit, site in shared:
+            if site.path in owner:
+                check_alone(graph, site, edit)
+                source = nodes[_root(site.path, owner)]
+                retarget(nodes[site.path], source.target, self.why(edit, site.path), new=source.meta.get("new"))
+        return graph
+
+
+def _root(path: str, owner: dict[str, str]) -> str:
+    """Return the module at the end of a chain of sharing.
+
+    >>> _root("c", {"c": "b", "b": "a"})
+    'a'
+    """
+    while path in owner:
+        path = owner[path]
+    return path

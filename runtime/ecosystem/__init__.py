@@ -1,0 +1,1 @@
+"""Compiled models as classes of diffusers and transformers."""

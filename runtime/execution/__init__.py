@@ -1,0 +1,1 @@
+"""Plans carried out: tasks, what a run keeps, what it tells."""

@@ -1,0 +1,181 @@
+"""How each kind of task of a plan is run: `RUNNERS[kind](context, tasks of one wave, main)`.
+
+`main` is whether this process writes what all processes made together. Every runner ends by keeping an artifact per
+task.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor
+
+from archspec.diagnostics import fail
+from archspec.plan import Task
+from archspec.runtime.learn.feed import Feed
+from archspec.runtime.learn.outcome import Outcome
+from archspec.runtime.learn.parts import Part, find_part, places
+from archspec.runtime.learn.settings import read_settings
+
+if TYPE_CHECKING:
+    from archspec.runtime.execution.execute import Context
+
+T = TypeVar("T")
+Runner = Callable[["Context", Sequence[Task], bool], None]
+
+
+def settings_of(cls: type[T], task: Task) -> T:
+    try:
+        return read_settings(cls, task.settings)
+    except ValueError as error:
+        raise fail("AS721", f"malformed plan: in task '{task.id}', {error}") from error
+
+
+def _feed(context: Context, task: Task) -> Feed:
+    objective = context.objective(task.settings.get("objective", {}))
+    seed, batch = task.settings.get("seed", 0), task.settings.get("batch", 64)
+    return Feed(context.dataset(), objective, seed, batch, context.device)
+
+
+def _kept(part: Part) -> dict[str, Tensor]:
+    return dict(part.module.state_dict())
+
+
+def _report(task: Task, outcomes: Sequence[Outcome], seconds: float, **facts: Any) -> dict[str, Any]:
+    seconds = round(seconds, 3)
+    return {"task": task.id, "kind": task.kind, "outcomes": [asdict(o) for o in outcomes], "seconds": seconds} | facts
+
+
+class _Watch:
+    """Tells the seconds since it was last asked."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        self._last, passed = now, now - self._last
+        return passed
+
+
+def run_fits(context: Context, tasks: Sequence[Task], main: bool) -> None:
+    """Fit a wave. Its tasks differ in what they fit, not in how: those of other settings form groups of their own."""
+    from archspec.runtime.learn.fit import FitSettings, Teacher, fit
+
+    for group in _alike(tasks, ("samples", "ridge", "sequential", "gate_weighted", "seed", "batch", "objective")):
+        start, settings = time.perf_counter(), settings_of(FitSettings, group[0])
+        student = context.student(group)
+        parts = [find_part(student, context.program, task.sites) for task in group]
+        donors = {p.name: t.settings["donor"] for p, t in zip(parts, group, strict=True) if t.settings.get("donor")}
+        teacher = Teacher(context.host, student if settings.sequential else None)
+        with context.journal.progress(f"fit {_many(group)}", settings.samples):
+            found = fit(parts, teacher, _feed(context, group[0]), settings, donors, context.journal.advance)
+        seconds = (time.perf_counter() - start) / len(group)
+        for task, part in zip(group, parts, strict=True):
+            context.workspace.keep(task.key, _report(task, [found[part.name]], seconds), _kept(part))
+
+
+def run_regressions(context: Context, tasks: Sequence[Task], main: bool) -> None:
+    """Regress a wave; tasks whose teacher runs differ form groups of their own."""
+    for group in _alike(tasks, ("samples", "epochs", "batch", "cache", "gate_weighted", "seed", "objective")):
+        _regress_together(context, group)
+
+
+def _regress_together(context: Context, group: Sequence[Task]) -> None:
+    """Regress parts that share the teacher's run; each is kept as soon as it is done."""
+    from archspec.runtime.learn.regress import RegressSettings, regress
+
+    watch = _Watch()
+    settings = [settings_of(RegressSettings, task) for task in group]
+    student = context.student(group)
+    parts = [find_part(student, context.program, task.sites) for task in group]
+    by_name = {part.name: (task, part) for part, task in zip(parts, group, strict=True)}
+
+    def finished(outcome: Outcome) -> None:
+        task, part = by_name[outcome.site]
+        context.workspace.keep(task.key, _report(task, [outcome], watch.lap()), _kept(part))
+
+    def log(name: str, step: int, numbers: Mapping[str, float]) -> None:
+        context.journal.log(by_name[name][0].id, step, numbers)
+        context.journal.advance("loss" in numbers)
+
+    frozen = {part.name: _frozen_inside(context, part, task) for task, part in by_name.values()}
+    pairs, feed = list(zip(parts, settings, strict=True)), _feed(context, group[0])
+    total = settings[0].steps * len(group)
+    with context.workspace.scratch(group[0].key) as scratch, context.journal.progress(f"regress {_many(group)}", total):
+        regress(pairs, context.host, feed, scratch, frozen, log, finished)
+
+
+def _frozen_inside(context: Context, part: Part, task: Task) -> list[str]:
+    """Return the names, within a part, of the modules that stay fixed."""
+    found = [place for path in task.settings.get("frozen", ()) for place in places(context.program, path)]
+    return [place.removeprefix(f"{part.paths[0]}.") for place in found]
+
+
+def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
+    """Finetune the whole model, from the last checkpoint if a run was killed."""
+    from archspec.runtime.learn.finetune import Course, FinetuneSettings, choose_trainable, finetune
+
+    (task,) = tasks
+    start, settings = time.perf_counter(), settings_of(FinetuneSettings, task)
+    model = context.student([task])
+    new = task.settings.get("new")
+    trained = None if new is None else [path for sites in new for path in _places(context, sites)]
+    frozen = [place for path in task.settings.get("frozen", ()) for place in places(context.program, path)]
+    choose_trainable(model, trained, frozen)
+
+    def log(step: int, numbers: Mapping[str, float]) -> None:
+        context.journal.log(task.id, step, numbers)
+        context.journal.advance(step - log.last)  # type: ignore[attr-defined]
+        log.last = step  # type: ignore[attr-defined]
+
+    log.last = 0  # type: ignore[attr-defined]
+    dataset = context.dataset(task.settings.get("data"), task.settings.get("fraction", 1.0))
+    objective = context.objective(task.settings.get("objective", {}))
+    teacher = context.host if settings.distill_weight else None
+    course = Course(dataset, objective, context.workspace.work(task.key), context.device, teacher, log)
+    with context.journal.progress("finetune", settings.steps):
+        facts = finetune(model, course, settings)
+    if main:
+        weights = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+        context.workspace.keep(task.key, _report(task, [], time.perf_counter() - start, **facts), weights)
+
+
+def _places(context: Context, sites: Sequence[str]) -> tuple[str, ...]:
+    from archspec.runtime.learn.parts import group_places
+
+    return places(context.program, sites[0]) if len(sites) == 1 else group_places(context.program, sites)
+
+
+def run_evaluate(context: Context, tasks: Sequence[Task], main: bool) -> None:
+    """Measure the published checkpoint beside its host."""
+    from archspec.runtime.measure.evaluate import evaluate
+
+    for task in tasks:
+        start = time.perf_counter()
+        found = evaluate(context.folder, context.host_home.top, task.settings, context.near, context.device)
+        context.workspace.keep(task.key, _report(task, [], time.perf_counter() - start, measured=found))
+
+
+def _alike(tasks: Sequence[Task], names: Sequence[str]) -> list[list[Task]]:
+    """Group tasks whose settings `names` agree, in order."""
+    groups: dict[str, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(repr([task.settings.get(name) for name in names]), []).append(task)
+    return list(groups.values())
+
+
+def _many(tasks: Sequence[Task]) -> str:
+    first = tasks[0].id.partition("/")[2]
+    return first if len(tasks) == 1 else f"{first} and {len(tasks) - 1} more"
+
+
+RUNNERS: Mapping[str, Runner] = {
+    "fit": run_fits,
+    "regress": run_regressions,
+    "finetune": run_finetune,
+    "evaluate": run_evaluate,
+}

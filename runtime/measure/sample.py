@@ -1,0 +1,185 @@
+"""Sampling from a host or from what became of it.
+
+Diffusion models are sampled with the pipeline's own scheduler (any of diffusers'), or, where a bare model has none,
+with flow matching's Euler steps or DDIM. Every sample has a seed of its own, hashed from the request's seed and the
+sample's number, for its first noise and for a scheduler's later draws: so sample 17 is the same in batches of 1 and of
+250, and host and result can be compared noise by noise. Guidance (2207.12598) runs the null condition beside the wanted
+one. Language models go on from prompts, by transformers' own `generate`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from archspec.diagnostics import fail, nearest
+from archspec.runtime.learn.draws import generator
+from archspec.runtime.model.hosts import host_class
+from archspec.runtime.objectives import TRAIN_TIMES, Conditioning, conditioning, first_tensor, told
+from archspec.runtime.store.home import Home, read_json
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """`labels`: classes to go round (None: all of them); `caption`: (samples, tokens, width) embeddings."""
+
+    samples: int = 64
+    steps: int = 25
+    guidance: float = 1.0
+    seed: int = 0
+    batch: int = 250
+    labels: tuple[int, ...] | None = None
+    caption: Tensor | None = None
+
+    def labels_of(self, start: int, end: int, classes: int) -> Tensor:
+        chosen = self.labels or tuple(range(classes))
+        return torch.tensor([chosen[i % len(chosen)] for i in range(start, end)])
+
+
+def first_noise(seed: int, start: int, end: int, shape: Sequence[int]) -> tuple[Tensor, list[Generator]]:
+    """Return (end - start, *shape) standard normal noise and each sample's generator, to go on drawing from."""
+    generators = [generator(seed, "sample", i) for i in range(start, end)]
+    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]), generators
+
+
+@torch.no_grad()
+def sample(model: nn.Module, place: Home, request: Request, progress: Progress = lambda _: None) -> Tensor:
+    """Return (samples, channels, height, width) on the CPU, float32: pixels in about [-1, 1], or latents."""
+    if place.shape is None:
+        raise fail("AS713", f"cannot sample images from {place.architecture or 'the host'}")
+    condition = conditioning(place)
+    if request.guidance > 1 and condition.null is None and condition.caption is None:
+        raise fail("AS713", "the host takes no condition, so there is nothing to guide it by")
+    found = []
+    for start in range(0, request.samples, request.batch):
+        end = min(start + request.batch, request.samples)
+        found.append(_batch(model, place, condition, request, start, end).float().cpu())
+        progress(end)
+    return torch.cat(found)
+
+
+def _batch(model: nn.Module, place: Home, condition: Conditioning, request: Request, start: int, end: int) -> Tensor:
+    assert place.shape is not None
+    weight = next(model.parameters())
+    noise, generators = first_noise(request.seed, start, end, place.shape)
+    scheduler = make_scheduler(place)
+    scheduler.set_timesteps(request.steps)
+    x = noise.to(weight) * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    predict = _predictor(model, place, condition, request, start, end)
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": generators} if takes_generator else {}
+    for t in scheduler.timesteps:
+        scale = getattr(scheduler, "scale_model_input", lambda value, _: value)
+        x = scheduler.step(predict(scale(x, t), t), t, x, **extra).prev_sample.to(weight.dtype)
+    return x
+
+
+def _predictor(
+    model: nn.Module, place: Home, condition: Conditioning, request: Request, start: int, end: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the guided prediction as a function of sample and timestep; a learned variance is cut off."""
+    assert place.shape is not None
+    weight = next(model.parameters())
+    batch: dict[str, Any] = {"x": torch.empty(end - start, *place.shape).to(weight)}
+    if condition.null is not None:
+        batch["label"] = request.labels_of(start, end, condition.null).to(weight.device)
+    if request.caption is not None:
+        batch["caption"] = request.caption[start:end].to(weight)
+    wanted = condition.apply(batch, Generator())
+    nothing = Conditioning(condition.null, 1.0, condition.caption, condition.sized).apply(batch, Generator())
+    channels, scale = place.shape[0], request.guidance
+
+    def run(x: Tensor, t: Tensor, keywords: Mapping[str, Any]) -> Tensor:
+        time = t.to(x.device).expand(len(x))
+        return first_tensor(model(hidden_states=x, timestep=time, **keywords))[:, :channels]
+
+    def guided(x: Tensor, t: Tensor) -> Tensor:
+        if scale <= 1:
+            return run(x, t, wanted)
+        free = run(x, t, nothing)
+        return free + scale * (run(x, t, wanted) - free)
+
+    return guided
+
+
+def make_scheduler(place: Home) -> Any:
+    """Return the pipeline's scheduler, fresh; for a bare model the plain one of its objective."""
+    import diffusers
+
+    config = place.scheduler
+    if config is None:
+        if told(place) == "flow":
+            return diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAIN_TIMES)
+        return diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False, set_alpha_to_one=False)
+    name = str(config.get("_class_name"))
+    found = getattr(diffusers, name, None) if name.isidentifier() else None
+    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+        raise fail("AS714", f"diffusers has no scheduler '{name}'")
+    learned = str(config.get("variance_type") or "").startswith("learned")  # the prediction comes without its variance
+    scheduler: Any = found
+    return scheduler.from_config(dict(config) | ({"variance_type": "fixed_small"} if learned else {}))
+
+
+@torch.no_grad()
+def decode(place: Home, latents: Tensor, batch: int = 16) -> Tensor:
+    """Return pixels in [-1, 1]: what the VAE makes of latents; of a host that draws pixels, the samples, clamped."""
+    folder = place.autoencoder
+    config = read_json(folder / "config.json") if folder is not None and (folder / "config.json").is_file() else {}
+    name = config.get("_class_name", "IdentityAutoencoder")
+    if folder is None or name == "IdentityAutoencoder":
+        return latents.clamp(-1, 1)
+    cls: Any = host_class("diffusers", name)
+    coder = cls.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    shift, scale = config.get("shift_factor") or 0.0, coder.config.scaling_factor
+    parts = [coder.decode(part / scale + shift).sample for part in torch.split(latents, batch)]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+def parse_labels(words: Sequence[str], place: Home) -> tuple[int, ...]:
+    """Return labels from numbers or from the pipeline's class names."""
+    if place.classes is None:
+        raise fail("AS713", f"{place.architecture} takes no class")
+    return tuple(_label(word.strip(), place, place.classes) for word in words)
+
+
+def _label(word: str, place: Home, classes: int) -> int:
+    if word in place.names:
+        return place.names[word]
+    if word.isdecimal() and int(word) < classes:
+        return int(word)
+    hints = nearest(word, place.names) or (f"classes are 0 to {classes - 1}",)
+    raise fail("AS705", f"the host has no class '{word}'", None, *hints)
+
+
+def load_tokenizer(place: Home) -> Any:
+    """Return the tokenizer that stands beside a language model."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(place.model, local_files_only=True)
+    except (OSError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        raise fail("AS708", f"no tokenizer in '{place.model}': {first}") from error
+
+
+@torch.no_grad()
+def continue_texts(
+    model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int = 64, seed: int = 0, temperature: float = 0.0
+) -> list[str]:
+    """Return each prompt with what the model makes of it; temperature 0 takes the likeliest token."""
+    sampling = {"do_sample": temperature > 0} | ({"temperature": temperature} if temperature > 0 else {})
+    found = []
+    with torch.random.fork_rng(devices=[]):
+        for i, prompt in enumerate(prompts):
+            torch.manual_seed(generator(seed, "text", i).initial_seed())
+            ids = tokenizer(prompt, return_tensors="pt").to(model.device)
+            answer = model.generate(**ids, max_new_tokens=tokens, pad_token_id=tokenizer.eos_token_id, **sampling)
+            found.append(tokenizer.decode(answer[0], skip_special_tokens=True))
+    return found

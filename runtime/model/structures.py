@@ -1,0 +1,187 @@
+"""Containers that stand where a block of the host stood: several blocks side by side, or one block used again.
+
+Both are called exactly as the host calls a block, with whatever arguments it passes, and give back what a block gives
+back. Both answer for the public attributes that a host reads off a block (DiT takes the conditioning from
+`transformer_blocks[0].norm1.emb`, transformers reads `layer.attention_type`): what they do not have themselves they ask
+of the block they stand for. Names that start with `_` are never forwarded, so hooks, flags and pickling stay their own.
+
+    Parallel   y = merge(x, B1(x), ..., Bn(x)), branches as `branches.<k>`, the merge weights as `merge`
+    Tied       y = B(x) with the weights of another module, none of its own
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from archspec.runtime.model.program import LEARNED, MERGES
+from archspec.runtime.operators.base import Operator
+
+
+class _Standin(nn.Module):
+    """A module that answers for the public attributes of the block it stands for."""
+
+    def _block(self) -> nn.Module:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or not self._ready:
+                raise
+            return getattr(self._block(), name)
+
+    @property
+    def _ready(self) -> bool:
+        """False while the object is being built or unpickled."""
+        return False
+
+
+class Parallel(_Standin):
+    """Blocks that all read the same input, (batch, tokens, width), and whose outputs are merged into one of that shape.
+
+    With x the input and Bi(x) the outputs:
+
+        linear            W [B1(x); ...; Bn(x)] + b
+        residual_linear   x + W [B1(x) - x; ...; Bn(x) - x] + b
+        sum               x + sum of (Bi(x) - x)
+        average           mean of Bi(x)
+
+    Where blocks return tuples, the result is the first branch's tuple with the merged tokens in front.
+    """
+
+    def __init__(
+        self,
+        branches: Iterable[nn.Module],
+        merge: str,
+        width: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if merge not in MERGES:
+            raise ValueError(f"unknown merge {merge!r}: one of {sorted(MERGES)}")
+        self.branches = nn.ModuleList(branches)
+        self.kind, self.width = merge, width
+        self.merge: nn.Linear | None = None
+        if merge in LEARNED:
+            self.merge = nn.Linear(len(self.branches) * width, width, device=device, dtype=dtype)
+
+    @property
+    def _ready(self) -> bool:
+        return "branches" in self.__dict__.get("_modules", {})
+
+    def _block(self) -> nn.Module:
+        return self.branches[0]
+
+    @property
+    def residual(self) -> bool:
+        """Whether the merge weighs what the branches add to the input, not their whole outputs."""
+        return self.kind in ("residual_linear", "sum")
+
+    def identify(self) -> None:
+        """Start from weights that need no data: the mean of the outputs, or the sum of what the branches add."""
+        if self.merge is not None:
+            with torch.no_grad():
+                self.merge.weight.copy_(plain_merge(self.kind, len(self.branches), self.width))
+                self.merge.bias.zero_()
+
+    def combine(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Merge outputs, each (batch, tokens, width) like the input `x`."""
+        if self.kind == "average":
+            return torch.stack(list(outputs)).mean(0)
+        if self.residual:
+            outputs = [y - x for y in outputs]
+        if self.merge is None:
+            return x + torch.stack(list(outputs)).sum(0)
+        y: Tensor = self.merge(torch.cat(list(outputs), dim=-1))
+        return x + y if self.residual else y
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        results = [branch(*args, **kwargs) for branch in self.branches]
+        merged = self.combine(self._input(args, kwargs), [r[0] if isinstance(r, tuple) else r for r in results])
+        return (merged, *results[0][1:]) if isinstance(results[0], tuple) else merged
+
+    def _input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The block's tokens: its first argument, by place or by the name that the first branch gives it."""
+        found: Tensor = args[0] if args else kwargs[_input_name(self)]
+        return found
+
+    def extra_repr(self) -> str:
+        return f"merge={self.kind}, width={self.width}"
+
+
+def plain_merge(kind: str, count: int, width: int) -> Tensor:
+    """Return the weight, (width, count * width) in float64, by which a merge is the mean of the outputs, or the sum of
+    what the branches add. Its bias is zero."""
+    scale = 1.0 if kind == "residual_linear" else 1.0 / count
+    return torch.cat([torch.eye(width, dtype=torch.float64) * scale] * count, dim=1)
+
+
+class Tied(_Standin):
+    """Another module of the same model, used once more with the same weights.
+
+    The target is held but not registered: it has one home in the tree, where `to`, `state_dict`, optimizers and
+    adapters find it, and it is found once. Copying or pickling the whole model keeps the tie, since both follow
+    references. Where the host counts layers for its key/value cache, `layer_idx` is this place's own count; the
+    target's modules carry it for the time of the call.
+    """
+
+    target: nn.Module
+
+    def __init__(self, target: nn.Module, layer_idx: int | None = None) -> None:
+        super().__init__()
+        while isinstance(target, Tied):
+            target = target.target
+        self.__dict__["target"] = target
+        self.layer_idx = layer_idx
+
+    @property
+    def _ready(self) -> bool:
+        return "target" in self.__dict__
+
+    def _block(self) -> nn.Module:
+        return self.target
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with _numbered(self.target, self.layer_idx):
+            return self.target(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return f"{type(self.target).__name__}, layer_idx={self.layer_idx}"
+
+
+def _input_name(block: nn.Module) -> str:
+    """Return the name of the parameter by which a block takes its tokens."""
+    while isinstance(block, _Standin):
+        block = block._block()
+    if isinstance(block, Operator):
+        return block.port.input
+    return next(iter(inspect.signature(block.forward).parameters))
+
+
+def numbered_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules under (and with) `module` that carry a layer number for the host's cache."""
+    return (m for m in module.modules() if isinstance(m.__dict__.get("layer_idx"), int))
+
+
+@contextmanager
+def _numbered(module: nn.Module, layer: int | None) -> Iterator[None]:
+    """Let every numbered module under `module` have number `layer` for a while."""
+    if layer is None:
+        yield
+        return
+    before = [(m, m.__dict__["layer_idx"]) for m in numbered_modules(module)]
+    for m, _ in before:
+        m.layer_idx = layer  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for m, number in before:
+            m.layer_idx = number
