@@ -44,7 +44,7 @@ def fake_weights(module: nn.Module) -> Iterator[FakeTensorMode]:
             yield mode
         finally:
             for table, name, tensor in before:
-                table[name] = tensor
+                table[name] = tensor  # type: ignore[assignment]
 
 
 def _swapped(tensor: Tensor, made: dict[int, Tensor], is_parameter: bool) -> Any:

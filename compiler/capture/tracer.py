@@ -96,7 +96,7 @@ class ValueTracer(fx.Tracer):
             def run(*a: Any, **k: Any) -> Any:
                 return call(module, *a, **k)
 
-            self._open.append(self.submodule_paths.get(module))
+            self._open.append((self.submodule_paths or {}).get(module))
             result = run(*args, **kwargs) if self._computing else self.call_module(module, run, args, kwargs)
             self._saw(self._open.pop(), args, kwargs, result)
             return result
@@ -235,5 +235,6 @@ def is_impure(node: fx.Node) -> bool:
     if node.op in ("placeholder", "output"):
         return True
     if node.op == "call_method":
-        return node.target.endswith("_") and not node.target.endswith("__")
+        name = str(node.target)
+        return name.endswith("_") and not name.endswith("__")
     return node.op == "call_function" and node.target in IN_PLACE

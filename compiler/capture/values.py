@@ -32,8 +32,8 @@ class ValueProxy(Proxy):
         super().__init__(node, tracer)
         self.value = value
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """The value's type: `isinstance(proxy, Tensor)` holds."""
         return type(self.value)
 
@@ -62,7 +62,7 @@ class ValueProxy(Proxy):
         return len(self.value)
 
     def __iter__(self) -> Any:
-        return iter([self[i] for i in range(len(self.value))])
+        return iter([self[i] for i in range(len(self.value))])  # type: ignore[index]
 
     def __contains__(self, item: Any) -> bool:
         return any(bool(item == part) for part in self)

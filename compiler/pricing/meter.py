@@ -62,11 +62,11 @@ ATTENTION = {
 COUNTS: Mapping[Any, Callable[..., int]] = {**flop_registry, **dict.fromkeys(ATTENTION, attention_flops)}
 
 
-class Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up FLOPs and keeps account of live storages."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = Usage()
         self.live = 0
         self._held: set[int] = set()

@@ -47,9 +47,9 @@ def _same(key: str) -> Callable[[dict[str, Any], dict[str, Any]], bool]:
     return lambda a, b: bool(a[key] == b[key])
 
 
-def _digraph(graph: fx.Graph, label: Label) -> nx.DiGraph:
+def _digraph(graph: fx.Graph, label: Label) -> nx.DiGraph[fx.Node]:
     """Return the graph with `digest` and `label` on nodes and `places` on edges."""
-    found = nx.DiGraph()
+    found: nx.DiGraph[fx.Node] = nx.DiGraph()
     for node in graph.nodes:
         places: dict[fx.Node, list[str]] = {}
         shape = _describe((list(node.args), dict(node.kwargs)), "", places)
@@ -77,7 +77,7 @@ def _describe(value: Any, place: str, places: dict[fx.Node, list[str]]) -> str:
     return repr(value)
 
 
-def _compare_digests(expected: nx.DiGraph, found: nx.DiGraph) -> None:
+def _compare_digests(expected: nx.DiGraph[fx.Node], found: nx.DiGraph[fx.Node]) -> None:
     for one, other, missing in ((expected, found, True), (found, expected, False)):
         left = Counter(digest for _, digest in other.nodes(data="digest"))
         for node, data in one.nodes(data=True):

@@ -33,18 +33,17 @@ class Expected:
         self.owners = _prefixes(tensors)
 
     def __call__(self, node: fx.Node) -> str:
-        new = node.meta.get("new")
+        new, path = node.meta.get("new"), str(node.target)
         if isinstance(new, NewOperator):
-            own = node.target if new.config.tensors(new.site.shape) else ""
+            own = path if new.config.tensors(new.site.shape) else ""
             return _operator(new.config, new.site.shape, new.site.port, own)
         if isinstance(new, NewMerge):
             return _merge(len(new.members), new.width)
         if node.op == "get_attr":
-            return _attribute(node.target if node.target in self.tensors else None, node.target)
+            return _attribute(path if path in self.tensors else None, path)
         if node.op != "call_module":
             return operation(node)
-        module = self.graph.model.get_submodule(node.target)
-        return _module(module, node.target if node.target in self.owners else "")
+        return _module(self.graph.model.get_submodule(path), path if path in self.owners else "")
 
 
 class Lowered:
@@ -65,18 +64,19 @@ class Lowered:
             self.homes.setdefault(path, set()).add(home)
 
     def __call__(self, node: fx.Node) -> str:
+        path = str(node.target)
         if node.op == "get_attr":
-            source = self.sources.get(node.target)
-            return _attribute(source.base if source else None, node.target)
+            source = self.sources.get(path)
+            return _attribute(source.base if source else None, path)
         if node.op != "call_module":
             return operation(node)
-        module = self.model.get_submodule(node.target)
+        module = self.model.get_submodule(path)
         if isinstance(module, Operator):
-            return _operator(module.config, module.shape, module.port, self._site(node.target))
-        owner = self.model.get_submodule(node.target.rpartition(".")[0])
+            return _operator(module.config, module.shape, module.port, self._site(path))
+        owner = self.model.get_submodule(path.rpartition(".")[0])
         if isinstance(owner, Parallel) and owner.merge is module:
             return _merge(len(owner.branches), owner.width)
-        return _module(module, " and ".join(sorted(self.homes.get(node.target, ()))))
+        return _module(module, " and ".join(sorted(self.homes.get(path, ()))))
 
     def _site(self, path: str) -> str:
         sites = {s.site or "the base" for name, s in self.sources.items() if name.startswith(f"{path}.")}

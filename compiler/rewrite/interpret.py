@@ -41,9 +41,10 @@ def _run(graph: HostGraph, body: Body, args: tuple[Any, ...], kwargs: Mapping[st
 
 def _call(graph: HostGraph, node: fx.Node, args: Any, kwargs: Any) -> Any:
     if node.op == "get_attr":
-        return attrgetter(node.target)(graph.model)
+        return attrgetter(str(node.target))(graph.model)
     if node.op == "call_method":
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    assert callable(node.target)
     return node.target(*args, **kwargs)
 
 
@@ -51,10 +52,11 @@ def _call_module(graph: HostGraph, node: fx.Node, new: NewModule) -> Callable[..
     """Return what a node of the root calls: something new, a block's graph, or a module of the host."""
     if node.meta.get("new"):
         return new(None, node)
-    if node.target not in graph.bodies:
-        return graph.model.get_submodule(node.target)
+    path = str(node.target)
+    if path not in graph.bodies:
+        return graph.model.get_submodule(path)
 
     def inside(part: fx.Node) -> Callable[..., Any]:
-        return new(node, part) if part.meta.get("new") else graph.model.get_submodule(part.target)
+        return new(node, part) if part.meta.get("new") else graph.model.get_submodule(str(part.target))
 
-    return lambda *args, **kwargs: _run(graph, graph.bodies[node.target], args, kwargs, inside)
+    return lambda *args, **kwargs: _run(graph, graph.bodies[path], args, kwargs, inside)

@@ -93,11 +93,12 @@ def _copied(graph: HostGraph, node: fx.Node, sizes: dict[str, int]) -> int:
     """Return the parameters of a copied block, with the operators in it."""
     if node.meta.get("new"):
         return new_parameters(node.meta["new"])
-    body = graph.bodies[node.target]
+    path = str(node.target)
+    body = graph.bodies[path]
     calls = body.graph.find_nodes(op="call_module")
     own = [str(n.target) for n in body.graph.nodes if n.op in ("call_module", "get_attr") and not n.meta.get("new")]
-    kept = sum(count for name, count in sizes.items() if _within(name, {p for p in own if _inside(p, node.target)}))
-    inside = {n.target: n.meta["new"] for n in calls if n.meta.get("new") and _inside(n.target, node.target)}
+    kept = sum(count for name, count in sizes.items() if _within(name, {p for p in own if _inside(p, path)}))
+    inside = {n.target: n.meta["new"] for n in calls if n.meta.get("new") and _inside(str(n.target), path)}
     return kept + sum(map(new_parameters, inside.values()))
 
 

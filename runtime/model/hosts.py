@@ -48,12 +48,14 @@ def build(config: Mapping[str, Any], library: str, architecture: str, device: st
             from accelerate import init_empty_weights
 
             with init_empty_weights(include_buffers=False):
-                model = _construct(cls, library, config)
+                model: Any = _construct(cls, library, config)
             if library == "transformers":
                 model.tie_weights()  # registering each parameter anew has untied them
-            return model.eval()
-        with torch.device(device):
-            return _construct(cls, library, config).eval()
+        else:
+            with torch.device(device):
+                model = _construct(cls, library, config)
+        host: nn.Module = model.eval()
+        return host
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError, ZeroDivisionError) as error:
         raise fail("AS402", f"{architecture} refuses its config: {error}") from error
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from archspec.compiler.capture import capture
 from archspec.compiler.capture.model import build_structure, edited_paths
-from archspec.compiler.proof import proof
+from archspec.compiler.proof import prove as proof
 from archspec.compiler.proof.prove import prove, prove_form
 from archspec.compiler.proof.reduce import reduced
 from archspec.compiler.rewrite.graph_text import render

@@ -28,7 +28,8 @@ def standard(count: int, width: int, seed: int = 0) -> torch.Tensor:
     x = torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x = x - x.mean(0)
     root: torch.Tensor = torch.linalg.cholesky(x.T @ x / (count - 1))
-    return torch.linalg.solve_triangular(root, x.T, upper=False).T
+    white: torch.Tensor = torch.linalg.solve_triangular(root, x.T, upper=False).T
+    return white
 
 
 def test_equal_sets_have_no_distance() -> None:

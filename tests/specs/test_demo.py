@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,9 @@ DEMO = Path(__file__).parents[2] / "specs" / "demo"
 def demo() -> Any:
     sys.path.insert(0, str(DEMO))
     try:
-        import board
-        import demo
-        import page
+        return {name: import_module(name) for name in ("board", "demo", "page")}
     finally:
         sys.path.remove(str(DEMO))
-    return {"board": board, "demo": demo, "page": page}
 
 
 def entry(demo: Any, name: str, fd: float, picture: Path, spec: str = "") -> Any:

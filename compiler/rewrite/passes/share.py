@@ -28,7 +28,7 @@ class Share(Pass):
             if site.path in owner:
                 check_alone(graph, site, edit)
                 source = nodes[_root(site.path, owner)]
-                retarget(nodes[site.path], source.target, self.why(edit, site.path), new=source.meta.get("new"))
+                retarget(nodes[site.path], str(source.target), self.why(edit, site.path), new=source.meta.get("new"))
         return graph
 
 
