@@ -13,8 +13,8 @@ from difflib import SequenceMatcher
 from typing import Any, Literal
 
 from archspec.diff.outline import Outline, Part, Tensor
+from archspec.language.expectations import METRICS
 
-UNITS = {"flops": "count", "activations": "bytes"}
 Kind = Literal["operator", "parameter", "removed", "added", "wiring", "config", "tensor", "spec"]
 
 
@@ -238,7 +238,7 @@ def _measures(before: Outline, after: Outline) -> Iterator[Measure]:
     yield Measure("weights", before.weights, after.weights, "bytes")
     old, new = _on_record(before, after), _on_record(after, before)
     for name in dict.fromkeys([*old, *new]):
-        yield Measure(name, old.get(name), new.get(name), UNITS.get(name, ""))
+        yield Measure(name, old.get(name), new.get(name), METRICS[name].unit if name in METRICS else "")
 
 
 def _on_record(side: Outline, other: Outline) -> Mapping[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from archspec.diff.compare import Change, Difference, Measure
+from archspec.semantics.outcomes import quantity
 
 FORMAT_VERSION = 1
 TITLES = {
@@ -62,24 +63,8 @@ def ratio(measure: Measure) -> float | None:
 
 
 def show(value: float | None, unit: str) -> str:
-    """Write a number as people do.
-
-    >>> show(712_010_000, "count"), show(3_000_000_000, "bytes"), show(None, "")
-    ('712.01M', '2.79 GiB', '-')
-    """
-    if value is None:
-        return "-"
-    if unit == "bytes":
-        for word in ("B", "KiB", "MiB", "GiB"):
-            if abs(value) < 1024 or word == "GiB":
-                return f"{value:.0f} B" if word == "B" else f"{value:.2f} {word}"
-            value /= 1024
-    if unit == "count":
-        for size, word in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-            if abs(value) >= size:
-                return f"{value / (1e3 if word == 'k' else size):.2f}{word}"
-        return f"{value:g}"
-    return f"{value:.4g}"
+    """Write a number as people do, one that is not known as a dash."""
+    return "-" if value is None else quantity(value, unit)
 
 
 def shown_change(change: Change) -> tuple[str, str, str, str]:

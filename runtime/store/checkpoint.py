@@ -17,7 +17,7 @@ Format: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -34,7 +34,8 @@ from torch import Tensor
 from archspec.diagnostics import InternalError, fail
 from archspec.host.headers import BITS, STEMS, read_folder, read_index
 from archspec.host.structure import TensorHeader
-from archspec.runtime.store.files import copy_bytes, link_or_copy, write_at
+from archspec.runtime.store.files import ROOM, copy_bytes, link_or_copy, write_at
+from archspec.semantics.outcomes import quantity
 
 LARGEST_SHARD = 5_000_000_000
 """Bytes; where transformers splits files."""
@@ -200,12 +201,10 @@ class Writer:
 
     def _check_space(self) -> None:
         need = sum(piece.size for shard in self.shards if not shard.link for piece in shard.pieces)
-        free = os.statvfs(self.folder)
-        if need > free.f_bavail * free.f_frsize:
-            have = f"{free.f_bavail * free.f_frsize / 1e9:.1f} GB are free"
-            raise fail(
-                "AS631", f"the checkpoint needs {need / 1e9:.1f} GB, {have}", None, "write to another disk with `-o`"
-            )
+        free = shutil.disk_usage(self.folder).free
+        if need > free:
+            sizes = f"{quantity(need, 'bytes')}, {quantity(free, 'bytes')} are free"
+            raise fail("AS631", f"the checkpoint needs {sizes}", None, ROOM)
 
     def _write(self, shard: Shard, stack: ExitStack) -> None:
         head, starts = header(shard.pieces)

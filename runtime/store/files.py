@@ -26,6 +26,8 @@ from archspec.diagnostics import fail
 
 CHUNK = 1 << 26
 _NOT_HERE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+ROOM = "free some space and run the same command again, or compile to another disk with `-o`"
+"""What to do about a full disk."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -36,8 +38,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            hint = "free some space, or write to another disk with `-o`"
-            raise fail("AS631", f"no space left to write '{path}'", None, hint) from error
+            raise fail("AS631", f"no space left to write '{path}'", None, ROOM) from error
         raise fail("AS632", f"cannot write '{path}': {error.strerror or error}") from error
 
 
