@@ -37,12 +37,14 @@ def command(
     """
     from rich.console import Console
 
+    from archspec.cli.terminal import quiet_libraries
     from archspec.runtime.execution.execute import execute, read_plan
     from archspec.runtime.execution.journal import Journal
     from archspec.runtime.execution.workspace import Workspace
 
     read_plan(out)
     part = _shard(shard)
+    quiet_libraries()
     errors = Console(stderr=True)
     journal = Journal(Workspace(out).root, errors if errors.is_terminal else None)
     report = execute(out, base=base or _base(out), only=only, shard=part, device=device, journal=journal)  # type: ignore[arg-type]
