@@ -26,6 +26,9 @@ from archspec.runtime.model.structures import plain_merge
 from archspec.runtime.operators import build_operator
 from archspec.semantics.resolve import LEARNED_MERGES, ResolvedSpec
 
+TAUGHT = frozenset({"inherit", "least_squares"})
+"""Inits that begin from the teacher's weights."""
+
 
 @dataclass(frozen=True)
 class NewPart:
@@ -55,10 +58,9 @@ def _inits(resolved: ResolvedSpec) -> dict[str, Init]:
 
 
 def _operator(install: Install, init: Init, structure: Structure, near: Path) -> NewPart:
-    operator = build_operator(install, "cpu", torch.float32)
-    site = structure.site(install.path)
-    teacher = _read(structure, dict(site.teacher)) if site else {}
-    kind = init.kind or "random"
+    operator = build_operator(install, "meta", torch.float32).to_empty(device="cpu")  # drawn once, by `initialize`
+    site, kind = structure.site(install.path), init.kind or "random"
+    teacher = _read(structure, site.teacher) if site and kind in TAUGHT else {}
     if kind == "least_squares":
         kind = "inherit" if can_inherit(operator, teacher) else "random"
     initialize(operator, "random" if kind == "artifact" else kind, teacher, path_seed(init.seed, install.path))

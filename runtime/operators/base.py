@@ -161,6 +161,9 @@ def _reset_one(module: nn.Module) -> None:
     own = list(module.parameters(recurse=False)) or list(module.parameters())
     if any(p.is_meta for p in own):
         return
+    if all(p.device.type == "cpu" and p.dtype == torch.float32 for p in own):
+        module.reset_parameters()  # type: ignore[operator]
+        return
     twin = copy.deepcopy(module).to(device="cpu", dtype=torch.float32)
     twin.reset_parameters()  # type: ignore[operator]
     for mine, drawn in zip(module.parameters(), twin.parameters(), strict=True):

@@ -2,8 +2,9 @@
 
 What a checkpoint will consist of is settled first, as data: `Shard`s of `Piece`s, each with its dtype, shape and
 either the extent of a file that holds its bytes already, or nothing when it is new. Then the files are made: the
-header, the extents copied as bytes by the kernel, and room for the new tensors, which `Writer.put` fills one at a
-time in any order. So memory holds one new tensor at a time, and dtypes that nothing here computes with pass through.
+header, the extents copied as bytes (past the page cache: `direct.py`), and room for the new tensors, which
+`Writer.put` fills one at a time in any order. So memory holds one new tensor at a time, and dtypes that nothing here
+computes with pass through.
 
     shards(pieces, base, stem)   sharded in, sharded out: a tensor stays with the file that held its bytes; one file
                                  stays one file up to 5 GB. With `link`, a file whose surviving tensors keep their
@@ -25,7 +26,6 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 import xxhash
@@ -34,7 +34,8 @@ from torch import Tensor
 from archspec.diagnostics import InternalError, fail
 from archspec.host.headers import BITS, STEMS, read_folder, read_index
 from archspec.host.structure import TensorHeader
-from archspec.runtime.store.files import ROOM, copy_bytes, link_or_copy, write_at
+from archspec.runtime.store.direct import Output
+from archspec.runtime.store.files import ROOM, link_or_copy
 from archspec.semantics.outcomes import quantity
 
 LARGEST_SHARD = 5_000_000_000
@@ -172,7 +173,7 @@ class Writer:
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self.folder, self.shards = folder, tuple(shards)
         self._files = ExitStack()
-        self._open: dict[str, tuple[BinaryIO, int, Piece]] = {}
+        self._open: dict[str, tuple[Output, int, Piece]] = {}
         self.digests: dict[str, str] = {}
         """XXH3-128 of the data of every new tensor that was put, hexadecimal."""
         self._check_space()
@@ -208,8 +209,8 @@ class Writer:
 
     def _write(self, shard: Shard, stack: ExitStack) -> None:
         head, starts = header(shard.pieces)
-        file = stack.enter_context((self.folder / shard.name).open("wb", buffering=0))
-        write_at(file.fileno(), memoryview(head), 0)
+        file = stack.enter_context(Output(self.folder / shard.name))
+        file.write(memoryview(head), 0)
         placed = list(zip(shard.pieces, starts, strict=True))
         for source, run in groupby(placed, key=lambda item: item[0].source.file if item[0].source else None):
             if source:
@@ -224,7 +225,7 @@ class Writer:
             found = f"{NAMES.get(tensor.dtype)} {tuple(tensor.shape)}"
             raise InternalError(f"emit: '{name}' is {found}, announced as {piece.dtype} {piece.shape}")
         data = memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-        write_at(file.fileno(), data, start)
+        file.write(data, start)
         self.digests[name] = xxhash.xxh3_128_hexdigest(data)
 
     def _write_index(self) -> None:
@@ -237,11 +238,11 @@ class Writer:
         (self.folder / f"{stem}.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _copy_runs(source: Path, target: BinaryIO, placed: Sequence[tuple[Piece, int]]) -> None:
+def _copy_runs(source: Path, target: Output, placed: Sequence[tuple[Piece, int]]) -> None:
     """Copy the bytes of pieces from one file, neighbours in both files at once."""
     with source.open("rb") as file:
         for start, end, at in _runs(placed):
-            copy_bytes(file.fileno(), target.fileno(), start, end, at)
+            target.copy(file.fileno(), start, end, at)
 
 
 def _runs(placed: Sequence[tuple[Piece, int]]) -> list[tuple[int, int, int]]:

@@ -25,6 +25,7 @@ import xxhash
 from archspec.diagnostics import fail
 
 CHUNK = 1 << 26
+ENDED = "the file being copied ends before its header says"
 _NOT_HERE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 ROOM = "free some space and run the same command again, or compile to another disk with `-o`"
 """What to do about a full disk."""
@@ -141,7 +142,7 @@ def copy_bytes(source: int, target: int, start: int, end: int, at: int) -> None:
         count = min(end - start, CHUNK)
         done = _copy_some(source, target, start, count, at)
         if done == 0:
-            raise OSError(errno.EIO, "the file being copied ends before its header says")
+            raise OSError(errno.EIO, ENDED)
         start, at = start + done, at + done
 
 
@@ -160,6 +161,15 @@ def _copy_some(source: int, target: int, start: int, count: int, at: int) -> int
         if error.errno not in _NOT_HERE | {errno.ENOTSOCK}:
             raise
     return os.pwrite(target, os.pread(source, min(count, 1 << 20), start), at)
+
+
+def read_at(source: int, into: memoryview, at: int) -> None:
+    """Fill a buffer from an offset; EIO when the file ends early."""
+    while into:
+        done = os.preadv(source, [into], at)
+        if done == 0:
+            raise OSError(errno.EIO, ENDED)
+        into, at = into[done:], at + done
 
 
 def write_at(target: int, data: memoryview, at: int) -> None:
