@@ -57,6 +57,10 @@ def test_bytes_copied_anywhere_are_the_bytes(content: bytes, tmp_path: Path, sta
 
 def test_a_source_that_ends_early_is_an_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(content)
-    with Output(tmp_path / "out") as out, (tmp_path / "in").open("rb") as source, pytest.raises(OSError) as caught:
+    with (
+        Output(tmp_path / "out") as out,
+        (tmp_path / "in").open("rb") as source,
+        pytest.raises(OSError, match="ends before") as caught,
+    ):
         out.copy(source.fileno(), 0, SIZE + LEAST, 0)
     assert caught.value.errno == errno.EIO
