@@ -9,7 +9,7 @@ import click
 
 from archspec.language.reference import errors_page, operators_page
 from archspec.language.schema import schema_text
-from archspec.syntax.grammar import tables_text
+from archspec.syntax.tables import tables_text
 
 GENERATED: Mapping[str, Callable[[], str]] = {
     "grammars/spec.schema.json": schema_text,

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal
 from archspec.diagnostics import nearest
 from archspec.language.selectors import Selector, parse_selector
 from archspec.source import Span
-from archspec.syntax import grammar
-from archspec.syntax.grammar import Refused
+from archspec.syntax import grammar, words
+from archspec.syntax.words import Refused
 
 if TYPE_CHECKING:
     from lark import Token, Tree
@@ -244,7 +244,7 @@ def _quantity(text: str) -> tuple[int | float, str] | None:
 
 
 def _selector(text: str, start: int, end: int, span: Span | None) -> Selector:
-    return parse_selector(text[start:end], grammar.place(span, text, start, end))
+    return parse_selector(text[start:end], words.place(span, text, start, end))
 
 
 def _refused(code: str, message: str, token: Token, *hints: str) -> Refused:

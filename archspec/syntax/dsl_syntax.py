@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from archspec.diagnostics import Collector
 from archspec.language.shapes import shorthands
 from archspec.source import Source, Span
-from archspec.syntax import comments, grammar
-from archspec.syntax.grammar import Refused
+from archspec.syntax import comments, grammar, words
 from archspec.syntax.tree import Entry, Map, Scalar, Seq, Tree, resolve_scalar
+from archspec.syntax.words import Refused
 from archspec.syntax.yaml_syntax import check_size
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 MAX_ERRORS = 20
 
-_OPENING = ("let", "expect", *grammar.VERBS, *grammar.STANZAS)
+_OPENING = ("let", "expect", *words.VERBS, *words.STANZAS)
 _START = re.compile(rf"(?:^[ \t]*|[;{{][ \t]*(?={'|'.join(_OPENING)}))(\w+)\b(?!\s*=(?!=))", re.MULTILINE)
 """A word that may begin a statement: the first of a line, or a reserved one behind `;` or `{`; none that is set."""
-_SIGN = re.compile(rf"{grammar.OPAQUE}|[\[({{\])}};]|^[ \t]*(?P<word>\w+)\b(?P<set>\s*=(?!=))?", re.MULTILINE)
+_SIGN = re.compile(rf"{words.OPAQUE}|[\[({{\])}};]|^[ \t]*(?P<word>\w+)\b(?P<set>\s*=(?!=))?", re.MULTILINE)
 
 
 def parse_dsl(source: Source) -> Map:
@@ -45,7 +45,7 @@ def parse_dsl(source: Source) -> Map:
     assert parsed is not None
     tree = _Builder(source, collector).spec(parsed)
     collector.raise_if_errors()
-    opaque = ((s.start(), s.end()) for s in re.finditer(grammar.OPAQUE, source.text) if s[0][0] != "#")
+    opaque = ((s.start(), s.end()) for s in re.finditer(words.OPAQUE, source.text) if s[0][0] != "#")
     return comments.attach(tree, source, comments.find(source.text, opaque), _bracketed)
 
 
@@ -69,7 +69,7 @@ def _parse(source: Source, collector: Collector) -> Parsed[Token] | None:
 
 def _without(text: str, offset: int) -> str | None:
     """Return the text with the statement around `offset` blanked; None when nothing is left to leave out."""
-    starts = [s for s in _START.finditer(text) if s.start(1) <= offset and s[1] not in grammar.CLAUSES]
+    starts = [s for s in _START.finditer(text) if s.start(1) <= offset and s[1] not in words.CLAUSES]
     if starts and starts[-1].start(1) == offset and starts[-1][1] in _OPENING:
         starts.pop()  # a statement begins where the one before it should go on
     if not starts or "{" not in text[: starts[-1].start(1)]:
@@ -84,17 +84,17 @@ def _end_of_statement(text: str, begin: int) -> int:
     open_: list[str] = []
     for sign in _SIGN.finditer(text, begin):
         word = sign["word"]
-        if sign[0] in grammar.CLOSING:
-            open_.append(grammar.CLOSING[sign[0]])
+        if sign[0] in words.CLOSING:
+            open_.append(words.CLOSING[sign[0]])
         elif sign[0] in open_:  # closes what is open within as well
             del open_[len(open_) - 1 - open_[::-1].index(sign[0]) :]
-        elif sign[0] in grammar.CLOSING.values():
+        elif sign[0] in words.CLOSING.values():
             return sign.start()
         elif not open_ and sign[0] == ";":
             return sign.end()
         if word and sign.start("word") > begin:
             opening = word in _OPENING and not sign["set"]
-            if opening or (not open_ and word not in grammar.CLAUSES):
+            if opening or (not open_ and word not in words.CLAUSES):
                 return sign.start("word")
     return len(text)
 
@@ -220,7 +220,7 @@ class _Builder:
     def _text(self, part: Token | Parsed[Token]) -> Scalar:
         """Return a selector or an expectation as its text, on one line and without comments."""
         span = self._span(part)
-        text = re.sub(grammar.OPAQUE, lambda s: " " if s[0][0] == "#" else s[0].replace(" ", "\0"), span.text)
+        text = re.sub(words.OPAQUE, lambda s: " " if s[0][0] == "#" else s[0].replace(" ", "\0"), span.text)
         text = " ".join(text.split()).replace("\0", " ")
         return Scalar(text, text, span)
 

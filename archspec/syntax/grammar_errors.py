@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from archspec.diagnostics import nearest
-from archspec.syntax import grammar
-from archspec.syntax.grammar import Refused, Start
+from archspec.syntax import tables, words
+from archspec.syntax.words import Refused, Start
 
 if TYPE_CHECKING:
     from lark import Token, UnexpectedInput
@@ -90,7 +90,7 @@ def expected(accepts: frozenset[str]) -> str:
 
 
 def _sign(kind: str) -> str:
-    terminals = {t.name: t.pattern for t in grammar.parser().terminals}
+    terminals = {t.name: t.pattern for t in tables.parser().terminals}
     return f"'{terminals[kind].value}'" if kind in terminals else kind.lower()
 
 
@@ -126,9 +126,9 @@ def _open_text(slip: Slip) -> Refused | None:
 def _open_bracket(slip: Slip) -> Refused | None:
     """The text ends, the next statement begins, or brackets around are closed, inside brackets."""
     opening = slip.kind in _STATEMENT and not slip.after.startswith("=")
-    closes = slip.found in grammar.CLOSING.values()
-    found = grammar.unclosed(slip.text[: slip.start]) if opening or closes or slip.kind == "$END" else None
-    if found is None or (opening and grammar.unclosed(slip.text[: found[0]]) is None):
+    closes = slip.found in words.CLOSING.values()
+    found = words.unclosed(slip.text[: slip.start]) if opening or closes or slip.kind == "$END" else None
+    if found is None or (opening and words.unclosed(slip.text[: found[0]]) is None):
         return None
     at, closing = found
     if slip.found == closing:
@@ -157,9 +157,9 @@ def _after_the_spec(slip: Slip) -> Refused | None:
 def _misspelt(slip: Slip) -> Refused | None:
     if not (slip.accepts >= _STATEMENT) or slip.kind not in ("NAME", "KEY"):
         return None
-    known: tuple[str, ...] = (*grammar.VERBS, *grammar.STANZAS, "let", "expect")
+    known: tuple[str, ...] = (*words.VERBS, *words.STANZAS, "let", "expect")
     if "CLAUSE" in slip.accepts:
-        known = (*known, *grammar.CLAUSES)
+        known = (*known, *words.CLAUSES)
     hints = nearest(slip.found, known) or (f"statements are {', '.join(known)}",)
     return slip.refused(f"unknown statement '{slip.found}'", *hints, code="AS122")
 
@@ -202,7 +202,7 @@ def _braced_parameters(slip: Slip) -> Refused | None:
 
 
 def _reserved(slip: Slip) -> Refused | None:
-    if slip.found not in grammar.RESERVED or "NAME" not in slip.accepts or slip.accepts >= _STATEMENT:
+    if slip.found not in words.RESERVED or "NAME" not in slip.accepts or slip.accepts >= _STATEMENT:
         return None
     hint = (f'write "{slip.found}" in quotes',) if "STRING" in slip.accepts and "NUMBER" in slip.accepts else ()
     return slip.refused(f"expected {expected(slip.accepts)}, found the reserved word '{slip.found}'", *hint)

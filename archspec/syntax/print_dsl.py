@@ -17,7 +17,7 @@ from archspec.language import shapes
 from archspec.language.expectations import parse_expectation
 from archspec.language.selectors import parse_selector
 from archspec.source import Span
-from archspec.syntax import grammar
+from archspec.syntax import words
 from archspec.syntax.comments import BLANK, UNPRINTABLE, has_comments
 from archspec.syntax.print_yaml import escape, lines_above, text_behind
 from archspec.syntax.tree import Entry, Map, Scalar, Seq, Tree, resolve_scalar
@@ -66,7 +66,7 @@ class _Printer:
             self._group(entry, [_edit(item) for item in entry.value.items])
         elif key == "expect" and isinstance(entry.value, Seq):
             self._statement(key, entry.comments.above, _expect(entry.value, entry.comments.behind))
-        elif key in grammar.STANZAS:
+        elif key in words.STANZAS:
             self._statement(key, entry.comments.above, list(_stanza(key, entry)))
         else:
             raise _unspeakable(f"'{key}'", entry.key.span)
@@ -104,7 +104,7 @@ class _Printer:
 
 def _edit(item: Tree) -> tuple[tuple[str, ...], list[str]]:
     """Return the comments above an edit, and its lines."""
-    verb = next((e for e in item.entries if e.key.value in grammar.VERBS), None) if isinstance(item, Map) else None
+    verb = next((e for e in item.entries if e.key.value in words.VERBS), None) if isinstance(item, Map) else None
     if verb is None or not isinstance(item, Map):
         raise _unspeakable("an edit without a verb", item.span)
     clauses = [entry for entry in item.entries if entry is not verb]
@@ -125,7 +125,7 @@ def _edit(item: Tree) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _clause_word(entry: Entry) -> str:
-    if entry.key.value not in grammar.CLAUSES:
+    if entry.key.value not in words.CLAUSES:
         raise _unspeakable(f"'{entry.key.value}' in an edit", entry.key.span)
     return str(entry.key.value)
 
@@ -164,14 +164,14 @@ def _expect(value: Seq, behind: str) -> list[str]:
 
 def _put(prefix: str, owner: str, value: Tree, suffix: str, behind: str, indent: int) -> list[str]:
     """Return the lines of a value behind `prefix`. `owner` is the key it stands under, whose value may be a call."""
-    if isinstance(value, Scalar) and value.value is True and not suffix and owner in grammar.CLAUSES:
+    if isinstance(value, Scalar) and value.value is True and not suffix and owner in words.CLAUSES:
         return [f"{prefix.rstrip()}{text_behind(behind)}"]
     line = f"{prefix}{_inline(value, owner)}"
     if isinstance(value, Scalar) or (not has_comments(value) and len(line) <= WIDTH) or _is_empty(value):
         return [f"{line}{suffix}{text_behind(behind)}"]
     if isinstance(value, Seq):
         return [f"{prefix}[{text_behind(behind)}", *_list_lines(value, indent), f"{' ' * indent}]{suffix}"]
-    head = _head(value, owner) if owner in grammar.CLAUSES else None
+    head = _head(value, owner) if owner in words.CLAUSES else None
     entries = tuple(entry for entry in value.entries if entry is not head)
     body = _map_lines(replace(value, entries=entries), indent, "," if head else "")
     opening, closing = (f"{_inline(head.value)}(", ")") if head else ("{", "}")
@@ -201,7 +201,7 @@ def _inline(value: Tree, owner: str = "") -> str:
             return _scalar(value, owner)
         case Seq():
             return f"[{', '.join(map(_inline, value.items))}]"
-    head = _head(value, owner) if owner in grammar.CLAUSES else None
+    head = _head(value, owner) if owner in words.CLAUSES else None
     settings = [f"{_key(e.key)} = {_inline(e.value, str(e.key.value))}" for e in value.entries if e is not head]
     if head:
         return f"{_inline(head.value)}({', '.join(text.replace(' = ', '=', 1) for text in settings)})"
@@ -214,7 +214,7 @@ def _head(value: Tree, owner: str) -> Entry | None:
     entry = value.entry(short) if short and isinstance(value, Map) else None
     if entry is None or not isinstance(entry.value, Scalar) or _said(entry.comments.above) or entry.comments.behind:
         return None
-    if owner in grammar.CLAUSES and not _is_word(entry.value):
+    if owner in words.CLAUSES and not _is_word(entry.value):
         return None
     return entry
 
@@ -239,7 +239,7 @@ def _scalar(scalar: Scalar, key: str = "") -> str:
     if not isinstance(value, str):
         bare = (_NUMBER.fullmatch(text) or _WORD.fullmatch(text)) and resolve_scalar(text) == value
         return text if bare else json.dumps(value)
-    word = (_WORD.fullmatch(value) and value not in grammar.RESERVED) or _NUMBER.fullmatch(value)
+    word = (_WORD.fullmatch(value) and value not in words.RESERVED) or _NUMBER.fullmatch(value)
     if word and isinstance(resolve_scalar(value), str) and not (value == "none" and scalar.quoted):
         return value
     return _quoted(value)

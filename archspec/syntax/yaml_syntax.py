@@ -17,8 +17,8 @@ import yaml
 from archspec.diagnostics import Collector
 from archspec.source import Source, Span
 from archspec.syntax import comments
-from archspec.syntax.grammar import MAX_DEPTH
 from archspec.syntax.tree import Entry, Map, Scalar, Seq, Tree, resolve_scalar
+from archspec.syntax.words import MAX_DEPTH
 
 MAX_SIZE = 1024**2
 """Longest spec, in characters."""

@@ -16,7 +16,7 @@ from archspec.language.fields import declared
 from archspec.language.parse import parse
 from archspec.language.spec import EDITS
 from archspec.source import Source
-from archspec.syntax import grammar
+from archspec.syntax import tables
 from archspec.syntax.dsl_syntax import parse_dsl
 from archspec.syntax.fmt import format_dsl
 from archspec.syntax.tree import Map, Scalar, Seq, plain
@@ -103,18 +103,18 @@ def test_spans_and_comments() -> None:
 
 
 def test_the_words_of_the_grammar_agree_with_the_code() -> None:
-    terminals = {terminal.name: terminal.pattern.value for terminal in grammar.parser().terminals}
+    terminals = {terminal.name: terminal.pattern.value for terminal in tables.parser().terminals}
 
-    def words(name: str) -> set[str]:
+    def listed(name: str) -> set[str]:
         return set(re.findall(r"[a-z]+", terminals[name]))
 
-    assert words("VERB") == set(grammar.VERBS) == {cls.verb for cls in EDITS}
-    assert words("STANZA") == set(grammar.STANZAS)
+    assert listed("VERB") == set(words.VERBS) == {cls.verb for cls in EDITS}
+    assert listed("STANZA") == set(words.STANZAS)
     clauses = {field.rstrip("_") for cls in EDITS for field in [f.name for f in declared(cls)]} - {"target"}
-    assert words("CLAUSE") | words("FLAG") == set(grammar.CLAUSES) == clauses
+    assert listed("CLAUSE") | listed("FLAG") == set(words.CLAUSES) == clauses
     excluded = re.search(r"\(\?:([a-z|]+)\)\\b", terminals["NAME"])
     assert excluded
-    assert set(excluded[1].split("|")) == grammar.RESERVED
+    assert set(excluded[1].split("|")) == words.RESERVED
 
 
 def test_a_version_may_be_written() -> None:
@@ -207,7 +207,7 @@ FUZZ = settings(deadline=None, max_examples=150, suppress_health_check=list(Heal
 
 def built() -> Lark:
     """Return the parser made from the grammar: kept tables do not hold the rules that sentences are drawn from."""
-    return grammar._built()
+    return tables._built()
 
 
 @FUZZ

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from archspec.cli.schema import GENERATED
-from archspec.syntax import grammar
+from archspec.syntax import grammar, tables, words
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,22 +29,22 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("start", SENTENCES)
-def test_kept_tables_parse_as_built_ones(start: grammar.Start) -> None:
-    built = grammar._built()
+def test_kept_tables_parse_as_built_ones(start: words.Start) -> None:
+    built = tables._built()
     for text in SENTENCES[start]:
-        assert grammar.parser().parse(text, start=start) == built.parse(text, start=start)
+        assert tables.parser().parse(text, start=start) == built.parse(text, start=start)
 
 
 def test_tables_of_another_grammar_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert grammar._kept() is not None
-    monkeypatch.setitem(grammar.OPTIONS, "maybe_placeholders", True)
-    assert grammar._kept() is None
+    assert tables._kept() is not None
+    monkeypatch.setitem(tables.OPTIONS, "maybe_placeholders", True)
+    assert tables._kept() is None
 
 
 def test_missing_tables_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grammar, "TABLES", "no-such-file.json")
-    grammar.parser.cache_clear()
+    monkeypatch.setattr(tables, "TABLES", "no-such-file.json")
+    tables.parser.cache_clear()
     try:
         assert grammar.parse("depth == 14", "expectation").data == "expectation"
     finally:
-        grammar.parser.cache_clear()
+        tables.parser.cache_clear()

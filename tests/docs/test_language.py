@@ -13,7 +13,7 @@ from archspec.language.parse import parse, parse_tree
 from archspec.language.selectors import parse_selector
 from archspec.language.spec import EDITS, Spec
 from archspec.source import Source
-from archspec.syntax import grammar
+from archspec.syntax import words
 from archspec.syntax.fmt import format_dsl, format_yaml
 
 TEXT = (Path(__file__).parents[2] / "docs" / "language.md").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def test_every_metric_has_an_example_and_a_row() -> None:
 def test_every_reserved_word_is_told() -> None:
     told = re.search(r"these words are reserved:(.*?)\.", TEXT, re.DOTALL)
     assert told
-    assert set(re.findall(r"`(\w+)`", told[1])) == grammar.RESERVED
+    assert set(re.findall(r"`(\w+)`", told[1])) == words.RESERVED
 
 
 def test_every_key_is_told() -> None:

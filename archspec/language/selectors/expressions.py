@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from archspec.source import Span
-from archspec.syntax import grammar
+from archspec.syntax import words
 
 At = tuple[int, int]
 
@@ -143,7 +143,19 @@ class Selector:
 
     def at(self, at: At) -> Span | None:
         """Return where a node of the expression stands in the spec."""
-        return grammar.place(self.span, self.text, *at)
+        return words.place(self.span, self.text, *at)
 
     def __str__(self) -> str:
         return self.text
+
+
+def names_in(node: Expression) -> set[str]:
+    """Return the names that an expression uses: lists of blocks, and those of `let`."""
+    match node:
+        case Name():
+            return {node.name}
+        case Glob():
+            return set()
+        case Sets():
+            return set().union(*map(names_in, node.parts))
+    return names_in(node.inner)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from archspec.language.selectors import expressions as ast
 from archspec.source import Span
 from archspec.syntax import grammar
-from archspec.syntax.grammar import Refused
+from archspec.syntax.words import Refused
 
 if TYPE_CHECKING:
     from lark import Token, Tree
