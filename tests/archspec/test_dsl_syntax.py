@@ -16,7 +16,7 @@ from archspec.language.fields import declared
 from archspec.language.parse import parse
 from archspec.language.spec import EDITS
 from archspec.source import Source
-from archspec.syntax import tables
+from archspec.syntax import tables, words
 from archspec.syntax.dsl_syntax import parse_dsl
 from archspec.syntax.fmt import format_dsl
 from archspec.syntax.tree import Map, Scalar, Seq, plain
