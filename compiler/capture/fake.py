@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 
@@ -32,23 +32,26 @@ def fake_weights(module: nn.Module) -> Iterator[FakeTensorMode]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     made: dict[int, Tensor] = {}
     before: list[tuple[dict[str, Any], str, Tensor]] = []
-    with mode, torch.no_grad():
-        for owner in module.modules():
-            for table, is_parameter in ((owner._parameters, True), (owner._buffers, False)):
-                for name, tensor in table.items():
-                    if tensor is None:
-                        continue
-                    before.append((table, name, tensor))
-                    table[name] = _swapped(tensor, made, is_parameter)
-        try:
+    for owner in module.modules():
+        for table, is_parameter in ((owner._parameters, True), (owner._buffers, False)):
+            before += [(table, name, tensor) for name, tensor in table.items() if tensor is not None]
+            for name, tensor in table.items():
+                if tensor is not None:
+                    table[name] = _swapped(tensor, made, mode, is_parameter)
+    try:
+        with mode, torch.no_grad():
             yield mode
-        finally:
-            for table, name, tensor in before:
-                table[name] = tensor  # type: ignore[assignment]
+    finally:
+        for table, name, tensor in before:
+            table[name] = tensor  # type: ignore[assignment]
 
 
-def _swapped(tensor: Tensor, made: dict[int, Tensor], is_parameter: bool) -> Any:
+def _swapped(tensor: Tensor, made: dict[int, Tensor], mode: FakeTensorMode, is_parameter: bool) -> Any:
+    """Return the fake of a weight: made directly, since a dispatch for each would be most of a capture."""
     if id(tensor) not in made:
-        fake = fake_like(tensor)
-        made[id(tensor)] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
+        shape = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        fake = FakeTensor(mode, shape, torch.device("cpu"))
+        if is_parameter:
+            fake._is_param = True
+        made[id(tensor)] = fake
     return made[id(tensor)]
