@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from demo import Entry
     from rich.console import Console
 
 TITLES = {
@@ -13,9 +14,28 @@ TITLES = {
     "mlp_r3": ("MLP r=3", "every MLP at three quarters of its width; closed form, no gradient step"),
     "parallel_pairs": ("parallel pairs", "blocks side by side in pairs, outputs merged: half the depth"),
     "hyena_x": ("hyena_x, every second", "attention replaced by a gated convolution in half of the blocks"),
+    "mlp_r3_random": ("control: MLP r=3 at random", "the same MLPs with random weights, not taught"),
     "hyena_x_random": ("control: hyena_x at random", "the same plan, the new operators from random weights"),
 }
 COLUMNS = ("", "params", "FLOPs", "FD", "x host", "agreement", "error to host", "latency", "CPU s")
+
+
+@dataclass
+class Entry:
+    """One model on the leaderboard."""
+
+    name: str
+    spec: str = ""
+    costs: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    diff: dict[str, Any] = field(default_factory=dict)
+    cpu: float = 0.0
+    picture: Path = Path()
+
+    @property
+    def role(self) -> str:
+        """`host`, `control` or `graft`."""
+        return "host" if self.name == "host" else "control" if self.name.endswith("_random") else "graft"
 
 
 def row(entry: Entry, host: Entry) -> tuple[str, ...]:
@@ -47,7 +67,7 @@ def print_board(entries: list[Entry], console: Console) -> None:
     for column in COLUMNS:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for entry in order(entries):
-        style = {"host": "bold", "hyena_x_random": "dim"}.get(entry.name, "")
+        style = {"host": "bold", "control": "dim"}.get(entry.role, "")
         table.add_row(*row(entry, entries[0]), style=style)
     console.print()
     console.width = max(console.width, 120)  # of a pipe it is 80, too narrow

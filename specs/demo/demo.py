@@ -1,10 +1,10 @@
-"""The demo: three grafts of the embedded host and a control, compiled, run, measured and shown.
+"""The demo: three grafts of the embedded host and two controls, compiled, run, measured and shown.
 
     python specs/demo/demo.py [--out out/demo] [--jobs 2]
 
 Every step is the command that a user would type (`archspec compile`, `run`, `eval`, `sample`, `diff`), in a process of
-its own, so the CPU seconds in the leaderboard hold everything, start-up included. The control is the hyena_x plan with
-the new operators from random weights. What is printed is also written to index.html, which needs no other file.
+its own, so the CPU seconds in the leaderboard hold everything, start-up included. The controls are the plans of two of
+them with the new parts from random weights. What is printed is also written to index.html, which needs no other file.
 """
 
 from __future__ import annotations
@@ -18,31 +18,18 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from board import Entry, print_board
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "specs" / "hosts" / "digits"
 SPECS = ROOT / "specs" / "digits"
 GRAFTS = ("mlp_r3", "parallel_pairs", "hyena_x")
-CONTROL = "hyena_x_random"
+CONTROLS = ("mlp_r3_random", "hyena_x_random")
 SAMPLES, STEPS, SHOWN, COLUMNS = 1000, 12, 40, 10
 MEASURING = ["-n", str(SAMPLES), "--steps", str(STEPS), "--metrics", "fd,agreement,paired,latency", "--data", "digits"]
-
-
-@dataclass
-class Entry:
-    """One model on the leaderboard."""
-
-    name: str
-    spec: str = ""
-    costs: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-    diff: dict[str, Any] = field(default_factory=dict)
-    cpu: float = 0.0
-    tasks: list[str] = field(default_factory=list)
-    picture: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,6 @@ def graft(entry: Entry, spec: Path, out: Path, say: Callable[[str], None]) -> En
     entry.spec = spec.read_text(encoding="utf-8")
     lock = json.loads((folder / "archspec.lock.json").read_text(encoding="utf-8"))
     entry.costs = lock["results"]["cost"]
-    entry.tasks = [task["kind"] for task in json.loads((folder / "plan.json").read_text(encoding="utf-8"))["tasks"]]
     entry.diff = json.loads(archspec("diff", HOST / "transformer", folder, "--json").output)
     return measured(entry, folder, out, say)
 
@@ -105,8 +91,8 @@ def measured(entry: Entry, folder: Path, out: Path, say: Callable[[str], None]) 
 
 
 def run_demo(specs: Path, out: Path, jobs: int, say: Callable[[str], None]) -> list[Entry]:
-    """Return the host's entry, then those of the grafts and of the control."""
-    work = {name: specs / f"{name}.yaml" for name in (*GRAFTS, CONTROL)}
+    """Return the host's entry, then those of the grafts and of the controls."""
+    work = {name: specs / f"{name}.yaml" for name in (*GRAFTS, *CONTROLS)}
     with ThreadPoolExecutor(jobs) as pool:
         grafts = [pool.submit(graft, Entry(name), spec, out, say) for name, spec in work.items()]
         host = pool.submit(measured, Entry("host"), HOST, out, say)
@@ -125,11 +111,11 @@ def fresh(out: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo")
-    parser.add_argument("--specs", type=Path, default=SPECS, help=f"folder of {', '.join((*GRAFTS, CONTROL))} (.yaml)")
+    parser.add_argument(
+        "--specs", type=Path, default=SPECS, help=f"folder of {', '.join((*GRAFTS, *CONTROLS))} (.yaml)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="commands at a time; each uses one thread")
     arguments = parser.parse_args()
-    sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-    from board import print_board
     from page import write_page
     from rich.console import Console
 

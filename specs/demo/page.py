@@ -6,12 +6,9 @@ import base64
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from board import COLUMNS, TITLES, order, row
-
-if TYPE_CHECKING:
-    from demo import Entry
+from board import COLUMNS, TITLES, Entry, order, row
 
 HERE = Path(__file__).parent
 BEST_FIRST = 3
@@ -38,7 +35,7 @@ def write_page(entries: list[Entry], out: Path, seconds: float) -> Path:
 
 def _board(ranked: list[Entry], host: Entry) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
-    worst = max(entry.report["result"]["fd"] for entry in ranked if entry.name != "hyena_x_random")
+    worst = max(entry.report["result"]["fd"] for entry in ranked if entry.role != "control")
     body = "\n".join(_row(entry, host, worst) for entry in ranked)
     return f"<table class=board><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
 
@@ -50,7 +47,7 @@ def _row(entry: Entry, host: Entry, worst: float) -> str:
     more = " over" if entry.report["result"]["fd"] > worst else ""
     fill = f'<span class="fill{more}" style="width:{100 * share:.0f}%"></span>'
     found[BEST_FIRST] = f"<td class=bar>{fill}<b>{cells[BEST_FIRST]}</b></td>"
-    return f'<tr class="{entry.name}">{"".join(found)}</tr>'
+    return f'<tr class="{entry.role}">{"".join(found)}</tr>'
 
 
 def _card(entry: Entry, host: Entry) -> str:
@@ -61,7 +58,7 @@ def _card(entry: Entry, host: Entry) -> str:
         chips += [cells["x host"].replace("x", " × host"), f"error {cells['error to host']}"]
     shown = "".join(f"<span>{escape(chip)}</span>" for chip in chips)
     picture = base64.b64encode(entry.picture.read_bytes()).decode()
-    return f"""<article class="{entry.name}">
+    return f"""<article class="{entry.role}">
 <header><h2>{escape(title)}</h2><div class=chips>{shown}</div></header>
 <p>{escape(what)}</p>
 <img alt="40 digits drawn by {escape(title)}" src="data:image/png;base64,{picture}">
