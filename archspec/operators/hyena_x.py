@@ -32,7 +32,7 @@ class HyenaX(Signature):
     causal: bool | None = arg("no token sees a later one; default: true, on the grid false", default=None)
     layout: Literal["raster", "grid"] = arg("raster: 1-D kernel in token order; grid: K x K kernel", default="raster")
     filters: Literal["random", "identity"] = arg(
-        "filters before training: torch's random ones, or 1 at the token itself; init inherit takes identity",
+        "filters before training: torch's random ones, or 1 at the token itself; init inherit sets those of q and k",
         default="random",
     )
     bias: bool | None = arg("biases of W_in; default: true", default=None)

@@ -19,6 +19,9 @@ from archspec.runtime.operators import memory
 from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt, grid_of
 from archspec.runtime.operators.scores import key_weights
 
+GATE = 0.1
+"""How far an inherited gate moves from one for an input of unit variance."""
+
 
 class HyenaX(Operator):
     """y = W_out (q ∘ k ∘ v) with [q, k, v] = conv(W_in x)."""
@@ -46,11 +49,14 @@ class HyenaX(Operator):
     def pass_through(self) -> None:
         """Let every filter be 1 at the token itself: conv(u) = u."""
         self.conv.weight.zero_()
+        self.conv.weight.flatten(2)[..., self._own] = 1.0
+        self.conv.bias.zero_()
+
+    @property
+    def _own(self) -> int:
+        """The tap at the token itself, of a filter laid flat."""
         back, kernel = self.config.back, self.config.kernel
-        own = back * kernel + back if self.config.layout == "grid" else back
-        self.conv.weight.flatten(2)[..., own] = 1.0
-        if self.conv.bias is not None:
-            self.conv.bias.zero_()
+        return back * kernel + back if self.config.layout == "grid" else back
 
     def features(self, x: Tensor, context: Context = EMPTY) -> Tensor:
         u = _without_padding(self.project(x), context)
@@ -81,8 +87,15 @@ class HyenaX(Operator):
         y: Tensor = self.conv(pad(image, (before, behind, before, behind)))
         return y.flatten(2).transpose(1, 2)
 
+    @torch.no_grad()
     def inherit(self, teacher: Mapping[str, Tensor]) -> None:
-        """Take q, k, v (key/value heads of grouped attention repeated) and the read-out; filters pass through."""
+        """Take q, k, v (key/value heads of grouped attention repeated) and the read-out, with gates near one:
+
+        the filters of q and k make 1 + GATE u / |w| of the token itself (at most 1 + u), w being the channel's row of
+        W_in, so that an input of unit variance moves each gate by about GATE, whatever the teacher's scale. The filters
+        of v are what `filters` says, without bias. So the operator starts as a short convolution of the teacher's values, which is
+        nearer to attention than the cubic q ∘ k ∘ v of unscaled projections (docs/log.md).
+        """
         maps = {
             f"project.{leaf}": torch.cat([self._widened(teacher[f"{name}.{leaf}"]) for name in "qkv"])
             for leaf in ("weight", "bias")
@@ -90,7 +103,13 @@ class HyenaX(Operator):
         }
         adopt(self.project, maps, "project")
         adopt(self.readout, teacher, "o")
-        self.pass_through()
+        gates = 2 * self.readout.in_features
+        norms = self.project.weight[:gates].norm(dim=1).clamp(min=GATE)
+        filters = self.conv.weight.flatten(2)  # a view
+        filters[:gates] = 0.0
+        filters[:gates, 0, self._own] = GATE / norms
+        self.conv.bias.zero_()
+        self.conv.bias[:gates] = 1.0
 
     def _widened(self, value: Tensor) -> Tensor:
         """Repeat whole key/value heads up to the inner width."""

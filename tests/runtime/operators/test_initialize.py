@@ -120,20 +120,54 @@ def test_key_value_heads_are_pooled_or_repeated(rig: Make, kv_heads: int) -> Non
     torch.testing.assert_close(made.mix(), full.mix(), rtol=1e-12, atol=1e-13)
 
 
+def teacher_maps(made: Any, teacher: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """q, k and v of the teacher, key/value heads repeated, each with the norms of its rows."""
+    zero = torch.zeros(1, dtype=torch.float64)
+    heads = teacher["q.weight"].shape[0] // teacher["k.weight"].shape[0]
+
+    def widened(t: torch.Tensor, name: str) -> torch.Tensor:
+        groups = 1 if name == "q" else heads
+        return t.unflatten(-1, (-1, made.shape.head_dim)).repeat_interleave(groups, -2).flatten(-2)
+
+    found = {n: widened(made.x @ teacher[f"{n}.weight"].T + teacher.get(f"{n}.bias", zero), n) for n in "qkv"}
+    norms = {n: widened(teacher[f"{n}.weight"].norm(dim=1), n) for n in "qk"}
+    return found["q"], found["k"], found["v"], norms["q"], norms["k"]
+
+
 @pytest.mark.parametrize("site", ["dit.attn", "llama.attn"])
-@pytest.mark.parametrize("params", [{}, {"layout": "grid", "kernel": 3}])
-def test_hyena_inherits_projections_behind_identity_filters(rig: Make, site: str, params: dict[str, Any]) -> None:
-    if params and site == "llama.attn":
+@pytest.mark.parametrize("params", [{}, {"kernel": 1}, {"layout": "grid", "kernel": 3}])
+def test_hyena_inherits_projections_with_gates_near_one(rig: Make, site: str, params: dict[str, Any]) -> None:
+    if params.get("layout") and site == "llama.attn":
         return
-    made = rig("hyena_x", site, **params)
+    made = rig("hyena_x", site, filters="identity", **params)
     teacher = made.teacher()
     initialize(made.operator, "inherit", teacher, seed=0)
-    zero = torch.zeros(1, dtype=torch.float64)
-    q, k, v = (made.x @ teacher[f"{n}.weight"].T + teacher.get(f"{n}.bias", zero) for n in "qkv")
-    groups = q.shape[-1] // k.shape[-1]
-    k, v = (t.unflatten(-1, (-1, made.shape.head_dim)).repeat_interleave(groups, 2).flatten(2) for t in (k, v))
-    expected = (q * k * v) @ teacher["o.weight"].T + teacher.get("o.bias", zero)
+    q, k, v, q_norm, k_norm = teacher_maps(made, teacher)
+    expected = (1 + 0.1 * q / q_norm) * (1 + 0.1 * k / k_norm) * v
+    expected = expected @ teacher["o.weight"].T + teacher.get("o.bias", torch.zeros(1, dtype=torch.float64))
     torch.testing.assert_close(made.mix(), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_hyena_keeps_the_drawn_filters_of_the_values(rig: Make) -> None:
+    """The gates are of the token itself, the values are mixed by the random filters."""
+    made = rig("hyena_x", "dit.attn", kernel=3)
+    initialize(made.operator, "random", {}, seed=0)
+    drawn = made.operator.conv.weight.detach().clone()
+    initialize(made.operator, "inherit", made.teacher(), seed=0)
+    weight, bias, inner = made.operator.conv.weight, made.operator.conv.bias, made.operator.readout.in_features
+    torch.testing.assert_close(weight[2 * inner :], drawn[2 * inner :], rtol=0, atol=0)
+    assert weight[: 2 * inner, :, :2].abs().max() == 0
+    assert bias.tolist() == [1.0] * (2 * inner) + [0.0] * inner
+
+
+def test_hyena_with_dead_query_channels(rig: Make) -> None:
+    """A channel without weights gets a filter of one, not of 1 / 0."""
+    made = rig("hyena_x", "dit.attn", kernel=3)
+    teacher = made.teacher()
+    teacher["q.weight"][:] = 0.0
+    initialize(made.operator, "inherit", teacher, seed=0)
+    inner = made.operator.readout.in_features
+    assert made.operator.conv.weight[:inner, 0, -1].tolist() == [1.0] * inner
 
 
 @pytest.mark.parametrize("site", ["dit.attn", "dit.mlp", "llama.mlp"])
