@@ -108,5 +108,14 @@ def nearest(word: str, known: Iterable[str]) -> tuple[str, ...]:
     >>> nearest("raito", ["ratio", "kernel"])
     ("did you mean 'ratio'?",)
     """
-    matches = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return (f"did you mean '{matches[0]}'?",) if matches else ()
+    near = meant(word, known)
+    return (f"did you mean '{near}'?",) if near else ()
+
+
+def meant(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is near, if any is.
+
+    >>> meant("raito", ["ratio", "kernel"])
+    'ratio'
+    """
+    return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.6)), None)

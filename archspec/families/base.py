@@ -110,6 +110,8 @@ class Family:
     anatomy: Callable[[str, Mapping[str, Any], Span | None], Anatomy]
     legacy: Callable[[Mapping[str, Any]], str | None] = field(default=lambda config: None)
     """Return the class that the library loads in place of an outdated one, None when that is not of this family."""
+    outside: tuple[str, ...] = ()
+    """Modules within blocks that the host also reads from outside of their block, which so cannot be taken away."""
 
     def claims(self, library: str, architecture: str, config: Mapping[str, Any]) -> str | None:
         """Return the class of this family that the config stands for, None when it stands for none."""

@@ -67,4 +67,5 @@ FAMILY = Family(
     ignored=IGNORED,
     anatomy=_anatomy,
     legacy=_legacy,
+    outside=(f"{BLOCKS}.0.norm1.emb",),
 )

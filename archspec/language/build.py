@@ -16,7 +16,7 @@ from functools import partial
 from types import NoneType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
-from archspec.diagnostics import ArchspecError, Collector, nearest
+from archspec.diagnostics import ArchspecError, Collector, meant, nearest
 from archspec.language import shapes
 from archspec.language.expectations import Expectation, parse_bytes, parse_expectation
 from archspec.language.fields import Node
@@ -24,21 +24,21 @@ from archspec.language.selectors import Selector, parse_selector
 from archspec.language.spec import EDITS, OperatorCall
 from archspec.operators.base import Signature
 from archspec.source import Source, Span
-from archspec.syntax.grammar import RESERVED
 from archspec.syntax.tree import Entry, Map, Scalar, Seq, Tree, plain
+from archspec.syntax.words import RESERVED
 
 T = TypeVar("T", bound=Node)
 
 
-class _Wrong(Exception):
+class Wrong(Exception):
     """A value that has been reported."""
 
 
 def build(tree: Tree, cls: type[T], collector: Collector) -> T | None:
     """Build a node of class `cls`; None after a report to the collector."""
     try:
-        return cast(T, _Builder(collector).node(tree, cls))
-    except _Wrong:
+        return cast(T, Builder(collector).node(tree, cls))
+    except Wrong:
         return None
 
 
@@ -57,20 +57,20 @@ def build_signature(call: OperatorCall, collector: Collector) -> Signature | Non
         entries = tuple(entry for entry in call.origin.entries if entry.key.value != "op")
         tree = Map(entries, call.origin.span)
     try:
-        return cast(Signature, _Builder(collector, f"operator '{call.op}'").node(tree, signature(call.op)))
-    except _Wrong:
+        return cast(Signature, Builder(collector, f"operator '{call.op}'").node(tree, signature(call.op)))
+    except Wrong:
         return None
 
 
 @dataclass
-class _Builder:
+class Builder:
     collector: Collector
     owner: str = ""
     """Whose keys they are, in messages; default: the class."""
 
-    def wrong(self, code: str, message: str, span: Span, *hints: str) -> _Wrong:
+    def wrong(self, code: str, message: str, span: Span, *hints: str) -> Wrong:
         self.collector.report(code, message, span, *hints)
-        return _Wrong()
+        return Wrong()
 
     def node(self, tree: Tree, cls: type[Node]) -> Node:
         origin = self._map(tree, cls)
@@ -78,18 +78,19 @@ class _Builder:
             return self._call(origin)
         known = shapes.keys(cls)
         values: dict[str, Any] = {}
-        failed = self._unknown(origin, cls, known)
+        misspelt = self.unknown(origin, cls, known)
+        failed = any(entry.key.value not in known for entry in origin.entries)
         for key, field in known.items():
             entry = origin.entry(key)
             if entry is None:
-                failed |= self._missing(key, field, origin, cls)
+                failed |= key not in misspelt and self.missing(key, field, origin, cls)
                 continue
             try:
                 values[field.name] = self.value(entry.value, shapes.hints(cls)[field.name], field.metadata, key)
-            except _Wrong:
+            except Wrong:
                 failed = True
         if failed:
-            raise _Wrong
+            raise Wrong
         return cls(origin=origin, **values)
 
     def _map(self, tree: Tree, cls: type[Node]) -> Map:
@@ -102,16 +103,18 @@ class _Builder:
         one = f"a {'value or a ' if short else ''}map of keys"
         raise self.wrong("AS142", f"expected {one}, found {_kind(tree)}", tree.span, f"its keys are {keys}, ...")
 
-    def _unknown(self, origin: Map, cls: type[Node], known: Mapping[str, Any]) -> bool:
-        strange = [entry for entry in origin.entries if entry.key.value not in known]
-        for entry in strange:
+    def unknown(self, origin: Map, cls: type[Node], known: Mapping[str, Any]) -> set[str]:
+        """Report keys that are none; return those that may have been meant."""
+        found = set()
+        for entry in (entry for entry in origin.entries if entry.key.value not in known):
             key = str(entry.key.value)
+            found |= {word for word in [meant(key, known)] if word}
             hints = nearest(key, known) or (f"its keys are {', '.join(known)}" if known else "it takes none",)
             owner = self.owner or _name(cls)
             self.collector.report("AS140", f"{owner} has no key '{key}'", entry.key.span, *hints)
-        return bool(strange)
+        return found
 
-    def _missing(self, key: str, field: Any, origin: Map, cls: type[Node]) -> bool:
+    def missing(self, key: str, field: Any, origin: Map, cls: type[Node]) -> bool:
         if field.default is not MISSING or field.default_factory is not MISSING:
             return False
         hint = f"write `{key}: {field.metadata.get('example') or '...'}` ({field.metadata['doc']})"
@@ -127,8 +130,15 @@ class _Builder:
         params = {str(e.key.value): plain(e.value) for e in origin.entries if e is not entry}
         return OperatorCall(origin=origin, op=op, params=params)
 
+    def attempt(self, entry: Entry | None, hint: Any) -> Any:
+        """Return the value of an entry, None where there is none or it is wrong."""
+        try:
+            return self.value(entry.value, hint, {}, str(entry.key.value)) if entry else None
+        except Wrong:
+            return None
+
     def value(self, tree: Tree, hint: Any, rules: Mapping[str, Any], key: str) -> Any:
-        """Return the value of type `hint`; `rules` are the field's metadata. Raises _Wrong."""
+        """Return the value of type `hint`; `rules` are the field's metadata. Raises Wrong."""
         options = shapes.options(hint)
         if NoneType in options and isinstance(tree, Scalar) and _is_none(tree, options):
             return None
@@ -168,7 +178,7 @@ class _Builder:
             return parse_expectation(tree.value, tree.span)
         except ArchspecError as error:
             self.collector.add(error.diagnostics)
-            raise _Wrong from None
+            raise Wrong from None
 
     def _literal(self, tree: Scalar, choices: tuple[Any, ...], key: str) -> Any:
         if any(tree.value == choice and type(tree.value) is type(choice) for choice in choices):
@@ -245,10 +255,10 @@ class _Builder:
         for one in work:
             try:
                 done.append(one())
-            except _Wrong:
+            except Wrong:
                 failed = True
         if failed:
-            raise _Wrong
+            raise Wrong
         return done
 
     def _edit(self, tree: Tree) -> Node:

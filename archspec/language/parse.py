@@ -15,8 +15,8 @@ from pathlib import Path
 
 from archspec.diagnostics import Collector, fail, nearest
 from archspec.language import shapes
-from archspec.language.build import build
 from archspec.language.fields import Node
+from archspec.language.partial import Partial, build_spec
 from archspec.language.spec import EDITS, Spec
 from archspec.source import Source, Span
 from archspec.syntax.dsl_syntax import parse_dsl
@@ -36,6 +36,13 @@ def load(path: str | Path) -> Spec:
 def load_source(source: Source) -> Spec:
     """Parse a text with all that it extends; its paths start at the folder of its name. Raises ArchspecError."""
     return _spec(_extended(parse_tree(source), Path(source.name), ()))
+
+
+def load_partial(of: Path | Source, collector: Collector) -> Partial:
+    """Build what can be built of a file or a text; its mistakes are reported. Raises ArchspecError when there is no
+    syntax tree: a mistake in the syntax, or an `extends` that cannot be followed."""
+    tree = load_tree(of) if isinstance(of, Path) else _extended(parse_tree(of), Path(of.name), ())
+    return build_spec(tree, collector)
 
 
 def parse(source: Source) -> Spec:
@@ -90,10 +97,9 @@ def _neighbour(path: Path) -> tuple[str, ...]:
 
 def _spec(tree: Map) -> Spec:
     collector = Collector()
-    spec = build(tree, Spec, collector)
+    partial = build_spec(tree, collector)
     collector.raise_if_errors()
-    assert spec is not None
-    return spec
+    return partial.spec
 
 
 def _extended(tree: Map, path: Path, children: tuple[Path, ...]) -> Map:

@@ -1,6 +1,7 @@
 """From a spec and a host's structure to what exactly is edited: sites for selectors, nothing left to a default.
 
-    resolve(spec, structure) -> ResolvedSpec      one ResolvedEdit per edit, in the order of the spec
+    resolve(spec, structure) -> ResolvedSpec            one ResolvedEdit per edit, in the order of the spec
+    resolve_partial(partial, structure, problems)       of what can be resolved, with a report of the rest
 
 Selectors become sites of the base, operators' parameters are built and completed at every site, and an `init` that the
 spec leaves open becomes the best one that needs no data. All errors of all edits are reported together. Whether edits
@@ -23,6 +24,7 @@ from archspec.host.structure import Site, Structure
 from archspec.language.build import build_signature
 from archspec.language.expectations import Expectation
 from archspec.language.fields import Node, declared, written
+from archspec.language.partial import WHOLE, Gaps, Partial
 from archspec.language.selectors import Selector, select
 from archspec.language.spec import Drop, Edit, Init, InitKind, Parallelize, Repeat, Replace, Spec
 from archspec.operators.base import Signature
@@ -41,7 +43,8 @@ class ResolvedEdit:
     edit: Edit
     sites: tuple[Site, ...]
     configs: tuple[Signature, ...] = ()
-    """Of Replace: the operator's config at each site, complete; as written where the host's sizes are not known."""
+    """Of Replace: the operator's config at each site, complete; as written where the host's sizes are not known. None
+    where its parameters are wrong, in what `validate` looks at."""
     init: Init | None = None
     """Of what gets new weights: with its `kind` stated."""
 
@@ -56,6 +59,8 @@ class ResolvedSpec:
     spec: Spec
     structure: Structure
     edits: tuple[ResolvedEdit, ...]
+    gaps: Gaps = WHOLE
+    """What is missing because of a mistake; nothing, in a spec that is compiled."""
 
     @property
     def dropped(self) -> frozenset[str]:
@@ -77,43 +82,66 @@ class ResolvedSpec:
 def resolve(spec: Spec, structure: Structure) -> ResolvedSpec:
     """Resolve every edit of `spec` on the host; raises ArchspecError with all that is wrong."""
     problems = Collector()
-    for selector in spec.let.values():
-        _select(selector, structure, spec.let, problems)
-    edits = tuple(e for edit in spec.edits if (e := _edit(edit, structure, spec.let, problems)))
-    resolved = ResolvedSpec(spec, structure, edits)
-    _check_groups(resolved, problems)
+    resolved = resolve_partial(Partial(spec), structure, problems)
     problems.raise_if_errors()
     return resolved
 
 
-def _select(
-    selector: Selector, structure: Structure, lets: Mapping[str, Selector], problems: Collector
-) -> tuple[Site, ...]:
-    try:
-        return select(selector, structure, lets)
-    except ArchspecError as error:
-        problems.add(error.diagnostics)
-        return ()
+def resolve_partial(partial: Partial, structure: Structure, problems: Collector) -> ResolvedSpec:
+    """Resolve what can be resolved of a spec; what is wrong is reported, and its verb noted as a gap."""
+    lets = _Scope(structure, partial.spec.let, partial.gaps, problems)
+    wrong = {name for name, selector in partial.spec.let.items() if not lets.select(selector)}
+    scope = replace(lets, gaps=replace(partial.gaps, lets=partial.gaps.lets | wrong))
+    for broken in partial.gaps.edits:
+        if broken.target:
+            scope.select(broken.target)
+        if broken.with_:
+            build_signature(broken.with_, problems)
+    found = [(edit.verb, _edit(edit, scope)) for edit in partial.spec.edits]
+    failed = (verb for verb, edit in found if edit is None or (verb == "replace" and not edit.configs))
+    edits = tuple(edit for _, edit in found if edit)
+    resolved = ResolvedSpec(partial.spec, structure, edits, scope.gaps.also(*failed))
+    return resolved if _groups_fit(resolved, problems) else replace(resolved, gaps=resolved.gaps.also("parallelize"))
 
 
-def _edit(edit: Edit, structure: Structure, lets: Mapping[str, Selector], problems: Collector) -> ResolvedEdit | None:
-    sites = _select(edit.target, structure, lets, problems)
+@dataclass(frozen=True)
+class _Scope:
+    structure: Structure
+    lets: Mapping[str, Selector]
+    gaps: Gaps
+    problems: Collector
+
+    def select(self, selector: Selector) -> tuple[Site, ...]:
+        """Return the sites, none after a report or where a name is missing that was reported before."""
+        if self.gaps.hides(selector, self.lets):
+            return ()
+        try:
+            return select(selector, self.structure, self.lets)
+        except ArchspecError as error:
+            self.problems.add(error.diagnostics)
+            return ()
+
+
+def _edit(edit: Edit, scope: _Scope) -> ResolvedEdit | None:
+    sites = scope.select(edit.target)
     match edit:
         case Replace():
-            return _replace(edit, sites, problems)
+            return _replace(edit, sites, scope.problems)
         case Parallelize() | Drop() | Repeat():
             stray = next((site for site in sites if site.slot != "block"), None)
             if stray:
                 message = f"{edit.verb} edits blocks, and {stray.name} is not one"
-                problems.report("AS230", message, edit.target.span, "name blocks: leave the slot out")
+                scope.problems.report("AS230", message, edit.target.span, "name blocks: leave the slot out")
                 return None
     return ResolvedEdit(edit, sites, init=_merge_init(edit)) if sites else None
 
 
 def _replace(edit: Replace, sites: Sequence[Site], problems: Collector) -> ResolvedEdit | None:
     config = build_signature(edit.with_, problems)
-    if config is None or not sites:
+    if not sites:
         return None
+    if config is None:
+        return ResolvedEdit(edit, tuple(sites))
     configs = tuple(config.complete(site.shape) if site.shape.width else config for site in sites)
     init = edit.init if edit.init.kind else replace(edit.init, kind=_default_init(edit.init, configs, sites))
     return ResolvedEdit(edit, tuple(sites), configs, init)
@@ -153,9 +181,9 @@ def parallel_groups(edit: ResolvedEdit, dropped: frozenset[str]) -> Iterator[tup
         yield from (blocks[start : start + by] for start in range(0, len(blocks), by))
 
 
-def _check_groups(resolved: ResolvedSpec, problems: Collector) -> None:
+def _groups_fit(resolved: ResolvedSpec, problems: Collector) -> bool:
     """Every group must be full and of neighbours, and every list of blocks keep at least one."""
-    dropped = resolved.dropped
+    dropped, fit = resolved.dropped, True
     order: dict[str, int] = {}
     for group in resolved.structure.groups:
         blocks = [s for s in resolved.structure.sites if s.slot == "block" and s.group == group]
@@ -164,25 +192,30 @@ def _check_groups(resolved: ResolvedSpec, problems: Collector) -> None:
         if blocks and not left:
             span = next(e.span for e in resolved.edits if isinstance(e.edit, Drop) and e.sites[0].group == group)
             problems.report("AS233", f"no block of '{group}' is left", span, "keep at least one")
+            fit = False
+    if resolved.gaps.has("drop"):
+        return fit  # the groups may come out even with the missing ones
     for edit in resolved.edits:
         if isinstance(edit.edit, Parallelize):
-            _check_parallel(edit, edit.edit.by, list(parallel_groups(edit, dropped)), order, problems)
+            fit &= _parallel_fits(edit, edit.edit.by, list(parallel_groups(edit, dropped)), order, problems)
+    return fit
 
 
-def _check_parallel(
+def _parallel_fits(
     edit: ResolvedEdit, by: int, groups: Iterable[tuple[Site, ...]], order: Mapping[str, int], problems: Collector
-) -> None:
+) -> bool:
     for members in groups:
         if len(members) < by:
             count = sum(len(group) for group in groups)
             message = f"{count} blocks do not divide into groups of {by}: {members[-1].name} is left over"
             problems.report("AS231", message, edit.span, f"select a multiple of {by} blocks")
-            return
+            return False
         for one, other in pairwise(members):
             if order[other.path] != order[one.path] + 1:
                 message = f"{one.name} and {other.name} would share a group but are not neighbours"
                 problems.report("AS232", message, edit.span, f"select runs of {by} blocks, for example with a slice")
-                return
+                return False
+    return True
 
 
 def explicit(value: Any) -> Any:

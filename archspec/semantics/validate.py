@@ -3,8 +3,10 @@
     validate(path)            a file
     validate_source(source)   a text; relative paths start at the folder of its name
 
-Stages run in order and each reports all it finds; a later stage does not run on what an earlier one refused. A host
-that is not at hand is no error: what does not need it is still checked, and a note says so.
+Building, resolving and checking report together: each goes on with what the one before could make of the spec
+(`archspec.language.partial`), so an early mistake hides no later one, and none is told twice. Only without a syntax
+tree is there nothing to go on with. A host that is not at hand is no error: what does not need it is still checked, and
+a note says so.
 """
 
 from __future__ import annotations
@@ -12,58 +14,71 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity, fail
+from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity
 from archspec.host.locate import check_fingerprint, locate, structure_of
+from archspec.host.structure import Structure
 from archspec.language.build import build_signature
-from archspec.language.parse import load, load_source
-from archspec.language.spec import Replace, Spec
+from archspec.language.parse import load_partial
+from archspec.language.partial import Partial
+from archspec.language.spec import Replace
 from archspec.semantics.check import check, check_without_host
-from archspec.semantics.resolve import resolve
+from archspec.semantics.resolve import resolve_partial
 from archspec.source import Source
 
 
 def validate(path: str | Path) -> tuple[Diagnostic, ...]:
     """Return everything there is to say of a spec file, in the order of its text."""
-    collector = Collector()
-    try:
-        _check(load(path), Path(path).parent, collector)
-    except ArchspecError as error:
-        collector.add(error.diagnostics)
-    return tuple(collector)
+    return _findings(Path(path), Path(path).parent)
 
 
 def validate_source(source: Source) -> tuple[Diagnostic, ...]:
     """Return everything there is to say of a text that is not, or not yet, a file."""
+    return _findings(source, Path(source.name).parent)
+
+
+def _findings(of: Path | Source, near: Path) -> tuple[Diagnostic, ...]:
     collector = Collector()
     try:
-        _check(load_source(source), Path(source.name).parent, collector)
+        partial = load_partial(of, collector)
     except ArchspecError as error:
         collector.add(error.diagnostics)
+        return tuple(collector)
+    structure = _host(partial, near, collector)
+    if structure is None:
+        collector.add(_parameters(partial))
+        collector.add(check_without_host(partial))
+    else:
+        collector.add(check(resolve_partial(partial, structure, collector)))
     return tuple(collector)
 
 
-def _check(spec: Spec, near: Path, collector: Collector) -> None:
-    """Check a spec against its host, as far as the host is at hand."""
+def _host(partial: Partial, near: Path, collector: Collector) -> Structure | None:
+    """Return the host's structure, None after saying why it is not at hand."""
+    spec = partial.spec
     if spec.base is None:
-        name = spec.origin.span_of("name") if spec.origin else None
-        raise fail(
-            "AS141", "a spec needs 'base'", name, "write `base: facebook/DiT-XL-2-256`, or a folder, or extend a spec"
-        )
-    located = locate(spec.base, near)
-    if located.folder is None:
-        hint = f"download it once: hf download {spec.base.from_}"
-        collector.report("AS340", located.note, located.span, hint, severity=Severity.NOTE)
-        collector.add(_parameters(spec))
-        collector.add(check_without_host(spec))
-        return
-    check_fingerprint(spec.base, located)
-    collector.add(check(resolve(spec, structure_of(located))))
+        if not partial.gaps.has("base"):
+            name = spec.origin.span_of("name") if spec.origin else None
+            hint = "write `base: facebook/DiT-XL-2-256`, or a folder, or extend a spec"
+            collector.report("AS141", "a spec needs 'base'", name, hint)
+        return None
+    try:
+        located = locate(spec.base, near)
+        if located.folder is None:
+            hint = f"download it once: hf download {spec.base.from_}"
+            collector.report("AS340", located.note, located.span, hint, severity=Severity.NOTE)
+            return None
+        structure = structure_of(located)
+        check_fingerprint(spec.base, located)
+    except ArchspecError as error:
+        collector.add(error.diagnostics)
+        return None
+    return structure
 
 
-def _parameters(spec: Spec) -> Iterator[Diagnostic]:
+def _parameters(partial: Partial) -> Iterator[Diagnostic]:
     """Yield what is wrong with operators and their parameters in themselves."""
     found = Collector()
-    for edit in spec.edits:
-        if isinstance(edit, Replace):
-            build_signature(edit.with_, found)
+    written = (edit.with_ for edit in partial.spec.edits if isinstance(edit, Replace))
+    for call in (*written, *(broken.with_ for broken in partial.gaps.edits if broken.with_)):
+        build_signature(call, found)
     yield from found

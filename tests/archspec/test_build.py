@@ -136,7 +136,7 @@ def test_all_mistakes_are_reported_in_order() -> None:
     text = "nme: x\nedits:\n- {drop: 'blocks['}\n- {repeat: blocks, times: 0}\n"
     text += "finetune: {stpes: 3, lr: a}\nexpect: [a, b]\n"
     assert [code for code, *_ in refusals(text)] == [
-        "AS140", "AS141", "AS121", "AS143", "AS140", "AS142", "AS136", "AS136",
+        "AS140", "AS121", "AS143", "AS140", "AS142", "AS136", "AS136",
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from archspec.families import describe
 from archspec.host.structure import Site, SiteShape, Structure, TensorHeader
 from archspec.language.expectations import parse_expectation
 from archspec.language.parse import parse
+from archspec.language.partial import Partial
 from archspec.semantics.check import check, check_without_host
 from archspec.semantics.check.facts import Figures, host_figures, result_figures
 from archspec.semantics.lower import lower
@@ -191,13 +192,19 @@ def test_sharing_compares_widths() -> None:
     [
         '{replace: "blocks[*].attn", with: hyena_x}, {share: "blocks[0:3].attn"}',
         '{replace: "blocks[0:2].attn", with: hyena_x}, {share: "blocks[0:2]"}',
-        '{replace: "blocks[0]", with: identity}, {drop: "blocks[1]"}, {repeat: "blocks[2]"}',
+        '{replace: "blocks[3]", with: identity}, {drop: "blocks[1]"}, {repeat: "blocks[2]"}',
         '{drop: "blocks[1]"}, {parallelize: "blocks[0:3]", by: 2}',
         '{parallelize: "blocks[0:2]", by: 2}, {replace: "blocks[0:2].attn", with: hyena_x}',
     ],
 )
 def test_edits_that_agree_are_fine(edits: str) -> None:
     assert codes(resolved(edits)) == []
+
+
+def test_a_block_whose_part_the_host_reads_from_outside_stays() -> None:
+    assert codes(resolved('{drop: "blocks[0:2]"}')) == ["AS503"]
+    assert codes(resolved('{replace: "blocks[0]", with: identity}')) == ["AS503"]
+    assert codes(resolved('{drop: "blocks[0]"}', describe(LLAMA))) == []
 
 
 def test_a_spec_without_edits_is_fine() -> None:
@@ -225,7 +232,7 @@ def test_paths_start_at_the_folder_of_the_spec(tmp_path: Path) -> None:
 
 def test_without_a_host_the_spec_itself_is_checked() -> None:
     text = 'name: x\nbase: a/b\nedits: [{drop: "blocks[0]"}]\nfinetune: {steps: 10, warmup: 10}\n'
-    found = [(d.code, d.severity) for d in check_without_host(parse(Source("s.yaml", text)))]
+    found = [(d.code, d.severity) for d in check_without_host(Partial(parse(Source("s.yaml", text))))]
     assert found == [("AS320", Severity.ERROR), ("AS323", Severity.WARNING)]
 
 

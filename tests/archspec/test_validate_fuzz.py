@@ -20,7 +20,7 @@ edits:
   - replace: odd.attn
     with: {op: hyena_x, kernel: 4}
     init: {kind: least_squares, ridge: 1e-4}
-  - {parallelize: "blocks[2:4]", by: 2, merge: linear}
+  - {parallelize: late, by: 2, merge: linear}
   - {share: "blocks[0:2].mlp"}
   - freeze: '"transformer_blocks.*.norm3"'
 data: {from: digits, fraction: 10%}

@@ -9,10 +9,10 @@ from click.testing import CliRunner, Result
 
 from archspec.cli import main
 
-GOOD = "name: good\nbase: ./host\nedits: [{drop: 'blocks[0]'}]\nexpect: [depth == 1]\n"
+GOOD = "name: good\nbase: ./host\nedits: [{drop: 'blocks[1]'}]\nexpect: [depth == 1]\n"
 BAD = "name: bad\nbase: ./host\nedits: [{drop: 'blocks[9]'}, {replace: 'blocks[0].attn', with: hyenax}]\n"
 WARNS = "name: warns\nbase: ./host\nedits: [{share: 'blocks[0].attn'}]\n"
-DSL = 'spec "good" {\n  base "./host"\n  drop blocks[0]\n}\n'
+DSL = 'spec "good" {\n  base "./host"\n  drop blocks[1]\n}\n'
 HEAVY = {
     "torch",
     "numpy",

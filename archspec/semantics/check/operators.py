@@ -23,7 +23,7 @@ Finding = tuple[str, Problem]
 def operators_fit(resolved: ResolvedSpec, collector: Collector) -> None:
     """Report operators that cannot fill their sites and initializations that cannot fill their operators."""
     for edit in resolved.edits:
-        if isinstance(edit.edit, Replace):
+        if isinstance(edit.edit, Replace) and edit.configs:
             _check(edit, edit.edit, collector)
 
 

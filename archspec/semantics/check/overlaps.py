@@ -2,8 +2,8 @@
 
 Order never decides: a spec in which one edit undoes part of another is almost always a mistake in a selector, so it
 is an error at the later edit with the earlier one shown. `RULES` is the table; a pair of edits is reported once, with
-the number of sites it concerns. Side by side are allowed: `parallelize` skips dropped blocks, and a replaced
-block may run in parallel or again.
+the sites it concerns, and a site once per edit. Side by side are allowed: `parallelize` skips dropped blocks, and a
+replaced block may run in parallel or again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from archspec.diagnostics import Collector, Label, Severity
+from archspec.families import FAMILIES
 from archspec.host.structure import Site
 from archspec.language.spec import Drop, Freeze, Parallelize, Repeat, Replace, Share
 from archspec.semantics.check.places import above, listed, target_span, without
@@ -75,9 +76,11 @@ RULES: tuple[Rule, ...] = (
 def edits_agree(resolved: ResolvedSpec, collector: Collector) -> None:
     """Report every pair of edits that meet at a site and contradict or repeat one another."""
     clashes: dict[tuple[int, int, int], list[Site]] = {}
+    told: set[tuple[int, int, str]] = set()
     for outer, inner, site, same in _meetings(resolved):
         for number, rule in enumerate(RULES):
-            if _applies(rule, resolved, outer, inner, same):
+            if (number, inner, site.path) not in told and _applies(rule, resolved, outer, inner, same):
+                told.add((number, inner, site.path))
                 clashes.setdefault((number, outer, inner), []).append(site)
     for (number, outer, inner), sites in clashes.items():
         _report(RULES[number], resolved.edits[outer], resolved.edits[inner], sites, collector)
@@ -122,3 +125,15 @@ def _hint(rule: Rule, outer: ResolvedEdit, inner: ResolvedEdit, sites: list[Site
     if narrowed and len(sites) == len(narrowed.sites):
         return "leave one of the two edits out"
     return rule.hint.format(outer=without(outer.edit.target.text, sites), inner=without(inner.edit.target.text, sites))
+
+
+def outer_parts_stay(resolved: ResolvedSpec, collector: Collector) -> None:
+    """Report blocks that are taken away although the host reads a part of them from outside."""
+    family = FAMILIES.get(resolved.structure.family)
+    for edit in resolved.edits if family else ():
+        for part in family.outside if family and isinstance(edit.edit, Drop | Replace) else ():
+            site = next((site for site in edit.sites if part.startswith(f"{site.path}.")), None)
+            if site:
+                name = part.removeprefix(f"{site.path}.")
+                message = f"{site.name} cannot be taken away: the host reads its '{name}' elsewhere as well"
+                collector.report("AS503", message, target_span(edit), "leave this one out of the selection")

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import TypeGuard
 
 from archspec.diagnostics import Collector, Severity
+from archspec.host.structure import inside
 from archspec.language.fields import Node, declared, written
+from archspec.language.partial import closure
+from archspec.language.selectors import Selector
 from archspec.language.spec import Distill, Edit, Finetune, Freeze, Init, Parallelize, Replace, Spec
 from archspec.semantics.check.families import OBJECTIVES, OUTPUTS, has_null_label
 from archspec.semantics.check.places import item_span, written_keys
 from archspec.semantics.resolve import LEARNED_MERGES, ResolvedEdit, ResolvedSpec
 from archspec.source import Span
+from archspec.syntax.tree import Map
 
 FIT_ONLY = ("ridge", "samples", "sequential")
 """Settings of `init` that only least squares reads."""
@@ -26,9 +30,9 @@ LIKE_PATHS = (".", "/", "~")
 def data_is_there(resolved: ResolvedSpec, collector: Collector) -> None:
     """Every stage that reads examples must be told where they are."""
     spec = resolved.spec
-    if spec.data is not None:
+    if spec.data is not None or resolved.gaps.has("data"):
         return
-    fitted = (e.edit.init for e in resolved.edits if _has_init(e.edit) and e.edit.init.kind == "least_squares")
+    fitted = (edit.init for edit in spec.edits if _has_init(edit) and edit.init.kind == "least_squares")
     for what, span in (
         *(("init least_squares", init.span("kind")) for init in fitted),
         *((("distill", _head(spec, "distill")),) if spec.distill else ()),
@@ -42,33 +46,65 @@ def data_is_there(resolved: ResolvedSpec, collector: Collector) -> None:
         )
 
 
+def names_are_used(resolved: ResolvedSpec, collector: Collector) -> None:
+    """Warn of names that this file gives to selections and nothing selects by. Inherited ones may serve others."""
+    spec, gaps = resolved.spec, resolved.gaps
+    if spec.origin is None or gaps.of_edits or gaps.has("expect", "edits") or gaps.lets:
+        return
+    expected = (value for e in spec.expect for value in e.args.values() if isinstance(value, Selector))
+    used = closure((*(edit.target for edit in spec.edits), *expected), spec.let)
+    lets = spec.origin.entry("let")
+    for entry in lets.value.entries if lets and isinstance(lets.value, Map) else ():
+        if entry.key.value not in used and entry.key.span.source is spec.origin.span.source:
+            _no_effect(collector, f"let '{entry.key.value}'", entry.key.span, "nothing selects by it")
+
+
 def something_learns(resolved: ResolvedSpec, collector: Collector) -> None:
     """A stage that trains new parts needs new parts; a frozen site needs a stage that would train it."""
-    spec, new = resolved.spec, any(_is_new(edit) for edit in resolved.edits)
-    if spec.distill and not new:
-        message = "distill has nothing to teach: no edit makes a part with new weights"
-        collector.report("AS321", message, _head(spec, "distill"), "leave it out", severity=Severity.WARNING)
-    if spec.finetune and spec.finetune.train == "new" and not new:
-        message = "finetune trains new parts only, and no edit makes one"
-        collector.report("AS321", message, spec.finetune.span("train"), "write train all")
-    if spec.finetune is None:
+    if not resolved.gaps.has("replace", "parallelize"):
+        _something_is_new(resolved, collector)
+    if not resolved.gaps.has("finetune"):
         for edit in resolved.edits:
             if isinstance(edit.edit, Freeze):
-                _no_effect(collector, "freeze", edit.span, "no stage finetunes the model")
+                _freeze_has_effect(edit, resolved, collector)
+
+
+def _something_is_new(resolved: ResolvedSpec, collector: Collector) -> None:
+    spec = resolved.spec
+    if any(_is_new(edit) for edit in resolved.edits):
+        return
+    if spec.distill:
+        message = "distill has nothing to teach: no edit makes a part with new weights"
+        collector.report("AS321", message, _head(spec, "distill"), "leave it out", severity=Severity.WARNING)
+    if spec.finetune and spec.finetune.train == "new":
+        message = "finetune trains new parts only, and no edit makes one"
+        collector.report("AS321", message, spec.finetune.span("train"), "write train all")
+
+
+def _freeze_has_effect(edit: ResolvedEdit, resolved: ResolvedSpec, collector: Collector) -> None:
+    """Freezing matters to what would be trained: everything, or the new parts."""
+    finetune = resolved.spec.finetune
+    if finetune is None:
+        _no_effect(collector, "freeze", edit.span, "no stage finetunes the model")
+    elif finetune.train == "new" and not resolved.gaps.has("replace", "parallelize"):
+        new = {site.path for other in resolved.edits if _is_new(other) for site in other.sites}
+        frozen = {site.path for site in edit.sites}
+        if not any(inside(path, frozen) for path in new) and not any(inside(path, new) for path in frozen):
+            _no_effect(collector, "freeze", edit.span, "only new parts are finetuned, and none is here")
 
 
 def settings_have_effect(resolved: ResolvedSpec, collector: Collector) -> None:
     """Warn of settings that a person wrote and nothing will read."""
-    for edit in resolved.edits:
-        if _has_init(edit.edit):
-            _init_has_effect(edit, edit.edit.init, collector)
+    for edit in resolved.spec.edits:
+        if _has_init(edit):
+            _init_has_effect(edit, edit.init, collector)
     distill = resolved.spec.distill
     if distill is None:
         return
     losses = [distill.loss] if isinstance(distill.loss, str) else list((distill.loss or {}).values())
     if "huber_delta" in written_keys(distill) and "huber" not in losses:
         _no_effect(collector, "huber_delta", distill.span("huber_delta"), "no loss is huber")
-    if isinstance(distill.loss, dict):
+    if isinstance(distill.loss, dict) and not resolved.gaps.has("replace", "parallelize"):
         taught = {site.slot for edit in resolved.edits if _is_new(edit) for site in edit.sites}
         for slot in distill.loss.keys() - taught:
             _no_effect(
@@ -76,11 +112,11 @@ def settings_have_effect(resolved: ResolvedSpec, collector: Collector) -> None:
             )
 
 
-def _init_has_effect(edit: ResolvedEdit, init: Init, collector: Collector) -> None:
+def _init_has_effect(edit: Edit, init: Init, collector: Collector) -> None:
     keys = written_keys(init)
-    if isinstance(edit.edit, Parallelize) and edit.edit.merge not in LEARNED_MERGES:
+    if isinstance(edit, Parallelize) and edit.merge not in LEARNED_MERGES:
         if init.kind is not None:
-            _no_effect(collector, "init", init.span(), f"merge {edit.edit.merge} has no weights")
+            _no_effect(collector, "init", init.span(), f"merge {edit.merge} has no weights")
         return
     if init.kind == "artifact" and init.from_ is None:
         collector.report("AS312", "init artifact names no artifact", init.span("kind"), "name the file under from")

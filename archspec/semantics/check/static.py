@@ -12,15 +12,18 @@ from archspec.semantics.outcomes import MEASURED, STATIC, Number, evaluate_expec
 from archspec.semantics.resolve import ResolvedSpec
 
 
-def expectations_hold(resolved: ResolvedSpec, collector: Collector) -> None:
-    """Report every expectation that is broken already, does not apply to the host, or will never be measured."""
+def expectations_hold(resolved: ResolvedSpec, collector: Collector, whole: bool = True) -> None:
+    """Report every expectation that is broken already, does not apply to the host, or will never be measured.
+
+    `whole`: all edits are there and agree, so the result can be told; else only what says nothing of it is held.
+    """
     wanted = resolved.spec.expect
-    if not wanted:
-        return
-    before, after = host_figures(resolved.structure), result_figures(resolved, lower(resolved))
+    figures = Figures(), Figures()
+    if wanted and whole:
+        figures = host_figures(resolved.structure), result_figures(resolved, lower(resolved))
     for expectation in wanted:
         if expectation.metric in STATIC:
-            _hold(expectation, before, after, resolved, collector)
+            _hold(expectation, *figures, resolved, collector)
         elif expectation.metric in MEASURED:
             _will_be_measured(expectation, resolved, collector)
 
@@ -43,7 +46,7 @@ def _hold(
 
 def _count(expectation: Expectation, resolved: ResolvedSpec, collector: Collector) -> int | None:
     selector = expectation.args["sites"]
-    if not isinstance(selector, Selector):
+    if not isinstance(selector, Selector) or resolved.gaps.hides(selector, resolved.spec.let):
         return None
     try:
         return len(select(selector, resolved.structure, resolved.spec.let))
@@ -57,6 +60,8 @@ def _will_be_measured(expectation: Expectation, resolved: ResolvedSpec, collecto
     if metric not in OUTPUTS.get(resolved.structure.family, OUTPUTS["unknown"]):
         message = f"'{metric}' cannot be measured on {resolved.structure.architecture}"
         collector.report("AS326", message, expectation.span, "expect what fits the host, or leave it out")
+    elif resolved.gaps.has("eval"):
+        return
     elif spec.eval is None or (spec.eval.metrics and metric not in spec.eval.metrics):
         hint = f"add `eval` with metrics that name {metric}" if spec.eval is None else f"add {metric} to eval's metrics"
         message = f"'{metric}' is expected but never measured"
