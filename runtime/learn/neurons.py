@@ -3,9 +3,9 @@
 With h the teacher's hidden activations, C their Gram matrix and W its output map, dropping neuron j and refitting the
 rest raises the squared error by |W_j|^2 / [C^-1]_jj (Hassibi & Stork 1993, Eq. 5, for a whole column). Neurons go one
 at a time, the cheapest first, and W and C^-1 follow by rank-one updates: O(hidden^2) each, from one hidden x hidden
-matrix whatever the number of tokens. Where `runtime.neurons.greedy_neurons` builds a set up, this tears one down: the
-better way round when most of the neurons stay, since no choice is made before the company that a neuron will keep is
-known.
+matrix whatever the number of tokens. A set that is torn down was better than one that is built up (orthogonal matching
+pursuit), whether most neurons stay or few: no choice is made before the company that a neuron will keep is known
+(docs/log.md).
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ class HyenaX(Operator):
 
         the filters of q and k make 1 + GATE u / |w| of the token itself (at most 1 + u), w being the channel's row of
         W_in, so that an input of unit variance moves each gate by about GATE, whatever the teacher's scale. The filters
-        of v are what `filters` says, without bias. So the operator starts as a short convolution of the teacher's values, which is
-        nearer to attention than the cubic q ∘ k ∘ v of unscaled projections (docs/log.md).
+        of v are what `filters` says, without bias. So the operator starts as a short convolution of the teacher's
+        values, which is nearer to attention than the cubic q ∘ k ∘ v of unscaled projections (docs/log.md).
         """
         maps = {
             f"project.{leaf}": torch.cat([self._widened(teacher[f"{name}.{leaf}"]) for name in "qkv"])

@@ -8,7 +8,7 @@ import torch
 
 from archspec.diagnostics import InternalError
 from archspec.operators import OPERATORS, signature
-from archspec.runtime.learn.scores import greedy_neurons, norm_scores, select_neurons, spread_scores
+from archspec.runtime.learn.scores import norm_scores, select_neurons
 from archspec.runtime.model.initialize import can_inherit, initialize, path_seed
 from archspec.runtime.operators import module_class
 
@@ -221,32 +221,3 @@ def test_scores() -> None:
     assert norm_scores(teacher).tolist() == [10.0, 7.0]
     gated = {**teacher, "gate.weight": torch.tensor([[1.0, 0.0], [0.0, 2.0]])}
     assert norm_scores(gated).tolist() == [10.0, 14.0]
-    assert spread_scores(torch.tensor([4.0, 9.0, -1e-18])[:2], teacher["down.weight"]).tolist() == [4.0, 21.0]
-
-
-def explained(h: torch.Tensor, y: torch.Tensor, kept: list[int]) -> float:
-    return float((h[:, kept] @ torch.linalg.lstsq(h[:, kept], y).solution).square().sum())
-
-
-def test_greedy_selection_equals_brute_force_step_by_step() -> None:
-    generator = torch.Generator().manual_seed(3)
-    basis = torch.randn(200, 9, generator=generator, dtype=torch.float64)
-    h = basis @ torch.randn(9, 9, generator=generator, dtype=torch.float64)
-    h = torch.cat((h, h[:, :1] + 1e-3 * torch.randn(200, 1, generator=generator, dtype=torch.float64)), 1)
-    y = h @ torch.randn(10, 4, generator=generator, dtype=torch.float64)
-    kept: list[int] = []
-    for count in range(1, 8):
-        rest = [j for j in range(10) if j not in kept]
-        kept = sorted([*kept, max(rest, key=lambda j: explained(h, y, sorted([*kept, j])))])
-        assert greedy_neurons(h.T @ h, h.T @ y, count).tolist() == kept
-
-
-def test_greedy_selection_with_dead_and_repeated_neurons() -> None:
-    generator = torch.Generator().manual_seed(4)
-    h = torch.randn(50, 3, generator=generator, dtype=torch.float64)
-    h = torch.cat((h, h, torch.zeros(50, 2, dtype=torch.float64)), 1)
-    y = h @ torch.randn(8, 2, generator=generator, dtype=torch.float64)
-    kept = greedy_neurons(h.T @ h, h.T @ y, 3).tolist()
-    assert {index % 3 for index in kept} == {0, 1, 2}
-    assert greedy_neurons(h.T @ h, h.T @ y, 8).tolist() == list(range(8))
-    assert greedy_neurons(h.T @ h, h.T @ y, 20).tolist() == list(range(8))
