@@ -28,7 +28,7 @@ from archspec.compiler.emission.card import Row, card
 from archspec.compiler.emission.emit import BaseContent, Emission, check_output, emit, read_content
 from archspec.compiler.planning import Sources, make_plan
 from archspec.compiler.pricing.cost import CostReport, price
-from archspec.compiler.proof.prove import Proof, prove
+from archspec.compiler.proof.prove import Proof, lowered_model, prove
 from archspec.compiler.rewrite.graph import HostGraph
 from archspec.compiler.rewrite.pipeline import run
 from archspec.diagnostics import Collector, Diagnostic, fail
@@ -170,12 +170,13 @@ def _prepare(spec: Spec, path: Path, clock: Clock) -> Prepared:
         after = run(before, resolved)
     with clock("lower"):
         program = lower(resolved)
+        models = before.model, lowered_model(resolved, program)
     with clock("prove"):
-        proof = prove(resolved, program, before, after)
+        proof = prove(resolved, program, before, after, models[1])
         del before, after
         gc.collect()  # graphs are cyclic; what they held is free for what follows
     with clock("price"):
-        cost = price(resolved, program)
+        cost = price(resolved, program, models=models)
     with clock("expect"):
         outcomes = _expect(spec, cost)
     with clock("identify"):

@@ -34,6 +34,8 @@ from archspec.semantics.layout import result_paths
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec, parallel_groups
 
 Program = tuple[Instruction, ...]
+Models = tuple[nn.Module, nn.Module]
+"""Host and edited model, on any device; pricing leaves them as they are."""
 
 
 @dataclass(frozen=True)
@@ -124,18 +126,19 @@ def _unpriced(tokens: int) -> CostReport:
     raise InternalError(f"this report cannot be priced at {tokens} tokens")
 
 
-def price(resolved: ResolvedSpec, program: Program, tokens: int | None = None) -> CostReport:
+def price(
+    resolved: ResolvedSpec, program: Program, tokens: int | None = None, models: Models | None = None
+) -> CostReport:
     """Price host and result at `tokens` tokens per example; None: the host's native number, or the family's default."""
     structure = resolved.structure
-    host, lowered = build_structure(structure), build_structure(structure)
+    host, lowered = models or (build_structure(structure), apply(build_structure(structure), program))
     known = base_tensors(structure, host).structure
-    apply(lowered, program)
     weights = host_figures(known).weights, result_figures(_with(resolved, known), program).weights
     sides = _Side(structure, host, tokens, weights[0]), _Side(structure, lowered, tokens, weights[1])
     sites = tuple(_site(site, program, *sides) for site in structure.sites if site.slot != "norm")
     edits = tuple(_edit(edit, resolved, program, sites, *sides) for edit in resolved.edits)
     totals = sides[0].total(), sides[1].total()
-    again = cache(lambda other: price(resolved, program, other))
+    again = cache(lambda other: price(resolved, program, other, (host, lowered)))
     return CostReport(tokens or structure.tokens or _length(sides[0].example), *totals, sites, edits, again)
 
 

@@ -8,9 +8,9 @@ form      At real size, without weights: the lowered model is captured again, an
           config and port, and for every module whose weights it uses, through the table by which checkpoints are
           written. The result has exactly the tensors of that table, and as many parameters as the ledger.
 numbers   With random weights: the rewritten graph, interpreted, and the lowered model, called as its users call it,
-          agree. A small host is run as it is; a large one in reduced form (`reduce.py`: same blocks and program,
-          narrow). Where no reduction exists, `Proof.numbers` says so. A program without instructions must reproduce
-          the host to 0.0.
+          agree, each new node calling the module that the isomorphism pairs it with. A small host is run as it is;
+          a large one in reduced form (`reduce.py`: same blocks and program, narrow). Where no reduction exists,
+          `Proof.numbers` says so. A program without instructions must reproduce the host to 0.0.
 
 What is not proved: that operators are right (their tests compare them with references), and that the host's own code
 does not branch on the content of its inputs in other calls than the captured one.
@@ -45,6 +45,9 @@ from archspec.semantics.lower import lower
 from archspec.semantics.resolve import ResolvedSpec
 
 Program = tuple[Instruction, ...]
+Places = Mapping[tuple[str | None, str], str]
+"""(name of the root's node that calls the block, None in the root; name of a new node) -> path in the lowered model.
+Names, since they are the same in the graphs of the reduced host."""
 SMALL = 8_000_000
 """Parameters up to which a host is run as it is."""
 LARGE = 500_000_000
@@ -87,16 +90,23 @@ class Pairing:
     def count(self) -> int:
         return len(self.root) + sum(map(len, self.blocks.values()))
 
-    def module(self, call: fx.Node | None, node: fx.Node) -> nn.Module:
-        """Return the lowered model's module for a node of the block at `call`, of the root when that is None."""
-        pairs = self.root if call is None else self.blocks[call]
-        return self.lowered.get_submodule(str(pairs[node].target))
+    def places(self) -> Places:
+        """Return where the modules of the lowered model are that new nodes call."""
+        graphs = {None: self.root} | {call.name: pairs for call, pairs in self.blocks.items()}
+        return {
+            (call, node.name): str(other.target)
+            for call, pairs in graphs.items()
+            for node, other in pairs.items()
+            if node.meta.get("new")
+        }
 
 
-def prove(resolved: ResolvedSpec, program: Program, before: HostGraph, after: HostGraph) -> Proof:
-    """Prove a program. Raises ArchspecError AS510 to AS513, which name the node, the tensor or the number."""
-    model = build_structure(resolved.structure)
-    pairing = prove_form(resolved, program, after, model)
+def prove(
+    resolved: ResolvedSpec, program: Program, before: HostGraph, after: HostGraph, lowered: nn.Module | None = None
+) -> Proof:
+    """Prove a program. Raises ArchspecError AS510 to AS513, which name the node, the tensor or the number. `lowered` is
+    the edited model if it is at hand."""
+    pairing = prove_form(resolved, program, after, lowered or lowered_model(resolved, program))
     counts = ledger(before, after)
     _check_parameters(pairing.lowered, counts)
     size = counts.kept + counts.dropped
@@ -104,12 +114,20 @@ def prove(resolved: ResolvedSpec, program: Program, before: HostGraph, after: Ho
     return Proof(1 + len(pairing.blocks), pairing.count, counts, numbers)
 
 
-def prove_form(resolved: ResolvedSpec, program: Program, after: HostGraph, model: nn.Module) -> Pairing:
-    """Apply `program` to `model` and prove that its graphs are the rewritten ones."""
+def lowered_model(resolved: ResolvedSpec, program: Program, device: str = "meta") -> nn.Module:
+    """Return the host with the program applied to it."""
+    model = build_structure(resolved.structure, device)
+    try:
+        return apply(model, program)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise fail("AS513", f"the program cannot be applied to the host: {error}") from error
+
+
+def prove_form(resolved: ResolvedSpec, program: Program, after: HostGraph, lowered: nn.Module) -> Pairing:
+    """Prove that the graphs of the edited model `lowered` are the rewritten ones."""
     structure = resolved.structure
     names = base_tensors(structure, after.model)
     sources = tensor_sources(program, names.structure)
-    lowered = _applied(model, program)
     _check_tensors(lowered, sources, names.shapes)
     found = _captured(lowered, after.example, program, resolved)
     labels = Expected(after, names.shapes), Lowered(lowered, sources)
@@ -121,13 +139,6 @@ def prove_form(resolved: ResolvedSpec, program: Program, after: HostGraph, model
         if node.op == "call_module" and node.target in after.bodies and not node.meta.get("new")
     }
     return Pairing(lowered, root, blocks)
-
-
-def _applied(model: nn.Module, program: Program) -> nn.Module:
-    try:
-        return apply(model, program)
-    except (ValueError, KeyError, AttributeError) as error:
-        raise fail("AS513", f"the program cannot be applied to the host: {error}") from error
 
 
 def _captured(lowered: nn.Module, example: Mapping[str, Any], program: Program, resolved: ResolvedSpec) -> HostGraph:
@@ -200,35 +211,38 @@ def _numbers(resolved: ResolvedSpec, program: Program, after: HostGraph, pairing
     """Run graph and lowered model: as they are where that is cheap or there is no other way, else reduced."""
     small = reduced(resolved) if size > SMALL else None
     if small is not None:
-        return _reduced(small)
+        return _reduced(small, pairing.places())
     if size > LARGE:
         return Numbers(f"not run: {size:,} parameters, and no reduced form of this host", None)
-    return _run(resolved, program, after, pairing)
+    host = build_structure(resolved.structure, "cpu")
+    return _run(resolved, program, replace(after, model=host), pairing.places())
 
 
-def _reduced(small: ResolvedSpec) -> Numbers:
-    """Prove form and numbers of the same spec on a reduced host."""
-    program, model = lower(small), build_structure(small.structure)
-    example = family(small.structure.family).example(model, small.structure.config, batch=2, device="meta")
-    after = run(capture(model, example, edited_paths(small)), small)
-    pairing = prove_form(small, program, after, build_structure(small.structure))
-    width = next(site.shape.width for site in small.structure.sites)
-    return replace(_run(small, program, after, pairing), size=f"reduced to width {width}")
+def _reduced(small: ResolvedSpec, places: Places) -> Numbers:
+    """Run graph and lowered model of the same spec on a reduced host, paired as they were at real size."""
+    structure = small.structure
+    host = build_structure(structure, "cpu")
+    example = family(structure.family).example(host, structure.config, batch=2)
+    after = run(capture(host, example, edited_paths(small)), small)
+    width = next(site.shape.width for site in structure.sites)
+    return replace(_run(small, lower(small), after, places), size=f"reduced to width {width}")
 
 
-def _run(resolved: ResolvedSpec, program: Program, after: HostGraph, pairing: Pairing, seed: int = 0) -> Numbers:
-    """Run graph and lowered model on the same random weights and inputs."""
-    structure = resolved.structure
-    host, lowered = build_structure(structure, "cpu"), apply(build_structure(structure, "cpu"), program)
+def _run(resolved: ResolvedSpec, program: Program, after: HostGraph, places: Places, seed: int = 0) -> Numbers:
+    """Run graph and lowered model on the same random weights and inputs. The graph's host has weights."""
+    structure, host, lowered = resolved.structure, after.model, lowered_model(resolved, program, "cpu")
     randomize(host, seed)
     randomize(lowered, seed + 1)
     _give_weights(host, lowered, tensor_sources(program, base_tensors(structure, host).structure))
     tokens = (value for value in after.example.values() if isinstance(value, Tensor))
     example = family(structure.family).example(host, structure.config, batch=next(tokens).shape[0], seed=seed)
-    graph, pairs = replace(after, model=host), replace(pairing, lowered=lowered)
+
+    def new(call: fx.Node | None, node: fx.Node) -> nn.Module:
+        return lowered.get_submodule(places[call.name if call else None, node.name])
+
     with torch.no_grad():
         found = first_tensors(lowered(**example))
-        difference = _difference(interpret(graph, example, pairs.module), found)
+        difference = _difference(interpret(after, example, new), found)
         exact = _difference(first_tensors(host(**example)), found) if not program else 0.0
     if not difference <= TOLERANCE or exact != 0.0:
         what = f"graph and edited model differ by {max(difference, exact):.3g} of the largest output"

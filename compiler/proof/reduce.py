@@ -2,8 +2,9 @@
 
 The config of a known family is narrowed (size of a head, vocabulary, classes, side of the input) and the spec is
 resolved anew on the structure that it describes. So the reduced model has every block, edit and instruction of the
-real one, and costs milliseconds. Settings that a spec states in numbers may not fit a narrow host (a rank above the
-width, a window above the grid); wider reductions are tried then.
+real one, and costs milliseconds. Settings that a spec states in numbers may not fit a small host (a rank above the
+width, a window above the grid); larger reductions are tried then. Sizes differ from one another (36 tokens, width 64
+of 16 heads), so that mixed-up axes show.
 """
 
 from __future__ import annotations
@@ -16,36 +17,35 @@ from archspec.families import FAMILIES, describe
 from archspec.host.structure import Structure
 from archspec.semantics.resolve import ResolvedSpec, resolve
 
-HEAD_DIMS = (4, 16)
-MOST_TOKENS = 1024
-SIDE = 16
+SIZES = ((4, 6), (4, 16), (4, 32), (16, 32))
+"""(size of a head, most patches along a side) of the reductions, in the order in which they are tried."""
 
 
-def _dit(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+def _dit(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
     patch, side = config.get("patch_size", 2), config.get("sample_size", 32)
-    small = patch * SIDE if (side // patch) ** 2 > MOST_TOKENS else side
+    small = min(side, patch * most)
     return {"attention_head_dim": head_dim, "num_embeds_ada_norm": 10, "sample_size": small}
 
 
-def _pixart(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+def _pixart(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
     head_dim *= 3  # the embedding of sizes is made of thirds of the width
     width = head_dim * config.get("num_attention_heads", 16)
     patch, side = config.get("patch_size", 2), config.get("sample_size", 128)
-    small = patch * SIDE if (side // patch) ** 2 > MOST_TOKENS else side
+    small = min(side, patch * most)
     own = {"attention_head_dim": head_dim, "cross_attention_dim": width, "sample_size": small}
     sized = config.get("use_additional_conditions")
     own["use_additional_conditions"] = side == 128 if sized is None else sized
     return own | ({"caption_channels": 8} if config.get("caption_channels") else {})
 
 
-def _llama(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+def _llama(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
     width = head_dim * config.get("num_attention_heads", 32)
     own = {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": 64}
     words = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
     return own | words | ({"head_dim": head_dim} if "head_dim" in config else {})
 
 
-NARROWED: Mapping[str, Callable[[Mapping[str, Any], int], dict[str, Any]]] = {
+NARROWED: Mapping[str, Callable[[Mapping[str, Any], int, int], dict[str, Any]]] = {
     "dit": _dit,
     "pixart": _pixart,
     "llama": _llama,
@@ -63,9 +63,9 @@ def _candidates(resolved: ResolvedSpec) -> Iterator[ResolvedSpec]:
     narrow = NARROWED.get(structure.family)
     if narrow is None or structure.family not in FAMILIES:
         return
-    for head_dim in HEAD_DIMS:
+    for size in SIZES:
         try:
-            found = resolve(resolved.spec, _described(structure, narrow(structure.config, head_dim)))
+            found = resolve(resolved.spec, _described(structure, narrow(structure.config, *size)))
         except ArchspecError:
             continue
         if _fits(found):

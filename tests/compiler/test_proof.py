@@ -13,7 +13,7 @@ from torch import nn
 from archspec.compiler.capture import capture
 from archspec.compiler.capture.model import build_structure, edited_paths
 from archspec.compiler.proof import prove as proof
-from archspec.compiler.proof.prove import prove, prove_form
+from archspec.compiler.proof.prove import lowered_model, prove, prove_form
 from archspec.compiler.proof.reduce import reduced
 from archspec.compiler.rewrite.graph_text import render
 from archspec.compiler.rewrite.ledger import ledger
@@ -94,7 +94,7 @@ def _code(error: pytest.ExceptionInfo[ArchspecError]) -> str:
 
 
 def _attempt(done: Any, program: Any) -> None:
-    prove_form(done.resolved, program, done.after, build_structure(done.resolved.structure))
+    prove_form(done.resolved, program, done.after, lowered_model(done.resolved, program))
 
 
 def test_a_missing_edit_is_named(tiny_dit: Path, compiler: Compiler) -> None:
@@ -285,5 +285,5 @@ def test_a_rewritten_graph_that_lacks_an_edit(tiny_dit: Path, compiler: Compiler
     done = compiler(tiny_dit, EDITS["mixer"][0])
     assert render(done.before) != render(done.after)
     with pytest.raises(ArchspecError, match="no counterpart") as error:
-        prove_form(done.resolved, done.program, done.before, build_structure(done.resolved.structure))
+        prove_form(done.resolved, done.program, done.before, lowered_model(done.resolved, done.program))
     assert _code(error) == "AS510"

@@ -37,6 +37,8 @@ class Pass:
     """Base of all passes."""
 
     name: ClassVar[str]
+    verb: ClassVar[type | None] = None
+    """The edits that it carries out. A spec without any leaves the graph as it is; None: runs on every spec."""
     requires: ClassVar[frozenset[Fact]]
     ensures: ClassVar[frozenset[Fact]] = frozenset()
 

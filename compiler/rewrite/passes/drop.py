@@ -16,6 +16,7 @@ class Drop(Pass):
     """Let the users of a block read its input, and erase it."""
 
     name: ClassVar[str] = "drop"
+    verb: ClassVar[type] = spec.Drop
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES, Fact.OPERATORS})
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:

@@ -16,6 +16,7 @@ class Freeze(Pass):
     """Mark the nodes of frozen sites; what they compute stays as it is."""
 
     name: ClassVar[str] = "freeze"
+    verb: ClassVar[type] = spec.Freeze
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.WIRING})
     ensures: ClassVar[frozenset[Fact]] = frozenset({Fact.TRAINABLE})
 

@@ -30,6 +30,7 @@ class Parallelize(Pass):
     """Rewire each group of `by` blocks to the input of its first, and put the merge behind its last."""
 
     name: ClassVar[str] = "parallelize"
+    verb: ClassVar[type] = spec.Parallelize
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES, Fact.OPERATORS})
     ensures: ClassVar[frozenset[Fact]] = frozenset({Fact.WIRING})
 

@@ -18,6 +18,7 @@ class Repeat(Pass):
     """Put further calls behind a block, each on the output of the one before; copies are numbered from 1."""
 
     name: ClassVar[str] = "repeat"
+    verb: ClassVar[type] = spec.Repeat
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES, Fact.OPERATORS})
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:

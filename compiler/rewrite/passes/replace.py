@@ -16,6 +16,7 @@ class Replace(Pass):
     """Mark the node of each selected site with its operator; arguments and users stay."""
 
     name: ClassVar[str] = "replace"
+    verb: ClassVar[type] = spec.Replace
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES})
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:

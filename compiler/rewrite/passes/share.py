@@ -16,6 +16,7 @@ class Share(Pass):
     """Let the nodes of the other sites have the target, and the operator, of the first."""
 
     name: ClassVar[str] = "share"
+    verb: ClassVar[type] = spec.Share
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES})
     ensures: ClassVar[frozenset[Fact]] = frozenset({Fact.OPERATORS})
 
