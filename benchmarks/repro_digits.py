@@ -217,8 +217,8 @@ INTRO = """\
 
 Written by `make repro-digits` (`benchmarks/repro_digits.py`) from {seeds} seeds: mean ± half width of the 95 % interval
 (Student's t). A seed sets random weights, calibration, training, and the noise that host and result are both sampled
-from. The three of them were not used to choose anything; settings were chosen with others, or with seed 0 alone where
-`docs/log.md` says so.
+from. The plan of Hyena-X was chosen with seed 10, the other plans with seed 0, which is one of those here
+(`docs/log.md`).
 
 - **FD**: Frechet distance of 1,000 samples (25 Euler steps, no guidance) to the training images in the features of the
   bundled classifier. It can be compared within this page alone, and is not FID.
@@ -245,9 +245,9 @@ def page(results: Mapping[str, list[Run]], seeds: int) -> str:
     total = sum(run.seconds for runs in results.values() for run in runs)
     lines += ["", "## To reproduce", "", "```", "make repro-digits", "```", ""]
     lines += [
-        f"The plans of this page took {total / 60:.0f} CPU minutes; compiling and sampling come on top, about as much "
-        "again. A reproduction",
-        "that was stopped goes on where it was. Seeds repeat on one machine; other processors round otherwise.",
+        f"The plans of this page took {total / 60:.0f} CPU minutes; compiling them and sampling come on top. A "
+        "reproduction that was",
+        "stopped goes on where it was. Seeds repeat on one machine; other processors round otherwise.",
     ]
     return INTRO.format(seeds=seeds, images=HOST_IMAGES) + "\n".join(lines) + "\n"
 

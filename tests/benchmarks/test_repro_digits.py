@@ -1,0 +1,89 @@
+"""The reproduction of the digits results: its specs, its count of images, its verdicts."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from archspec.language.parse import load
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "repro_digits.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("repro_digits", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def task(kind: str, wave: int = 0, **settings: Any) -> SimpleNamespace:
+    return SimpleNamespace(kind=kind, id=f"{kind}/{wave}", wave=wave, settings=settings)
+
+
+def test_every_claim_has_its_specs_with_every_seed_set(script: ModuleType, tmp_path: Path) -> None:
+    for claim in script.CLAIMS:
+        for name in (claim.spec, claim.control):
+            found: Any = load(script.seeded(name, 7, tmp_path))
+            assert found.name.endswith("-7")
+            stages = [stage for stage in (found.distill, found.finetune, found.eval) if stage is not None]
+            assert [edit.init.seed for edit in found.edits] + [s.seed for s in stages] == [7] * (1 + len(stages))
+
+
+def test_control_differs_in_the_start_alone(script: ModuleType, tmp_path: Path) -> None:
+    for claim in script.CLAIMS:
+        specs: list[Any] = [load(script.seeded(name, 0, tmp_path)) for name in (claim.spec, claim.control)]
+        mine, control = specs
+        assert [e.init.kind for e in control.edits] == ["random"] != [e.init.kind for e in mine.edits]
+        assert [getattr(e, "with_", None) for e in control.edits] == [getattr(e, "with_", None) for e in mine.edits]
+        assert (control.distill, control.finetune, control.eval) == (mine.distill, mine.finetune, mine.eval)
+
+
+def test_images_are_counted_pass_by_pass(script: ModuleType) -> None:
+    together = [task("fit", samples=1024), task("fit", samples=1024)]
+    assert script.images_of(together) == 1024 + 2 * 143
+    in_turn = [task("fit", wave, samples=512) for wave in range(3)]
+    assert script.images_of(in_turn) == 3 * (512 + 2 * 143)
+    assert script.images_of([task("fit", samples=100, donor={"up.weight": "x"})]) == 2 * 100 + 2 * 143
+    assert script.images_of([task("regress", samples=64, epochs=9, cache=1)]) == 64 + 143
+    assert script.images_of([task("regress", samples=64, epochs=9, cache=0)]) == 9 * 64 + 143
+    assert script.images_of([*together, task("finetune", steps=10, batch=32)]) == 1024 + 2 * 143 + 320
+
+
+def run(script: ModuleType, fd: float, host: float = 1.0) -> Any:
+    return script.Run(host, fd, 0.99, 0.1, 12_000, 60.0)
+
+
+def test_one_seed_above_the_bound_breaks_it(script: ModuleType) -> None:
+    claim = script.Claim("pairs", "a", "b", 2.0)
+    held, broken = ([run(script, fd, 0.5) for fd in fds] for fds in ((0.8, 0.9, 1.0), (0.8, 0.9, 1.01)))
+    control = [run(script, 9.0, 0.5) for _ in range(3)]
+    assert script.holds(claim, held)
+    assert not script.holds(claim, broken)
+    assert "is held by every seed (1.60x, 1.80x, 2.00x;" in script.verdict(claim, held, control)
+    assert "is **not held by every seed** (1.60x, 1.80x, 2.02x;" in script.verdict(claim, broken, control)
+
+
+def test_absolute_bounds_are_held_against_the_distance_itself(script: ModuleType) -> None:
+    claim = script.Claim("pairs", "a", "b", 8.0, relative=False)
+    assert script.holds(claim, [run(script, 7.9, 0.2)] * 3)
+    assert not script.holds(claim, [run(script, 8.1, 2.0)] * 3)
+
+
+def test_page_and_picture_show_every_claim(script: ModuleType) -> None:
+    results = {n: [run(script, 1.1 + s) for s in range(3)] for c in script.CLAIMS for n in (c.spec, c.control)}
+    page, picture = script.page(results, 3), script.picture(results)
+    for claim in script.CLAIMS:
+        assert f"| {claim.title} |" in page
+        assert f">{claim.title}</text>" in picture
+    assert picture.count("<circle") == 3 * 2 * len(script.CLAIMS)
+    assert max(map(len, page.splitlines()[:8])) <= 120
