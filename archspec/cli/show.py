@@ -1,6 +1,7 @@
 """`archspec show PATH`: what a compiled checkpoint, a host's folder or a cached hub model is, as a tree.
 
-Headers, configs and locks are read; no weight is, and torch is not imported.
+Headers, configs and locks are read; torch is not imported, and no weight is read but by `--verify`, which compares
+every byte of a compiled checkpoint with its lock.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from archspec.diagnostics import fail
+from archspec.diagnostics import ArchspecError, Diagnostic, fail
 from archspec.families import describe
 from archspec.host.headers import BITS, read_folder
 from archspec.host.locate import CONFIG, PIPELINE, locate, structure_of
@@ -63,8 +64,11 @@ class Description:
 @click.command()
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(path: str, as_json: bool) -> int:
+@click.option("--verify", is_flag=True, help="Read every byte and compare it with the checkpoint's lock.")
+def command(path: str, as_json: bool, verify: bool) -> int:
     """Describe PATH: a compiled checkpoint, a model or pipeline folder, or a hub id in the local cache."""
+    if verify:
+        return _verify(Path(path), as_json)
     found = describe_path(path)
     if as_json:
         click.echo(json.dumps(to_json(found), indent=2))
@@ -72,6 +76,22 @@ def command(path: str, as_json: bool) -> int:
         from rich.console import Console
 
         Console(highlight=False).print(_tree(found))
+    return 0
+
+
+def _verify(path: Path, as_json: bool) -> int:
+    """Compare a compiled checkpoint with its lock: AS646 for every file that differs."""
+    from archspec.runtime.store.verify import differences
+
+    lock = read_lock(path)
+    found = list(differences(path, lock))
+    if as_json:
+        click.echo(json.dumps({"name": str(path), "files": len(lock.files), "differ": list(map(asdict, found))}))
+        return 1 if found else 0
+    if found:
+        hint = "undo the change, or compile again: `archspec compile SPEC -o OUT`"
+        raise ArchspecError(*(Diagnostic("AS646", f"'{d.file}' {d.reason}", hints=(hint,)) for d in found))
+    click.echo(f"{len(lock.files)} files with {len(lock.tensors)} tensors are as the lock says")
     return 0
 
 

@@ -230,7 +230,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS646",
         "content has changed",
-        "A file of a compiled checkpoint no longer has the content that its lock records.",
+        "A file of a compiled checkpoint no longer has the content that its lock records. `archspec show OUT --verify` "
+        "reads every file and every tensor and names those that differ.",
         bad="a byte of model.safetensors changed after the compile",
         good="the files as they were compiled, or trained by `archspec run`",
     ),

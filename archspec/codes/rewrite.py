@@ -25,7 +25,8 @@ CODES: tuple[Code, ...] = (
         "AS503",
         "a part of the module is used elsewhere",
         "Some hosts read a part of a block outside of the block: DiT's output layer takes the conditioning from "
-        "`transformer_blocks[0].norm1.emb`. Without that block another one's part would silently be read.",
+        "`transformer_blocks[0].norm1.emb`. Without that block another one's part would silently be read. `validate` "
+        "knows it of known families, the compiler finds it in any host.",
         bad="- drop: blocks[0:4]      # of a DiT",
         good="- drop: blocks[1:5]",
     ),

@@ -4,7 +4,8 @@
     sites(blocks[*].attn) == 14    causal    not causal    reach <= 8    fd <= 1.10x    agreement >= 99%
     latency <= 20ms
 
-A value is absolute, in the unit of its metric, or relative to the base (`0.9x`). Which stage can know a metric, and its
+A value is absolute, in the unit of its metric, or relative to the base (`0.9x`). `==` compares at the precision that is
+written: `params == 712.0M` holds for every count that rounds to it. Which stage can know a metric, and its
 measurement, are the checker's and the evaluator's business; here is what may be written.
 """
 
@@ -83,6 +84,9 @@ class Expectation:
     op: Op
     value: int | float | bool
     relative: bool = False
+    slack: float = 0
+    """Half of a unit in the last written place: what `==` and `!=` leave to rounding. 0 for a whole number without
+    a suffix, and for relative values."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -99,9 +103,9 @@ class Expectation:
         bound = self.value * base if self.relative and base is not None else self.value
         match self.op:
             case "==":
-                return measured == bound
+                return self._equals(measured, bound)
             case "!=":
-                return measured != bound
+                return not self._equals(measured, bound)
             case "<=":
                 return measured <= bound
             case ">=":
@@ -111,18 +115,26 @@ class Expectation:
             case ">":
                 return measured > bound
 
+    def _equals(self, measured: float, bound: float) -> bool:
+        """Compare at the written precision.
+
+        >>> parse_expectation("params == 712.0M").holds(712_043_520)
+        True
+        """
+        return measured == bound or abs(measured - bound) <= self.slack
+
 
 def parse_expectation(text: str, span: Span | None = None) -> Expectation:
     """Parse an expectation that stands at `span`. Raises ArchspecError."""
     try:
-        metric, args, op, value, relative = _parts(text)
+        metric, args, op, value, relative, slack = _parts(text)
     except Refused as refused:
         raise refused.at(span, text) from None
     placed = {
         name: _selector(text, *argument, span) if isinstance(argument, tuple) else argument
         for name, argument in args.items()
     }
-    return Expectation(text, metric, placed, op, value, relative, span)
+    return Expectation(text, metric, placed, op, value, relative, slack, span)
 
 
 def parse_bytes(text: str) -> int | None:
@@ -136,12 +148,12 @@ def parse_bytes(text: str) -> int | None:
     return round(found[0] * factor) if found and factor and math.isfinite(found[0]) else None
 
 
-_Parts = tuple[str, Mapping[str, int | tuple[int, int]], Op, int | float | bool, bool]
+_Parts = tuple[str, Mapping[str, int | tuple[int, int]], Op, int | float | bool, bool, float]
 
 
 @cache
 def _parts(text: str) -> _Parts:
-    """Return metric, arguments (a selector as its offsets), comparison, value and whether it is relative."""
+    """Return metric, arguments (a selector as its offsets), comparison, value, whether it is relative, its slack."""
     if not text.strip():
         raise Refused("AS135", "expected an expectation, found nothing", 0, len(text), ("for example `depth == 14`",))
     tree = grammar.parse(text, "expectation")
@@ -189,12 +201,12 @@ def _positive(setting: Tree[Token]) -> int:
     return int(digits)
 
 
-def _comparison(metric: Metric, name: Token, tokens: list[Token]) -> tuple[Op, int | float | bool, bool]:
+def _comparison(metric: Metric, name: Token, tokens: list[Token]) -> tuple[Op, int | float | bool, bool, float]:
     negated = tokens[0].type == "NOT"
     if not any(token.type == "CMP" for token in tokens):
         if metric.unit != "flag":
             raise _refused("AS138", f"'{name}' is compared with nothing", name, f"write `{name} <= ...`")
-        return "==", not negated, False
+        return "==", not negated, False, 0
     if negated:
         raise _refused(
             "AS138", "'not' stands before a property, not before a comparison", tokens[0], "turn the comparison"
@@ -203,16 +215,17 @@ def _comparison(metric: Metric, name: Token, tokens: list[Token]) -> tuple[Op, i
     if metric.unit == "flag":
         if op not in ("==", "!=") or bound not in ("true", "false"):
             raise _refused("AS138", f"'{name}' is true or false", bound, f"write `{name}` or `not {name}`")
-        return "==", (bound == "true") == (op == "=="), False
+        return "==", (bound == "true") == (op == "=="), False, 0
     return (_OPS[op], *_value(metric, name, bound))
 
 
 _OPS: Mapping[str, Op] = {"==": "==", "!=": "!=", "<=": "<=", ">=": ">=", "<": "<", ">": ">"}
 
 
-def _value(metric: Metric, name: Token, bound: Token) -> tuple[int | float, bool]:
+def _value(metric: Metric, name: Token, bound: Token) -> tuple[int | float, bool, float]:
+    """Return the value in the metric's unit, whether it is relative, and its slack."""
     if bound == "all" and metric.unit == "tokens":
-        return math.inf, False
+        return math.inf, False, 0
     quantity = _quantity(bound)
     if quantity is None or not math.isfinite(quantity[0]):
         raise _refused("AS138", f"'{bound}' is not a number", bound)
@@ -220,13 +233,26 @@ def _value(metric: Metric, name: Token, bound: Token) -> tuple[int | float, bool
     if suffix == "x":
         if not metric.relative:
             raise _refused("AS138", f"'{name}' is not compared with the base", bound, "write an absolute value")
-        return float(number), True
+        return float(number), True, 0
     factor = SUFFIXES[metric.unit].get(suffix)
     if factor is None:
         message = f"'{name}' is not measured in '{suffix}'" if suffix else f"'{name}' needs a unit"
         raise _refused("AS138", message, bound, _units(metric))
     value = number if factor == 1 else round(number * factor, 12)
-    return (int(value) if metric.unit in ("count", "bytes", "tokens") and float(value).is_integer() else value), False
+    whole = metric.unit in ("count", "bytes", "tokens") and float(value).is_integer()
+    return int(value) if whole else value, False, _slack(bound, factor)
+
+
+def _slack(written: str, factor: float) -> float:
+    """Return half of a unit in the last place of a written number.
+
+    >>> _slack("712.0M", 1e6), _slack("712M", 1e6), _slack("14", 1)
+    (50000.0, 500000.0, 0)
+    """
+    decimals = re.search(r"\.([0-9]*)", written)
+    exponent = re.search(r"[0-9.][eE]([+-]?[0-9]+)", written)
+    place = (int(exponent[1]) if exponent else 0) - (len(decimals[1]) if decimals else 0)
+    return factor * 10.0**place / 2 if place or factor != 1 else 0
 
 
 def _units(metric: Metric) -> str:

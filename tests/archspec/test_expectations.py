@@ -110,6 +110,29 @@ def test_holds(op: str, holds: list[bool]) -> None:
     assert [relative.holds(value, base=200) for value in (99, 100, 101)] == holds
 
 
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [("712.0M", 711_950_000, 712_050_000), ("712M", 711_500_000, 712_500_000), ("7.12e8", 711_500_000, 712_500_000),
+     ("712_000_000", 712_000_000, 712_000_000), ("14", 14, 14), ("1e3", 500, 1500)],
+)  # fmt: skip
+def test_equality_is_at_the_written_precision(value: str, least: int, most: int) -> None:
+    same, other = parse_expectation(f"params == {value}"), parse_expectation(f"params != {value}")
+    for measured, equal in ((least, True), (most, True), (least - 1, False), (most + 1, False)):
+        assert same.holds(measured) is equal
+        assert other.holds(measured) is not equal
+    assert not parse_expectation(f"params <= {value}").holds(most + 1)
+
+
+def test_other_units_are_rounded_as_well() -> None:
+    assert parse_expectation("weights == 2.0GiB").holds(2**31 + 2**25)
+    assert not parse_expectation("weights == 2.00GiB").holds(2**31 + 2**25)
+    assert parse_expectation("agreement == 99%").holds(0.9944)
+    assert parse_expectation("latency == 20ms").holds(0.0204)
+    assert not parse_expectation("latency == 20ms").holds(0.0206)
+    assert not parse_expectation("params == 0.50x").holds(501, base=1000)
+    assert parse_expectation("reach == all").holds(float("inf"))
+
+
 def test_a_relative_value_needs_its_base() -> None:
     with pytest.raises(ValueError, match="needs the value of the base"):
         parse_expectation("params <= 0.5x").holds(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,8 +100,6 @@ def test_what_is_not_there(name: str) -> None:
 
 
 def test_a_damaged_plan_is_named(compiled: Path, tmp_path: Path) -> None:
-    import shutil
-
     out = shutil.copytree(compiled, tmp_path / "out")
     (out / "plan.json").write_text('{"tasks": 3}')
     with pytest.raises(ArchspecError) as caught:
@@ -117,3 +116,95 @@ print("torch" in sys.modules)
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+@pytest.fixture
+def copied(compiled: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(compiled, tmp_path / "out")
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one bit of a file, counted from its end where `at` is negative."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def differing(path: Path) -> dict[str, str]:
+    """Return file -> how it differs, by the report as JSON; the other report must name the same files."""
+    found = CliRunner().invoke(command, [str(path), "--verify", "--json"], standalone_mode=False)
+    differ = {entry["file"]: entry["reason"] for entry in json.loads(found.output)["differ"]}
+    assert found.return_value == (1 if differ else 0)
+    if differ:
+        with pytest.raises(ArchspecError) as caught:
+            shown(path, "--verify")
+        assert [(d.code, d.message) for d in caught.value.diagnostics] == [
+            ("AS646", f"'{file}' {reason}") for file, reason in differ.items()
+        ]
+    return differ
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def test_a_checkpoint_as_compiled_is_verified(compiled: Path, copied: Path) -> None:
+    assert "are as the lock says" in shown(compiled, "--verify")
+    (copied / "samples.png").write_bytes(b"made later")
+    assert differing(copied) == {}
+
+
+def test_one_bit_of_a_weight(copied: Path) -> None:
+    flip(copied / WEIGHTS, -1)
+    found = differing(copied)
+    assert list(found) == [WEIGHTS]
+    assert found[WEIGHTS].startswith("has another '")
+
+
+def test_one_bit_of_a_config_and_of_a_header(copied: Path) -> None:
+    flip(copied / "config.json", 30)
+    text = (copied / WEIGHTS).read_bytes()
+    flip(copied / WEIGHTS, text.index(b"pt"))
+    assert differing(copied) == {
+        "config.json": "has another content",
+        WEIGHTS: "holds other tensors, or has another header",
+    }
+
+
+def test_files_that_are_short_missing_or_new(copied: Path) -> None:
+    size = (copied / WEIGHTS).stat().st_size
+    with (copied / WEIGHTS).open("r+b") as file:
+        file.truncate(size - 4)
+    (copied / "plan.json").unlink()
+    (copied / "model-2.safetensors").write_bytes(b"")
+    assert differing(copied) == {
+        WEIGHTS: f"has {size - 4} bytes, not {size}",
+        "model-2.safetensors": "is not in the lock",
+        "plan.json": "is missing",
+    }
+
+
+def test_a_header_that_cannot_be_read(copied: Path) -> None:
+    flip(copied / WEIGHTS, 8)
+    assert differing(copied)[WEIGHTS].startswith("cannot be read: ")
+
+
+def test_linked_files_are_verified(tiny_dit: Path, tmp_path: Path) -> None:
+    from archspec.compiler.driver import compile_spec
+
+    (tmp_path / "host").symlink_to(tiny_dit)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"archspec: 1\nname: made\nbase: ./host\nedits:{EDITS}")
+    out = compile_spec(spec, tmp_path / "out", link=True).out
+    assert differing(out) == {}
+    linked = next(path for path in sorted(out.glob("*.safetensors")) if path.stat().st_nlink > 1)
+    content = linked.read_bytes()
+    linked.unlink()
+    linked.write_bytes(content)
+    flip(linked, -1)
+    assert list(differing(out)) == [linked.name]
+
+
+def test_only_a_compiled_checkpoint_is_verified(tiny_dit: Path) -> None:
+    with pytest.raises(ArchspecError) as caught:
+        shown(tiny_dit, "--verify")
+    assert caught.value.diagnostics[0].code == "AS640"
