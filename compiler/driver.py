@@ -125,6 +125,20 @@ class CompileResult:
         }
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Leave cycles of objects alone for a while: a compile makes few, and the libraries that are loaded on the way make
+    half a million objects that live for good. Collections would walk over them again and again (1 CPU second)."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@uncollected()
 def compile_spec(
     path: str | Path,
     out: str | Path | None = None,
@@ -147,6 +161,7 @@ def compile_spec(
     return CompileResult(ready, target, lock, clock.seconds)
 
 
+@uncollected()
 def prepare(path: str | Path, progress: Progress = lambda stage: None) -> Prepared:
     """Run every stage up to the plan. Writes nothing."""
     clock = Clock(progress)
@@ -173,8 +188,6 @@ def _prepare(spec: Spec, path: Path, clock: Clock) -> Prepared:
         models = before.model, lowered_model(resolved, program)
     with clock("prove"):
         proof = prove(resolved, program, before, after, models[1])
-        del before, after
-        gc.collect()  # graphs are cyclic; what they held is free for what follows
     with clock("price"):
         cost = price(resolved, program, models=models)
     with clock("expect"):

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from archspec.diagnostics import fail, nearest
 
@@ -47,17 +49,30 @@ def build(config: Mapping[str, Any], library: str, architecture: str, device: st
         if torch.device(device).type == "meta":
             from accelerate import init_empty_weights
 
-            with init_empty_weights(include_buffers=False):
+            with init_empty_weights(include_buffers=False), _undrawn():
                 model: Any = _construct(cls, library, config)
             if library == "transformers":
                 model.tie_weights()  # registering each parameter anew has untied them
         else:
-            with torch.device(device):
+            with nullcontext() if torch.device(device).type == "cpu" else torch.device(device):
                 model = _construct(cls, library, config)
         host: nn.Module = model.eval()
         return host
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError, ZeroDivisionError) as error:
         raise fail("AS402", f"{architecture} refuses its config: {error}") from error
+
+
+@contextmanager
+def _undrawn() -> Iterator[None]:
+    """Let torch's initializers do nothing: on `meta` there is nothing to draw, and it would be half of a build."""
+    fills = (name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_"))
+    idle: dict[str, Any] = dict.fromkeys(fills, _same)
+    with patch.multiple(nn.init, **idle):
+        yield
+
+
+def _same(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+    return tensor
 
 
 def _construct(cls: Any, library: str, config: Mapping[str, Any]) -> Any:

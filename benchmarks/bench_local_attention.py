@@ -1,6 +1,6 @@
 """Time and memory of windowed attention beside masked and full attention, at growing numbers of tokens.
 
-    python benchmarks/local_attention.py [--tokens 1024 4096 16384] [--device cuda] [--json]
+    python benchmarks/bench_local_attention.py [--tokens 1024 4096 16384] [--device cuda] [--json]
 
 Each case runs in a process of its own, so that its peak memory is its own: on the CPU resident memory over what was
 resident before the call, on CUDA torch's own count. `windowed` is what the operator runs; `masked` the fused kernel
