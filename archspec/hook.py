@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+else:  # what these are bases of is told by its methods; importing them takes longer than all the rest of this package
+    Loader = MetaPathFinder = object
 
 AWAITED = "transformers.models.auto.configuration_auto"
 
@@ -42,6 +45,8 @@ class _Awaiting(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != AWAITED:
             return None
+        from importlib.util import find_spec
+
         sys.meta_path.remove(self)
         spec = find_spec(fullname)
         if spec is not None and spec.loader is not None:

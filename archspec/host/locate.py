@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from archspec.diagnostics import fail, nearest
+from archspec.diagnostics import fail, nearest, setting
 from archspec.families import describe
 from archspec.host.fingerprint import FULL, SAMPLED, identity_of
 from archspec.host.headers import PICKLES, read_folder
@@ -112,21 +112,22 @@ def _folder(root: Path, base: Base, span: Span | None) -> Located:
         pipeline = root if folder != root and (root / PIPELINE).is_file() else None
         return Located(folder, pipeline, span=span)
     if base.subfolder is not None:
-        hints = nearest(base.subfolder, _models(root)) or _choose(root)
+        hints = nearest(base.subfolder, _models(root)) or _choose(root, span)
         raise fail("AS601", f"'{base.from_}' has no model '{base.subfolder}'", base.span("subfolder"), *hints)
     what = "is a pipeline of several models" if (root / PIPELINE).is_file() else f"holds no {CONFIG}"
-    raise fail("AS601", f"'{base.from_}' {what}", span, *_choose(root))
+    raise fail("AS601", f"'{base.from_}' {what}", span, *_choose(root, span))
 
 
 def _models(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob(f"*/{CONFIG}"))
 
 
-def _choose(root: Path) -> tuple[str, ...]:
+def _choose(root: Path, span: Span | None) -> tuple[str, ...]:
     models = sorted(_models(root), key=lambda name: (name not in ("transformer", "unet"), name))
-    return (
-        (f"write subfolder: {models[0]}" + (f" (or {', '.join(models[1:])})" if models[1:] else ""),) if models else ()
-    )
+    if not models:
+        return ()
+    others = f" (or {', '.join(models[1:])})" if models[1:] else ""
+    return (f"write {setting(span, 'subfolder', models[0])}{others}",)
 
 
 def _check_inside(name: str, what: str, span: Span | None) -> None:

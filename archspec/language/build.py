@@ -16,7 +16,7 @@ from functools import partial
 from types import NoneType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
-from archspec.diagnostics import ArchspecError, Collector, meant, nearest
+from archspec.diagnostics import ArchspecError, Collector, meant, nearest, setting
 from archspec.language import shapes
 from archspec.language.expectations import Expectation, parse_bytes, parse_expectation
 from archspec.language.fields import Node
@@ -117,8 +117,8 @@ class Builder:
     def missing(self, key: str, field: Any, origin: Map, cls: type[Node]) -> bool:
         if field.default is not MISSING or field.default_factory is not MISSING:
             return False
-        hint = f"write `{key}: {field.metadata.get('example') or '...'}` ({field.metadata['doc']})"
         first = origin.entries[0].key.span if origin.entries else origin.span
+        hint = f"write `{setting(first, key, field.metadata.get('example') or '...')}` ({field.metadata['doc']})"
         self.collector.report("AS141", f"{self.owner or _name(cls)} needs '{key}'", first, hint)
         return True
 
@@ -227,8 +227,10 @@ class Builder:
 
     def _tuple(self, tree: Tree, option: Any, rules: Mapping[str, Any], key: str) -> tuple[Any, ...]:
         if not isinstance(tree, Seq):
-            hint = f"write a list: `{key}: [{tree.text}]`" if isinstance(tree, Scalar) and tree.text else "write a list"
-            raise self.wrong("AS142", f"'{key}' is a list, not {_kind(tree)}", tree.span, hint)
+            written = (
+                f": `{setting(tree.span, key, f'[{tree.text}]')}`" if isinstance(tree, Scalar) and tree.text else ""
+            )
+            raise self.wrong("AS142", f"'{key}' is a list, not {_kind(tree)}", tree.span, f"write a list{written}")
         return tuple(self._each([partial(self.value, item, option, rules, key) for item in tree.items]))
 
     def _mapping(self, tree: Tree, option: Any, rules: Mapping[str, Any], key: str) -> dict[str, Any]:

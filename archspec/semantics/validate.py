@@ -18,7 +18,7 @@ from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity
 from archspec.host.locate import check_fingerprint, locate, structure_of
 from archspec.host.structure import Structure
 from archspec.language.build import build_signature
-from archspec.language.parse import load_partial
+from archspec.language.parse import DSL, load_partial
 from archspec.language.partial import Partial
 from archspec.language.spec import Replace
 from archspec.semantics.check import check, check_without_host
@@ -58,7 +58,9 @@ def _host(partial: Partial, near: Path, collector: Collector) -> Structure | Non
     if spec.base is None:
         if not partial.gaps.has("base"):
             name = spec.origin.span_of("name") if spec.origin else None
-            hint = "write `base: facebook/DiT-XL-2-256`, or a folder, or extend a spec"
+            dsl = name is not None and name.source.name.endswith(DSL)
+            example = 'base "facebook/DiT-XL-2-256"' if dsl else "base: facebook/DiT-XL-2-256"
+            hint = f"write `{example}`, or a folder, or extend a spec"
             collector.report("AS141", "a spec needs 'base'", name, hint)
         return None
     try:

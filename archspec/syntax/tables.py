@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from functools import cache
 from hashlib import sha256
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lark import Lark
 
+FOLDER = Path(__file__).parents[1] / "grammars"  # importlib.resources would take 10 ms to import
 GRAMMAR, TABLES = "archspec.lark", "tables.json"
 OPTIONS: dict[str, Any] = {
     "start": ["spec", "selector", "expectation"],
@@ -63,7 +64,7 @@ def _kept() -> str | None:
 
 
 def _file(name: str) -> str:
-    return files("archspec").joinpath("grammars", name).read_text("utf-8")
+    return (FOLDER / name).read_text("utf-8")
 
 
 def _identity() -> str:

@@ -42,7 +42,7 @@ def data_is_there(resolved: ResolvedSpec, collector: Collector) -> None:
             "AS320",
             f"{what} needs data, and the spec names none",
             span,
-            "add data: a bundled set such as digits, a hub id or a path",
+            "add `data`: a bundled set such as digits, a hub id or a path",
         )
 
 
