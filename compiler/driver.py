@@ -39,6 +39,7 @@ from archspec.language.expectations import METRICS
 from archspec.language.parse import load, read_source
 from archspec.language.spec import Spec
 from archspec.plan import Plan, digest
+from archspec.quantity import quantity
 from archspec.runtime.data.describe import describe
 from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.families import family
@@ -47,7 +48,7 @@ from archspec.runtime.store.home import Home
 from archspec.runtime.store.lock import Lock
 from archspec.semantics.check import check
 from archspec.semantics.lower import lower
-from archspec.semantics.outcomes import PRICED, Outcome, evaluate_expectation, quantity
+from archspec.semantics.outcomes import PRICED, Outcome, evaluate_expectation
 from archspec.semantics.resolve import ResolvedSpec, explicit, resolve
 
 STAGES = (

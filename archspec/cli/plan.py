@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from archspec.semantics.outcomes import quantity
+from archspec.quantity import quantity
 
 if TYPE_CHECKING:
     from rich.tree import Tree

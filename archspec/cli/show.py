@@ -24,10 +24,10 @@ from archspec.host.structure import Structure, TensorHeader
 from archspec.instructions import Install, Instruction, Relist, Share
 from archspec.language.spec import Base
 from archspec.plan import Plan
+from archspec.quantity import quantity
 from archspec.runtime.model.program import KEY, Graft, read_graft
 from archspec.runtime.store.lock import PLAN, Lock, is_compiled, read_lock
 from archspec.semantics.layout import result_paths
-from archspec.semantics.outcomes import quantity
 
 if TYPE_CHECKING:
     from rich.tree import Tree

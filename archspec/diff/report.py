@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from archspec.diff.compare import Change, Difference, Measure
-from archspec.semantics.outcomes import quantity
+from archspec.quantity import quantity
 
 FORMAT_VERSION = 1
 TITLES = {

@@ -7,17 +7,15 @@ stage hands its values to `evaluate_expectation` and leaves the rest to those be
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from archspec.diagnostics import Diagnostic, Label
 from archspec.language.expectations import METRICS, Expectation
+from archspec.quantity import Number, quantity
 
 STATIC = frozenset({"depth", "params", "weights", "sites", "causal", "reach"})
 PRICED = frozenset({"flops", "activations"})
 MEASURED = frozenset({"fd", "agreement", "paired", "perplexity", "latency"})
-
-Number = int | float | bool
 
 
 @dataclass(frozen=True)
@@ -48,30 +46,3 @@ def evaluate_expectation(expectation: Expectation, host_value: Number | None, re
     A relative expectation needs `host_value`.
     """
     return Outcome(expectation, host_value, result_value, expectation.holds(result_value, host_value))
-
-
-def quantity(value: Number, unit: str) -> str:
-    """Return a value as a person reads it.
-
-    >>> quantity(712_043_520, "count"), quantity(3 * 2**30, "bytes"), quantity(math.inf, "tokens")
-    ('712.04M', '3.00GiB', 'all')
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value == math.inf:
-        return "all"
-    if unit == "bytes":
-        return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
-    if unit == "count":
-        return _scaled(value, 1000, ("", "k", "M", "G", "T", "P"))
-    if unit == "fraction":
-        return f"{100 * value:.4g}%"
-    return f"{1000 * value:.4g}ms" if unit == "seconds" else f"{value:.6g}"
-
-
-def _scaled(value: float, step: int, suffixes: tuple[str, ...]) -> str:
-    for suffix in suffixes[:-1]:
-        if abs(value) < step:
-            return f"{value:.2f}{suffix}" if isinstance(value, float) and value % 1 else f"{value:.0f}{suffix}"
-        value /= step
-    return f"{value:.2f}{suffixes[-1]}"

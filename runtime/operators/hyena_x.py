@@ -50,6 +50,7 @@ class HyenaX(Operator):
         """Let every filter be 1 at the token itself: conv(u) = u."""
         self.conv.weight.zero_()
         self.conv.weight.flatten(2)[..., self._own] = 1.0
+        assert self.conv.bias is not None
         self.conv.bias.zero_()
 
     @property
@@ -108,6 +109,7 @@ class HyenaX(Operator):
         filters = self.conv.weight.flatten(2)  # a view
         filters[:gates] = 0.0
         filters[:gates, 0, self._own] = GATE / norms
+        assert self.conv.bias is not None
         self.conv.bias.zero_()
         self.conv.bias[:gates] = 1.0
 

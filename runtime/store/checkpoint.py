@@ -34,9 +34,9 @@ from torch import Tensor
 from archspec.diagnostics import InternalError, fail
 from archspec.host.headers import BITS, STEMS, read_folder, read_index
 from archspec.host.structure import TensorHeader
+from archspec.quantity import quantity
 from archspec.runtime.store.direct import Output
 from archspec.runtime.store.files import ROOM, link_or_copy
-from archspec.semantics.outcomes import quantity
 
 LARGEST_SHARD = 5_000_000_000
 """Bytes; where transformers splits files."""

@@ -13,10 +13,11 @@ from archspec.host.structure import Site, SiteShape, Structure, TensorHeader
 from archspec.language.expectations import parse_expectation
 from archspec.language.parse import parse
 from archspec.language.partial import Partial
+from archspec.quantity import quantity
 from archspec.semantics.check import check, check_without_host
 from archspec.semantics.check.facts import Figures, host_figures, result_figures
 from archspec.semantics.lower import lower
-from archspec.semantics.outcomes import MEASURED, PRICED, STATIC, evaluate_expectation, quantity
+from archspec.semantics.outcomes import MEASURED, PRICED, STATIC, evaluate_expectation
 from archspec.semantics.resolve import ResolvedSpec, resolve
 from archspec.source import Source
 

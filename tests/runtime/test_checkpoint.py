@@ -331,7 +331,7 @@ def test_a_disk_that_is_too_small_is_seen_before_writing(base: Path, tmp_path: P
     with pytest.raises(ArchspecError) as caught, publish(tmp_path / "out") as folder:
         write(folder, shards([new("huge", 1 << 45)], {}, "model"))
     assert caught.value.diagnostics[0].code == "AS631"
-    assert "needs 140737.5 GB" in str(caught.value)
+    assert "needs 128.00TiB" in str(caught.value)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

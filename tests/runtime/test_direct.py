@@ -31,9 +31,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(direct, "_open_direct", lambda path: None)
     if request.param == "refused":
         plain = os.pwrite
-        monkeypatch.setattr(
-            direct.os, "pwrite", lambda f, data, at: refuse() if at % BLOCK == 0 else plain(f, data, at)
-        )
+        monkeypatch.setattr(os, "pwrite", lambda f, data, at: refuse() if at % BLOCK == 0 else plain(f, data, at))
         monkeypatch.setattr(direct, "write_at", lambda f, data, at: plain(f, data, at))
 
 

@@ -8,7 +8,8 @@ from archspec.language.selectors import Selector, select
 from archspec.semantics.check.facts import Figures, host_figures, result_figures
 from archspec.semantics.check.families import OUTPUTS
 from archspec.semantics.lower import lower
-from archspec.semantics.outcomes import MEASURED, STATIC, Number, evaluate_expectation
+from archspec.quantity import Number
+from archspec.semantics.outcomes import MEASURED, STATIC, evaluate_expectation
 from archspec.semantics.resolve import ResolvedSpec
 
 

@@ -127,7 +127,8 @@ def teacher_maps(made: Any, teacher: dict[str, torch.Tensor]) -> tuple[torch.Ten
 
     def widened(t: torch.Tensor, name: str) -> torch.Tensor:
         groups = 1 if name == "q" else heads
-        return t.unflatten(-1, (-1, made.shape.head_dim)).repeat_interleave(groups, -2).flatten(-2)
+        apart = t.reshape(*t.shape[:-1], -1, made.shape.head_dim)
+        return apart.repeat_interleave(groups, -2).flatten(-2)
 
     found = {n: widened(made.x @ teacher[f"{n}.weight"].T + teacher.get(f"{n}.bias", zero), n) for n in "qkv"}
     norms = {n: widened(teacher[f"{n}.weight"].norm(dim=1), n) for n in "qk"}
