@@ -5,10 +5,10 @@ from __future__ import annotations
 from archspec.diagnostics import ArchspecError, Collector, Severity
 from archspec.language.expectations import Expectation
 from archspec.language.selectors import Selector, select
+from archspec.quantity import Number
 from archspec.semantics.check.facts import Figures, host_figures, result_figures
 from archspec.semantics.check.families import OUTPUTS
 from archspec.semantics.lower import lower
-from archspec.quantity import Number
 from archspec.semantics.outcomes import MEASURED, STATIC, evaluate_expectation
 from archspec.semantics.resolve import ResolvedSpec
 
