@@ -34,20 +34,28 @@ T95: Mapping[int, float] = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 @dataclass(frozen=True)
 class Claim:
-    """A spec, its control, and what is to be shown: `bound` on FD, absolute or as a multiple of the host's."""
+    """A spec, its controls, and what is to be shown: `bound` on FD, absolute or as a multiple of the host's."""
 
     title: str
     spec: str
     control: str
     bound: float | None
     relative: bool = True
+    unguided: str | None = None
+    """A second control, which is only finetuned."""
+
+    @property
+    def controls(self) -> dict[str, str]:
+        """What is written of a control, and its spec."""
+        found = {"control": self.control}
+        return found | ({"control, finetuned alone": self.unguided} if self.unguided else {})
 
 
 CLAIMS = (
     Claim("MLP r = 3, all blocks, no gradient step", "mlp_r3", "mlp_r3_random", 1.10),
     Claim("parallel pairs, no gradient step", "parallel_pairs_fit", "parallel_pairs_fit_random", 8.0, relative=False),
     Claim("parallel pairs", "parallel_pairs", "parallel_pairs_random", 2.0),
-    Claim("Hyena-X in every second block", "hyena_x", "hyena_x_random", 1.5),
+    Claim("Hyena-X in every second block", "hyena_x", "hyena_x_random", 1.5, unguided="hyena_x_unguided"),
     Claim("Hyena-X, a fifth of the images", "hyena_x_short", "hyena_x_short_random", None),
 )
 
@@ -196,18 +204,19 @@ def holds(claim: Claim, runs: list[Run]) -> bool:
     return claim.bound is None or max(values_of(claim, runs)) <= claim.bound
 
 
-def verdict(claim: Claim, runs: list[Run], control: list[Run]) -> str:
-    """Return a line of the list of verdicts: the bound, every seed's value, the control beside it seed by seed."""
+def verdict(claim: Claim, results: Mapping[str, list[Run]]) -> str:
+    """Return a line of the list of verdicts: the bound, every seed's value, the controls beside it seed by seed."""
+    runs = results[claim.spec]
     unit = "x" if claim.relative else ""
-    found = ", ".join(f"{value:.2f}{unit}" for value in values_of(claim, runs))
-    times = [c.fd / r.fd for c, r in zip(control, runs, strict=True)]
-    against = f"the control's FD is {interval(times)} times as large"
+    seen = ", ".join(f"{value:.2f}{unit}" for value in values_of(claim, runs))
+    times = {t: [c.fd / r.fd for c, r in zip(results[n], runs, strict=True)] for t, n in claim.controls.items()}
+    against = "; ".join(f"the FD of the {title} is {interval(found)} times as large" for title, found in times.items())
     if claim.bound is None:
-        return f"- {claim.title}: no bound ({found}); {against}."
+        return f"- {claim.title}: no bound ({seen}); {against}."
     word = "held by every seed" if holds(claim, runs) else "**not held by every seed**"
     low, high = spread(values_of(claim, runs))
     return (
-        f"- {claim.title}: FD at most {claim.bound:g}{unit} is {word} ({found}; 95 % interval of the mean "
+        f"- {claim.title}: FD at most {claim.bound:g}{unit} is {word} ({seen}; 95 % interval of the mean "
         f"{low:.2f} to {high:.2f}); {against}."
     )
 
@@ -229,7 +238,8 @@ from. The plan of Hyena-X was chosen with seed 10, the other plans with seed 0, 
   regression sees a cached image once), and their part of the {images:,} that the host was trained on.
 - **CPU s**: of the plan, process time of one thread, on the machine that made this page.
 - **control**: the same plan with new parts from random weights. What is fitted in closed form is the start that is
-  tested, so a control has no fit; it has the same regression and the same steps of training.
+  tested, so a control has no fit; it has the same regression and the same steps of training. One that is *finetuned
+  alone* has no regression either: as in 2506.05340, where random weights are finetuned without the first stage.
 
 """
 
@@ -239,9 +249,10 @@ def page(results: Mapping[str, list[Run]], seeds: int) -> str:
     head = ("graft", "FD of host", "FD of result", "ratio", "paired", "agreement", "images", "CPU s")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for claim in CLAIMS:
-        lines += [row(claim.title, results[claim.spec]), row("· control", results[claim.control])]
+        lines.append(row(claim.title, results[claim.spec]))
+        lines += [row(f"· {title}", results[name]) for title, name in claim.controls.items()]
     lines += ["", "![FD of each graft over its host's](digits.svg)", "", "## What was to be shown", ""]
-    lines += [verdict(claim, results[claim.spec], results[claim.control]) for claim in CLAIMS]
+    lines += [verdict(claim, results) for claim in CLAIMS]
     total = sum(run.seconds for runs in results.values() for run in runs)
     lines += ["", "## To reproduce", "", "```", "make repro-digits", "```", ""]
     lines += [
@@ -255,7 +266,7 @@ def page(results: Mapping[str, list[Run]], seeds: int) -> str:
 def picture(results: Mapping[str, list[Run]]) -> str:
     """Return an SVG: ratio to the host on a logarithmic axis, a dot per seed, grafts filled and controls hollow."""
     width, left, step, top = 760, 310, 26, 34
-    rows = [(c, name, name == c.control) for c in CLAIMS for name in (c.spec, c.control)]
+    rows = [(c, name, name != c.spec) for c in CLAIMS for name in (c.spec, *c.controls.values())]
     most = max(r.fd / r.host for _, name, _ in rows for r in results[name])
     end = 10 ** ceil(log10(most))
 
@@ -280,7 +291,8 @@ def picture(results: Mapping[str, list[Run]]) -> str:
                     'stroke="#c33" stroke-width="2"/>'
                 )
         else:
-            out.append(f'<text x="{left - 14}" y="{y + 4}" text-anchor="end" fill="#888">from random weights</text>')
+            text = "from random weights" + (", finetuned alone" if name == claim.unguided else "")
+            out.append(f'<text x="{left - 14}" y="{y + 4}" text-anchor="end" fill="#888">{text}</text>')
         fill = "white" if control else "#2a6fbb"
         out += [
             f'<circle cx="{x(r.fd / r.host):.1f}" cy="{y}" r="4" fill="{fill}" fill-opacity=".8" stroke="#2a6fbb"/>'
@@ -297,7 +309,7 @@ def main() -> int:
     results: dict[str, list[Run]] = {}
     hosts: dict[int, Any] = {}
     for claim in CLAIMS:
-        for name in (claim.spec, claim.control):
+        for name in (claim.spec, *claim.controls.values()):
             for seed in range(options.seeds):
                 start = time.perf_counter()
                 run = measure(name, seed, options.out, hosts)

@@ -32,7 +32,7 @@ def task(kind: str, wave: int = 0, **settings: Any) -> SimpleNamespace:
 
 def test_every_claim_has_its_specs_with_every_seed_set(script: ModuleType, tmp_path: Path) -> None:
     for claim in script.CLAIMS:
-        for name in (claim.spec, claim.control):
+        for name in (claim.spec, *claim.controls.values()):
             found: Any = load(script.seeded(name, 7, tmp_path))
             assert found.name.endswith("-7")
             stages = [stage for stage in (found.distill, found.finetune, found.eval) if stage is not None]
@@ -69,8 +69,16 @@ def test_one_seed_above_the_bound_breaks_it(script: ModuleType) -> None:
     control = [run(script, 9.0, 0.5) for _ in range(3)]
     assert script.holds(claim, held)
     assert not script.holds(claim, broken)
-    assert "is held by every seed (1.60x, 1.80x, 2.00x;" in script.verdict(claim, held, control)
-    assert "is **not held by every seed** (1.60x, 1.80x, 2.02x;" in script.verdict(claim, broken, control)
+    assert "is held by every seed (1.60x, 1.80x, 2.00x;" in script.verdict(claim, {"a": held, "b": control})
+    assert "is **not held by every seed** (1.60x, 1.80x, 2.02x;" in script.verdict(claim, {"a": broken, "b": control})
+
+
+def test_a_control_that_is_finetuned_alone_has_no_other_stage(script: ModuleType, tmp_path: Path) -> None:
+    for claim in script.CLAIMS:
+        if claim.unguided is not None:
+            mine, control = (load(script.seeded(name, 0, tmp_path)) for name in (claim.spec, claim.unguided))
+            assert (control.distill, control.finetune) == (None, mine.finetune)
+            assert [e.init.kind for e in control.edits] == ["random"]  # type: ignore[union-attr]
 
 
 def test_absolute_bounds_are_held_against_the_distance_itself(script: ModuleType) -> None:
@@ -80,10 +88,11 @@ def test_absolute_bounds_are_held_against_the_distance_itself(script: ModuleType
 
 
 def test_page_and_picture_show_every_claim(script: ModuleType) -> None:
-    results = {n: [run(script, 1.1 + s) for s in range(3)] for c in script.CLAIMS for n in (c.spec, c.control)}
+    names = [name for claim in script.CLAIMS for name in (claim.spec, *claim.controls.values())]
+    results = {name: [run(script, 1.1 + s) for s in range(3)] for name in names}
     page, picture = script.page(results, 3), script.picture(results)
     for claim in script.CLAIMS:
         assert f"| {claim.title} |" in page
         assert f">{claim.title}</text>" in picture
-    assert picture.count("<circle") == 3 * 2 * len(script.CLAIMS)
+    assert picture.count("<circle") == 3 * len(names)
     assert max(map(len, page.splitlines()[:8])) <= 120
