@@ -15,7 +15,7 @@ TITLES = {
     "parallel_pairs": ("parallel pairs", "blocks side by side in pairs, outputs merged: half the depth"),
     "hyena_x": ("hyena_x, every second", "attention replaced by a gated convolution in half of the blocks"),
     "mlp_r3_random": ("control: MLP r=3 at random", "the same MLPs with random weights, not taught"),
-    "hyena_x_random": ("control: hyena_x at random", "the same plan, the new operators from random weights"),
+    "parallel_pairs_random": ("control: pairs at random", "the same finetuning, the merges from random weights"),
 }
 COLUMNS = ("", "params", "FLOPs", "FD", "x host", "agreement", "error to host", "latency", "CPU s")
 
@@ -70,5 +70,5 @@ def print_board(entries: list[Entry], console: Console) -> None:
         style = {"host": "bold", "control": "dim"}.get(entry.role, "")
         table.add_row(*row(entry, entries[0]), style=style)
     console.print()
-    console.width = max(console.width, 120)  # of a pipe it is 80, too narrow
+    console.width = max(console.width, 140)  # of a pipe it is 80, too narrow
     console.print(table)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "specs" / "hosts" / "digits"
 SPECS = ROOT / "specs" / "digits"
 GRAFTS = ("mlp_r3", "parallel_pairs", "hyena_x")
-CONTROLS = ("mlp_r3_random", "hyena_x_random")
+CONTROLS = ("mlp_r3_random", "parallel_pairs_random")
 SAMPLES, STEPS, SHOWN, COLUMNS = 1000, 12, 40, 10
 MEASURING = ["-n", str(SAMPLES), "--steps", str(STEPS), "--metrics", "fd,agreement,paired,latency", "--data", "digits"]
 

@@ -36,13 +36,13 @@ def entry(demo: Any, name: str, fd: float, picture: Path, spec: str = "") -> Any
 def entries(demo: Any, folder: Path) -> list[Any]:
     picture = folder / "a.png"
     Image.new("L", (8, 8)).save(picture)
-    rows = [("host", 0.3, ""), ("mlp_r3", 0.9, "a: <b>"), ("hyena_x_random", 30.0, "c: 1"), ("hyena_x", 0.6, "d: 2")]
+    rows = [("host", 0.3, ""), ("mlp_r3", 0.9, "a: <b>"), ("parallel_pairs_random", 30.0, "c: 1"), ("hyena_x", 0.6, "d: 2")]
     return [entry(demo, name, fd, picture, spec) for name, fd, spec in rows]
 
 
 def test_board_has_the_host_first_then_the_best(demo: Any, tmp_path: Path) -> None:
     found = entries(demo, tmp_path)
-    assert [e.name for e in demo["board"].order(found)] == ["host", "hyena_x", "mlp_r3", "hyena_x_random"]
+    assert [e.name for e in demo["board"].order(found)] == ["host", "hyena_x", "mlp_r3", "parallel_pairs_random"]
     cells = dict(zip(demo["board"].COLUMNS, demo["board"].row(found[1], found[0]), strict=True))
     assert (cells["params"], cells["FLOPs"], cells["FD"], cells["x host"]) == ("1.23 M", "20.0 M", "0.900", "3.00x")
     assert cells["latency"] == "1.50x"
