@@ -36,7 +36,8 @@ def entry(demo: Any, name: str, fd: float, picture: Path, spec: str = "") -> Any
 def entries(demo: Any, folder: Path) -> list[Any]:
     picture = folder / "a.png"
     Image.new("L", (8, 8)).save(picture)
-    rows = [("host", 0.3, ""), ("mlp_r3", 0.9, "a: <b>"), ("parallel_pairs_random", 30.0, "c: 1"), ("hyena_x", 0.6, "d: 2")]
+    control = ("parallel_pairs_random", 30.0, "c: 1")
+    rows = [("host", 0.3, ""), ("mlp_r3", 0.9, "a: <b>"), control, ("hyena_x", 0.6, "d: 2")]
     return [entry(demo, name, fd, picture, spec) for name, fd, spec in rows]
 
 
