@@ -104,7 +104,7 @@ def measure(name: str, seed: int, folder: Path, hosts: dict[int, Any]) -> Run:
     start = time.process_time()
     report = execute(out, device="cpu", only=("fit", "regress", "finetune"))
     ran = any(done.state == "ran" for done in report.tasks)
-    seconds = _spent(out / "cpu_seconds", time.process_time() - start if ran else 0.0)
+    seconds = _spent(out.with_name(f"{out.name}.cpu_seconds"), time.process_time() - start if ran else 0.0)
     measured = _measured(out, report.plan, hosts)
     result = measured["result"]
     values = (measured["host"]["fd"], result["fd"], result["agreement"], result["paired"])
@@ -127,7 +127,7 @@ def _measured(out: Path, plan: Any, hosts: dict[int, Any]) -> Any:
     from archspec.runtime.store.home import home
 
     (task,) = [t for t in plan.tasks if t.kind == "evaluate"]
-    known = out / f"measured-{task.key}.json"
+    known = out.with_name(f"{out.name}.{task.key}.json")  # beside it: compiling anew replaces the folder
     if not known.exists():
         origin, seed = Workspace(out).origin(), int(task.settings["seed"])
         host = home(origin["base"])
