@@ -12,8 +12,9 @@ numbers   With random weights: the rewritten graph, interpreted, and the lowered
           a large one in reduced form (`reduce.py`: same blocks and program, narrow). Where no reduction exists,
           `Proof.numbers` says so. A program without instructions must reproduce the host to 0.0.
 
-What is not proved: that operators are right (their tests compare them with references), and that the host's own code
-does not branch on the content of its inputs in other calls than the captured one.
+What is not proved: that operators are right (their tests compare them with references); that the host's own code does
+not branch on the content of its inputs in other calls than the captured one; that the reduced host has the form of the
+real one (its nodes are paired by the real one's proof, and a pair that does not exist is an error).
 """
 
 from __future__ import annotations
