@@ -76,16 +76,22 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """All that is known before anything is written."""
+class Derived:
+    """What follows from a resolved spec alone: the program, its proof and its price."""
 
-    path: Path
     resolved: ResolvedSpec
-    located: Located
     warnings: tuple[Diagnostic, ...]
     program: tuple[Instruction, ...]
     proof: Proof
     cost: CostReport
+
+
+@dataclass(frozen=True)
+class Prepared(Derived):
+    """All that is known before anything is written."""
+
+    path: Path
+    located: Located
     outcomes: tuple[Outcome, ...]
     content: BaseContent
     plan: Plan
@@ -178,6 +184,27 @@ def _prepare(spec: Spec, path: Path, clock: Clock) -> Prepared:
         structure = _structure(located)
     with clock("resolve"):
         resolved = resolve(spec, structure)
+    derived = derive(resolved, clock)
+    with clock("expect"):
+        outcomes = _expect(spec, derived.cost)
+    with clock("identify"):
+        content = _identify(spec, located, structure)
+    with clock("plan"):
+        sources = _sources(resolved, located, content, path.parent)
+        plan = make_plan(resolved, derived.program, sources, derived.cost.prices())
+    return Prepared(
+        **vars(derived),
+        path=path,
+        located=located,
+        outcomes=outcomes,
+        content=content,
+        plan=plan,
+        seconds=clock.seconds,
+    )
+
+
+def derive(resolved: ResolvedSpec, clock: Clock) -> Derived:
+    """Check, lower, prove and price a resolved spec. Needs no weights."""
     with clock("check"):
         warnings = _check(resolved)
     with clock("capture"):
@@ -191,13 +218,7 @@ def _prepare(spec: Spec, path: Path, clock: Clock) -> Prepared:
         proof = prove(resolved, program, before, after, models[1])
     with clock("price"):
         cost = price(resolved, program, models=models)
-    with clock("expect"):
-        outcomes = _expect(spec, cost)
-    with clock("identify"):
-        content = _identify(spec, located, structure)
-    with clock("plan"):
-        plan = make_plan(resolved, program, _sources(resolved, located, content, path.parent), cost.prices())
-    return Prepared(path, resolved, located, warnings, program, proof, cost, outcomes, content, plan, clock.seconds)
+    return Derived(resolved, warnings, program, proof, cost)
 
 
 def _locate(spec: Spec, near: Path) -> Located:

@@ -31,6 +31,7 @@ VERBS: Mapping[str, str] = {
     "sample": "Sample from a checkpoint.",
     "eval": "Measure a checkpoint beside its host.",
     "show": "Describe a checkpoint.",
+    "convert": "Turn published DiT files, grafts and their configs into ours.",
     "diff": "Compare specs, checkpoints and hub models.",
 }
 

@@ -251,4 +251,51 @@ CODES: tuple[Code, ...] = (
         bad="base: ./config-only",
         good="base: ./model-with-safetensors",
     ),
+    Code(
+        "AS650",
+        "a file that cannot be read as tensors",
+        "`archspec convert` opens pickles with `weights_only`: whatever is not a tensor or a plain container is "
+        "refused, since it would run code. A damaged file, and one without weights, ends here too.",
+        bad="archspec convert whole-model.pt -o out      # torch.save(model)",
+        good="archspec convert weights.pt -o out      # torch.save(model.state_dict())",
+    ),
+    Code(
+        "AS651",
+        "a published file with other tensors than its layout has",
+        "Every tensor of the result must be in the file, with the right number of values, and every tensor of the file "
+        "must have a place in the result.",
+        bad="a DiT file without 'final_layer.linear.weight'",
+        good="the file as it was published",
+    ),
+    Code(
+        "AS652",
+        "the number of heads is not known",
+        "No shape of a DiT file shows into how many heads its width is cut. For the published widths it is known.",
+        bad="archspec convert dit-width-96.pt -o out",
+        good="archspec convert dit-width-96.pt --heads 3 -o out",
+    ),
+    Code(
+        "AS653",
+        "an unknown layout or module",
+        "Files in the layout of DiT are understood, whose attention and MLP may be the published operators of arXiv "
+        "2506.05340. A module is known by the names of its tensors; what no tensor shows must be told.",
+        bad="archspec convert swa.pt -o out",
+        good="archspec convert swa.pt --window 4 -o out",
+    ),
+    Code(
+        "AS655",
+        "a published config that is wrong, or not of this file",
+        "An operator or parameter that does not exist, a file of parameters that is missing, blocks or sizes that the "
+        "file of weights contradicts. The code that the config was written for fails late, or not at all.",
+        bad="graft_indexes: [0, 2]      # the file has grafts in 1 and 3",
+        good="graft_indexes: [1, 3]",
+    ),
+    Code(
+        "AS656",
+        "weights of a published config that would not be loaded, or to the wrong block",
+        "`graft_weights` is a map from block to file. Of a list of maps the published code loads nothing, without a "
+        "word; a file of another block it loads.",
+        bad="graft_weights: [{1: block_1/best.pt}]",
+        good="graft_weights: {1: block_1/best.pt}",
+    ),
 )

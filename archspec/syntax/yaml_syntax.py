@@ -26,12 +26,13 @@ MAX_SIZE = 1024**2
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def parse_yaml(source: Source) -> Map:
-    """Return the tree of a YAML spec. Raises ArchspecError with every mistake found."""
+def parse_yaml(source: Source, *, foreign: bool = False) -> Map:
+    """Return the tree of a YAML spec. Raises ArchspecError with every mistake found. A `foreign` file is no spec: its
+    keys may be numbers and words."""
     collector = Collector()
     check_size(source, collector)
     collector.raise_if_errors()
-    tree = _compose(source, collector)
+    tree = _compose(source, collector, foreign)
     collector.raise_if_errors()
     if not isinstance(tree, Map):
         span = tree.span if tree else source.span(0, 0)
@@ -47,9 +48,9 @@ def check_size(source: Source, collector: Collector) -> None:
         collector.report("AS103", f"'{source.name}' has more than {MAX_SIZE // 1024**2} MiB", source.span(0, 0))
 
 
-def _compose(source: Source, collector: Collector) -> Tree | None:
+def _compose(source: Source, collector: Collector, foreign: bool) -> Tree | None:
     try:
-        return _Composer(source, collector).document()
+        return _Composer(source, collector, foreign).document()
     except yaml.MarkedYAMLError as error:
         _report(error, source, collector)
     except yaml.reader.ReaderError as error:
@@ -68,8 +69,8 @@ class _TooDeep(Exception):
 class _Composer:
     """Builds nodes from events; recursion is bounded by MAX_DEPTH."""
 
-    def __init__(self, source: Source, collector: Collector) -> None:
-        self.source, self.collector = source, collector
+    def __init__(self, source: Source, collector: Collector, foreign: bool) -> None:
+        self.source, self.collector, self.foreign = source, collector, foreign
         self.events: Iterator[yaml.Event] = yaml.parse(source.text, Loader=_LOADER)
 
     def document(self) -> Tree | None:
@@ -131,7 +132,7 @@ class _Composer:
         return Map(tuple(entries), self.source.span(span.start, end))
 
     def _key_is_fine(self, key: Tree, known: dict[object, Scalar]) -> bool:
-        if not isinstance(key, Scalar) or not isinstance(key.value, str) or not key.value:
+        if not isinstance(key, Scalar) or not (isinstance(key.value, str) or self.foreign) or key.text == "":
             quote = (f'write "{key.text}" in quotes',) if isinstance(key, Scalar) and key.text else ()
             self.collector.report("AS108", "a key must be text", key.span, *quote)
         elif key.value == "<<" and not key.quoted:
