@@ -21,19 +21,18 @@ def positions(width: int, side: int) -> Tensor:
     def one(at: Tensor) -> Tensor:
         rates = torch.pow(10000, -torch.arange(width // 4, dtype=torch.float64) / (width // 4))
         angles = at.flatten()[:, None] * rates
-        found: Tensor = torch.cat([angles.sin(), angles.cos()], 1)
-        return found
+        return torch.cat([angles.sin(), angles.cos()], 1)
 
     rows, columns = torch.meshgrid(*[torch.arange(side, dtype=torch.float64)] * 2, indexing="ij")
     return torch.cat([one(columns), one(rows)], 1).float()
 
 
 def published(generator: torch.Generator) -> State:
-    """A state in the published layout, with random weights (0.3 / sqrt(fan) so that nothing saturates)."""
+    """A state in the published layout, with random weights (1 / sqrt(fan), so that nothing saturates)."""
 
     def draw(*shape: int) -> Tensor:
         fan = torch.empty(shape)[0].numel() if len(shape) > 1 else 100
-        return torch.randn(shape, generator=generator) * fan**-0.5
+        return torch.randn(shape, generator=generator) / torch.tensor(float(fan)).sqrt()
 
     def pair(name: str, rows: int, columns: int) -> State:
         return {f"{name}.weight": draw(rows, columns), f"{name}.bias": draw(rows)}
