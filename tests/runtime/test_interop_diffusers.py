@@ -28,6 +28,9 @@ EDITS = {
     "copied": '  - {repeat: "blocks[1]", times: 2}\n',
     "shared": '  - {share: "blocks[1:4].mlp"}\n',
     "dropped": '  - {drop: "blocks[0]"}\n',
+    "inserted": '  - {insert: "blocks[1] | blocks[3]", with: {op: local_attention, window: 2}, init: random}\n',
+    "skipped": '  - {skip: "blocks[0:2]", to: "blocks[2:4]", init: random}\n  - {insert: "blocks[0]", with: hyena_x}\n',
+    "skipped sums": '  - {skip: "blocks[1]", to: "blocks[3]", merge: sum}\n' + MLP,
     "all": HYENA + MLP + '  - {parallelize: "blocks[0:2]", by: 2}\n  - {repeat: "blocks[3]", times: 2, tie: true}\n',
 }
 
@@ -162,8 +165,9 @@ def test_the_identity_codec_changes_nothing() -> None:
     assert codec.config.scaling_factor == 1.0
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(tiny_dit: Path, make: Make) -> None:
-    model: Any = archspec.load(make(tiny_dit, EDITS["all"]))
+@pytest.mark.parametrize("edits", ["all", "skipped"])
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_dit: Path, make: Make, edits: str) -> None:
+    model: Any = archspec.load(make(tiny_dit, EDITS[edits]))
 
     def gradients() -> dict[str, torch.Tensor]:
         model.zero_grad()

@@ -30,6 +30,12 @@ EDITS = {
     "copied": '  - {repeat: "blocks[3]", times: 2}\n',
     "shared": '  - {share: "blocks[1:4].attn"}\n',
     "dropped": '  - {drop: "blocks[0]"}\n',
+    "inserted": '  - {insert: "blocks[1]", with: attention, init: random}\n',
+    "inserted twice": '  - {insert: "blocks[0] | blocks[3]", with: {op: hyena_x, kernel: 3}, init: random}\n',
+    "skipped": '  - {skip: "blocks[0:2]", to: "blocks[2:4]", merge: linear, init: random}\n',
+    "skipped and more": '  - {skip: "blocks[0]", to: "blocks[3]"}\n'
+    + '  - {insert: "blocks[0]", with: {op: mlp, ratio: 1}}\n'
+    + LOCAL,
     "all": HYENA
     + LOCAL
     + LINEAR
