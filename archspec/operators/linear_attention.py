@@ -21,16 +21,14 @@ class LinearAttention(Heads):
     https://arxiv.org/abs/2312.06635); a decay per head, weights times γ^(i-j) (RetNet,
     https://arxiv.org/abs/2307.08621). `feature=relu, eps=1e-15` is the linear attention of SANA
     (https://arxiv.org/abs/2410.10629; SanaLinearAttnProcessor2_0 of diffusers, without its norms).
-    Inheriting leaves the convolution out and the gate near one at first.
+    Inheriting begins with small filters and gates near one.
     """
 
     name: ClassVar[str] = "linear_attention"
     source: ClassVar[str] = "Katharopoulos et al. 2020, https://arxiv.org/abs/2006.16236, Eq. 5 and 12"
 
-    feature: Literal["elu1", "relu", "softmax"] = arg(
-        "φ: elu(x) + 1, relu(x), or softmax(x) and softmax(-x) over a head's features, side by side (Hedgehog, "
-        "https://arxiv.org/abs/2402.04347, without its learned map)",
-        default="elu1",
+    feature: Literal["elu1", "relu", "relu2"] = arg(
+        "φ: elu(x) + 1; relu(x); or relu(x)² and relu(-x)² side by side, twice the state", default="elu1"
     )
     eps: float = arg("added to each sum of weights", default=1e-6, above=0)
     conv: int = arg(
@@ -50,7 +48,8 @@ class LinearAttention(Heads):
         if self.eps <= 0:
             yield Problem("eps", f"eps is {self.eps:g}", "write more than 0")
         if self.decay and not self.causal:
-            yield Problem("decay", "a decay is of what came before, and this operator sees later tokens", "write causal")
+            message = "a decay is of what came before, and this operator sees later tokens"
+            yield Problem("decay", message, "write causal true, or leave decay out")
         if self.layout == "grid":
             yield from self._grid(site)
 

@@ -61,7 +61,7 @@ class Mamba2(Signature):
         yield from broken
         if self.expand <= 0 or abs(self.inner(site) - self.expand * site.width) > 1e-6 * site.width:
             message = f"expand {self.expand:g} of width {site.width} is no whole number of channels"
-            yield Problem("expand", message, "write a multiple of 1 / width")
+            yield Problem("expand", message, f"write a multiple of 1 / {site.width}")
         elif not broken:
             yield from self._division(site)
         if site.causal and not self.causal:

@@ -25,7 +25,8 @@ from archspec.runtime.operators.scores import key_weights, spread
 
 CHUNK = 64
 OPEN, GATE = 1.2784645, 0.1
-"""An inherited gate: its bias, whose silu is 1, and how far its argument moves for an input of unit variance."""
+"""Beside what is inherited: the bias of a gate, whose silu is 1, and how far the gate's argument moves for an input of
+unit variance; also what random filters are multiplied by."""
 
 
 class LinearAttention(Heads):
@@ -94,11 +95,11 @@ class LinearAttention(Heads):
 
     @torch.no_grad()
     def inherit(self, teacher: State) -> None:
-        """Take the projections and the read-out. The convolution begins as zero, gates within about GATE of one."""
+        """Take the projections and the read-out. Filters begin as random ones times GATE, gates within GATE of one."""
         super().inherit(teacher)
         if self.conv is not None:
             for parameter in self.conv.parameters():
-                parameter.zero_()
+                parameter.mul_(GATE)
         if self.gate is not None:
             rows = self.gate.weight
             rows.mul_(GATE / rows.norm(dim=1, keepdim=True).clamp(min=GATE))
@@ -138,8 +139,8 @@ def _reference_conv(
 
 def feature(x: Tensor, name: str) -> Tensor:
     """Return φ(x), nowhere negative; elu(x) + 1 is written so that it does not lose the digits of a small exp(x)."""
-    if name == "softmax":
-        return torch.cat((x.softmax(-1), (-x).softmax(-1)), -1)
+    if name == "relu2":
+        return torch.cat((x.relu().square(), (-x).relu().square()), -1)
     return x.relu() + x.clamp(max=0).exp() if name == "elu1" else x.relu()
 
 

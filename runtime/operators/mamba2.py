@@ -111,7 +111,8 @@ class Mamba2(Operator):
     @torch.no_grad()
     def inherit(self, teacher: Mapping[str, Tensor]) -> None:
         """Take v, k, q as x, B, C and the read-out; filters pass the token itself, and where W_in has a bias, gates
-        are near a constant. Decays stay as drawn."""
+        are near a constant. dt hangs on no input at first, decays stay as drawn. Without the skip, whose D = 1 drowns
+        a sum whose dt are below 0.1: attention sees a token's own value once."""
         z, x, b, c, heads = self.config.parts(self.shape)
         for leaf, target in (("weight", self.project.weight), ("bias", self.project.bias)):
             if target is None:
@@ -123,6 +124,7 @@ class Mamba2(Operator):
         self.conv.weight.zero_()[..., -1] = 1.0
         assert self.conv.bias is not None
         self.conv.bias.zero_()
+        self.skip.zero_()
         self._open_gates(z)
         adopt(self.readout, teacher, "o")
 
