@@ -93,7 +93,8 @@ class Mamba2(Signature):
             yield Problem("expand", f"the teacher's heads are {wanted} wide, not {self.inner(site)}", hint)
         for name, size in (("head_dim", self.head_dim), ("state", self.state)):
             if size != site.head_dim:
-                yield Problem(name, f"the teacher's heads have {site.head_dim} features", f"write {site.head_dim}")
+                message = f"the teacher's heads have {site.head_dim} features, and {name} is {size}"
+                yield Problem(name, message, f"write {name} {site.head_dim}")
         if site.bias and not self.bias:
             yield Problem("bias", "the teacher's projections have biases", "write bias true")
         if site.out_bias and not self.out_bias:

@@ -101,7 +101,7 @@ class Mamba2(Operator):
 
     def _scan(self, u: Tensor, dt: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         config, wide = self.config, torch.promote_types(u.dtype, torch.float32)
-        x, b, c = u.to(wide).split(config.parts(self.shape)[1:4], dim=-1)
+        x, b, c = torch.split(u.to(wide), list(config.parts(self.shape)[1:4]), dim=-1)
         x = torch.unflatten(x, -1, (-1, config.head_dim))
         b, c = (torch.unflatten(part, -1, (config.groups, -1)) for part in (b, c))
         dt = softplus(dt.to(wide) + self.dt_bias.to(wide))
@@ -114,10 +114,8 @@ class Mamba2(Operator):
         are near a constant. dt hangs on no input at first, decays stay as drawn. Without the skip, whose D = 1 drowns
         a sum whose dt are below 0.1: attention sees a token's own value once."""
         z, x, b, c, heads = self.config.parts(self.shape)
-        for leaf, target in (("weight", self.project.weight), ("bias", self.project.bias)):
-            if target is None:
-                continue
-            own = target.split([z, x, b, c, heads])
+        for leaf, target in self.project.named_parameters():
+            own = torch.split(target, [z, x, b, c, heads])
             for part, name in zip(own[1:4], "vkq", strict=True):
                 part.copy_(self._widened(teacher[f"{name}.{leaf}"])) if f"{name}.{leaf}" in teacher else part.zero_()
             own[4].zero_()
@@ -142,15 +140,14 @@ class Mamba2(Operator):
     @staticmethod
     def reference(x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context) -> Tensor:
         parts = config.parts(shape)
-        z, u, dt = linear(x, state["project.weight"], state.get("project.bias")).split(
-            (parts[0], sum(parts[1:4]), parts[4]), -1
-        )
+        y = linear(x, state["project.weight"], state.get("project.bias"))
+        z, u, dt = torch.split(y, [parts[0], sum(parts[1:4]), parts[4]], -1)
         present = key_weights(context, x.shape[1])
         keep = torch.ones_like(x[..., :1]) if present is None else present[:, 0, :, None].to(x.dtype)
         y = _recurrence(u, dt, keep, state, config, shape)
         if not config.causal:
-            back = (part.flip(1) for part in (u, dt, keep))
-            y = y + _recurrence(*back, state, config, shape).flip(1)
+            u, dt, keep = (part.flip(1) for part in (u, dt, keep))
+            y = y + _recurrence(u, dt, keep, state, config, shape).flip(1)
         y = torch.unflatten(y * silu(z), -1, (config.groups, -1))
         y = (y / (y.square().mean(-1, keepdim=True) + EPSILON).sqrt()).flatten(2) * state["norm.weight"]
         return linear(y, state["readout.weight"], state.get("readout.bias"))
@@ -161,11 +158,11 @@ def _recurrence(
 ) -> Tensor:
     """One direction, one token at a time."""
     u = silu(convolution.reference(u * keep, weights["conv.weight"], weights["conv.bias"], None, True)) * keep
-    x, b, c = u.split(config.parts(shape)[1:4], -1)
+    x, b, c = torch.split(u, list(config.parts(shape)[1:4]), -1)
     heads = config.heads(shape)
     shared = heads // config.groups
-    x = x.unflatten(-1, (heads, -1))
-    b, c = (part.unflatten(-1, (config.groups, -1)).repeat_interleave(shared, 2) for part in (b, c))
+    x = torch.unflatten(x, -1, (heads, -1))
+    b, c = (torch.unflatten(part, -1, (config.groups, -1)).repeat_interleave(shared, 2) for part in (b, c))
     h, rows = torch.zeros(len(u), heads, config.head_dim, config.state, dtype=u.dtype, device=u.device), []
     for i in range(u.shape[1]):
         step = (1 + (dt[:, i] + weights["dt_bias"]).exp()).log()

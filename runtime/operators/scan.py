@@ -35,13 +35,13 @@ def single_precision(device: str) -> AbstractContextManager[object]:
 def scan(x: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
     """Return y and the state after the last token.
 
-    x, y (batch, tokens, heads, values), a (batch, tokens, heads), b and c (batch, tokens, groups, features), where heads
-    are groups x heads per group; state (batch, groups, features, heads per group, values), None for zeros.
+    x, y (batch, tokens, heads, values), a (batch, tokens, heads), b and c (batch, tokens, groups, features), where
+    heads are groups x heads per group; state (batch, groups, features, heads per group, values), None for zeros.
     """
     x, a = (unflatten(part, 2, (b.shape[2], -1)) for part in (x, a))
     out = []
-    for parts in zip(*(part.split(chunk, dim=1) for part in (x, a, b, c)), strict=True):
-        y, state = _step(*parts, state)
+    for xs, rates, bs, cs in zip(*(torch.split(part, chunk, dim=1) for part in (x, a, b, c)), strict=True):
+        y, state = _step(xs, rates, bs, cs, state)
         out.append(y)
     assert state is not None
     return torch.cat(out, 1).flatten(2, 3), state

@@ -199,8 +199,8 @@ def test_alike_blocks_are_charged_alike(tiny_llama: Path, compiler: Compiler) ->
 
 @pytest.mark.parametrize("tokens", [256, 1024])
 def test_mixers_linear_in_tokens(tokens: int) -> None:
-    """Mamba-2 as published (E = 2, d_s = 64): its scan in chunks of Q = 32 makes two products of the size of 2 N (E D) d_s
-    that 2506.05340 counts (into the state and out of it; the first chunk reads none), and those within a chunk. Linear
+    """Mamba-2 as published (E = 2, d_s = 64): 2506.05340 counts 2 N (E D) d_s, and a scan in chunks of Q = 32 makes two
+    products of that size (into the state and out of it; the first chunk reads none) and those within a chunk. Linear
     attention: a state of features x (values + 1) per head, written and read."""
     report = _price(
         XL,

@@ -50,7 +50,9 @@ def test_feature_maps(name: str) -> None:
     assert torch.isfinite(torch.autograd.grad(feature(extreme, name).sum(), extreme)[0]).all()
 
 
-@pytest.mark.parametrize(("site", "name"), [("dit.attn", "elu1"), ("dit.attn", "relu"), ("llama.attn", "elu1"), ("dit.attn", "relu2")])
+@pytest.mark.parametrize(
+    ("site", "name"), [("dit.attn", "elu1"), ("dit.attn", "relu"), ("llama.attn", "elu1"), ("dit.attn", "relu2")]
+)
 def test_outputs_are_averages_of_values(rig: Callable[..., Any], site: str, name: str) -> None:
     """With constant values the weights must add up to one, whatever queries and keys are."""
     made = rig("linear_attention", site, feature=name)

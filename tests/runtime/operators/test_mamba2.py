@@ -22,7 +22,7 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torc
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def problem(tokens: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
+def problem(tokens: int, dtype: torch.dtype = torch.float64) -> Any:
     """x, dt, rate, b, c with 4 heads in 2 groups, 5 values, 3 features."""
     x, b, c = draw(2, tokens, 4, 5, seed=1), draw(2, tokens, 2, 3, seed=2), draw(2, tokens, 2, 3, seed=3)
     dt, rate = draw(2, tokens, 4, seed=4).exp(), draw(4, seed=5).exp()
@@ -43,11 +43,11 @@ def recurrence(x: Any, dt: Any, rate: Any, b: Any, c: Any, h: torch.Tensor) -> t
 @pytest.mark.parametrize("chunk", [1, 3, 8, 64])
 @pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9, 37])
 def test_chunks_equal_the_recurrence(tokens: int, chunk: int) -> None:
-    parts = problem(tokens)
+    x, dt, rate, b, c = problem(tokens)
     for h in (torch.zeros(2, 4, 3, 5, dtype=torch.float64), draw(2, 4, 3, 5, seed=6)):
-        state = h.unflatten(1, (2, 2)).transpose(2, 3) if h.any() else None
-        y, last = selective_scan(*parts, state, chunk)
-        expected, end = recurrence(*parts, h)
+        state = torch.unflatten(h, 1, (2, 2)).transpose(2, 3) if h.any() else None
+        y, last = selective_scan(x, dt, rate, b, c, state, chunk)
+        expected, end = recurrence(x, dt, rate, b, c, h)
         torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(last.transpose(2, 3).flatten(1, 2), end, rtol=1e-11, atol=1e-12)
 
@@ -63,8 +63,8 @@ def test_segments_keep_their_digits_behind_long_ones() -> None:
 
 def test_extreme_steps_stay_finite() -> None:
     x, dt, rate, b, c = problem(40, torch.float32)
-    parts = [part.requires_grad_() for part in (x, dt * 1e4, rate, b, c)]
-    y, last = selective_scan(*parts, None, 16)
+    x, dt, rate, b, c = parts = [part.requires_grad_() for part in (x, dt * 1e4, rate, b, c)]
+    y, last = selective_scan(x, dt, rate, b, c, None, 16)
     grads = torch.autograd.grad(y.sum() + last.sum(), parts)
     assert all(torch.isfinite(found).all() for found in (y, last, *grads))
 
@@ -130,7 +130,7 @@ def test_inherits_values_keys_and_queries(rig: Callable[..., Any]) -> None:
     operator.a_log.data.fill_(-30.0)
     operator.project.weight.data[:24] = 0.0
     u = torch.nn.functional.linear(made.x, operator.project.weight, operator.project.bias)[..., 24:96]
-    v, k, q = torch.nn.functional.silu(u).unflatten(-1, (9, 8)).transpose(1, 2).split(3, 1)
+    v, k, q = torch.unflatten(torch.nn.functional.silu(u), -1, (9, 8)).transpose(1, 2).chunk(3, 1)
     step = torch.nn.functional.softplus(operator.dt_bias)[:, None, None]
     weights = (q @ k.transpose(-1, -2)) * (1 + torch.eye(20, dtype=torch.float64))  # a token itself: in both directions
     y = ((step * weights) @ v) * torch.nn.functional.silu(torch.ones(1, dtype=torch.float64))
