@@ -22,6 +22,7 @@ OPERATORS: Mapping[str, str] = {
     "linear_attention": "archspec.operators.linear_attention:LinearAttention",
     "local_attention": "archspec.operators.local_attention:LocalAttention",
     "low_rank": "archspec.operators.low_rank:LowRank",
+    "mamba2": "archspec.operators.mamba2:Mamba2",
     "mlp": "archspec.operators.mlp:Mlp",
     "zero": "archspec.operators.zero:Zero",
 }

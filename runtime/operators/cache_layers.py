@@ -62,15 +62,16 @@ class WindowLayer(Counted):
 
 
 class SumLayer(Counted):
-    """Keeps one state per batch entry, in `keys`. It cannot roll back."""
+    """Keeps one state per batch entry, in `keys`, and in `values` the last inputs of a convolution, if there is one.
+    It cannot roll back."""
 
     is_croppable = False
 
-    def replace(self, state: Tensor, tokens: int) -> None:
-        """Set the state after `tokens` more tokens."""
+    def replace(self, state: Tensor, tokens: int, recent: Tensor | None = None) -> None:
+        """Set the state after `tokens` more tokens, and the inputs (batch, ...) that the next one needs beside it."""
         if not self.is_initialized:
             self.lazy_initialization(state, state)
-        self.keys, self.values = state, state[:, :0]
+        self.keys, self.values = state, state[:, :0] if recent is None else recent
         self.cumulative_length += tokens
 
     def crop(self, tokens_to_remove: int) -> None:

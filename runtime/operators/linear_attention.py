@@ -1,27 +1,32 @@
 """Linear attention: bidirectional in O(tokens), causal in chunks, one token at a time with a constant state.
 
 Sums are taken in float32 at least, under autocast too. Values get a column of ones, so that one product yields
-numerator and denominator.
+numerator and denominator. With a decay the sums are those of `scan`. While decoding, the host's cache keeps the sums,
+and the values that the convolution needs again; padded tokens enter it as zeros.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import linear, pad
+from torch import Tensor, nn
+from torch.nn.functional import linear, logsigmoid, pad, silu
 
-from archspec.host.structure import SiteShape
+from archspec.host.structure import Port, SiteShape
 from archspec.operators.linear_attention import LinearAttention as Signature
-from archspec.runtime.operators import memory
-from archspec.runtime.operators.base import EMPTY, Context
-from archspec.runtime.operators.heads import Heads, State, merge, reference_heads
+from archspec.runtime.operators import convolution, memory
+from archspec.runtime.operators.base import EMPTY, Context, grid_of
+from archspec.runtime.operators.heads import Heads, State, merge, reference_heads, sizes
+from archspec.runtime.operators.scan import scan, single_precision
 from archspec.runtime.operators.scores import key_weights, spread
 
 CHUNK = 64
-EPSILON = 1e-6
+OPEN, GATE = 1.2784645, 0.1
+"""Beside what is inherited: the bias of a gate, whose silu is 1, and how far the gate's argument moves for an input of
+unit variance; also what random filters are multiplied by."""
 
 
 class LinearAttention(Heads):
@@ -30,28 +35,75 @@ class LinearAttention(Heads):
     signature = Signature
     config: Signature
 
+    def __init__(self, config: Signature, shape: SiteShape, port: Port = Port(), layer: int | None = None) -> None:
+        super().__init__(config, shape, port, layer)
+        heads, _, size = sizes(config)
+        inner = heads * size
+        kind = nn.Conv2d if config.layout == "grid" else nn.Conv1d
+        self.conv = kind(inner, inner, config.conv, groups=inner) if config.conv else None
+        self.gate = nn.Linear(shape.width, inner) if config.gate else None
+        self.decay = nn.Parameter(torch.zeros(heads)) if config.decay else None
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set the decays of RetNet, γ = 1 - 2^(-5 - head), kept as logits. Called after the parts were reset."""
+        if self.decay is not None:
+            exponents = torch.arange(len(self.decay), dtype=torch.float32, device=self.decay.device) + 5
+            self.decay.copy_(exponents * math.log(2) + torch.log1p(-torch.exp2(-exponents)))
+
     def features(self, x: Tensor, context: Context = EMPTY) -> Tensor:
         q, k, v = self.project(x, context)
-        with _no_autocast(x.device.type):
-            return merge(self._average(q, k, v, context)).to(x.dtype)
+        present, groups = key_weights(context, k.shape[2]), q.shape[1] // k.shape[1]
+        layer = memory.running_sum(context.cache, context.layer) if context.cache is not None else None
+        old = (layer.keys, layer.values) if layer is not None and layer.is_initialized else (None, None)
+        with single_precision(x.device.type):
+            averages, state = self._average(q, k, v, present, old[0])
+        y = merge(averages).to(x.dtype)
+        recent = None
+        if self.conv is not None:
+            values = v if present is None else v * present[..., None].to(v.dtype)
+            local, recent = self._convolve(merge(spread(values, groups)), old[1])
+            y = y + local
+        if layer is not None and state is not None:
+            layer.replace(state, x.shape[1], recent)
+        return y if self.gate is None else y * silu(self.gate(x))
 
-    def _average(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """Return the weighted means of values, (batch, heads, tokens, head_dim), in float32 at least."""
+    def _average(
+        self, q: Tensor, k: Tensor, v: Tensor, present: Tensor | None, state: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the weighted means of values, (batch, heads, tokens, head_dim), in float32 at least, and the state
+        after the last token (None when not causal)."""
         wide = torch.promote_types(v.dtype, torch.float32)
         q, k = (feature(part.to(wide), self.config.feature) for part in (q, k))
-        present = key_weights(context, k.shape[2])
         k = k if present is None else k * present[..., None]
         k, v = (spread(part, q.shape[1] // part.shape[1]) for part in (k, pad(v.to(wide), (0, 1), value=1.0)))
-        sums = self._causal(q, k, v, context) if self.config.causal else q @ (k.transpose(-1, -2) @ v)
-        return sums[..., :-1] / (sums[..., -1:] + EPSILON)
+        if not self.config.causal:
+            sums, last = q @ (k.transpose(-1, -2) @ v), None
+        elif self.decay is None:
+            sums, last = causal_sums(q, k, v, state)
+        else:
+            sums, last = decayed_sums(q, k, v, logsigmoid(self.decay.to(wide)), state)
+        return sums[..., :-1] / (sums[..., -1:] + self.config.eps), last
 
-    def _causal(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        if context.cache is None:
-            return causal_sums(q, k, v, None)[0]
-        layer = memory.running_sum(context.cache, context.layer)
-        sums, state = causal_sums(q, k, v, layer.keys if layer.is_initialized else None)
-        layer.replace(state, q.shape[-2])
-        return sums
+    def _convolve(self, v: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the convolution of v (batch, tokens, inner), and the values that the next tokens need."""
+        assert self.conv is not None
+        config = self.config
+        if config.layout == "grid":
+            return convolution.over_grid(self.conv, v, config.conv, grid_of(v.shape[1], self.shape)), None
+        return convolution.over_raster(self.conv, v, config.conv, bool(config.causal), past)
+
+    @torch.no_grad()
+    def inherit(self, teacher: State) -> None:
+        """Take the projections and the read-out. Filters begin as random ones times GATE, gates within GATE of one."""
+        super().inherit(teacher)
+        if self.conv is not None:
+            for parameter in self.conv.parameters():
+                parameter.mul_(GATE)
+        if self.gate is not None:
+            rows = self.gate.weight
+            rows.mul_(GATE / rows.norm(dim=1, keepdim=True).clamp(min=GATE))
+            self.gate.bias.fill_(OPEN)
 
     @staticmethod
     def reference(x: Tensor, state: State, config: Any, shape: SiteShape, context: Context) -> Tensor:
@@ -63,18 +115,41 @@ class LinearAttention(Heads):
         for i in range(x.shape[1]):
             last = i + 1 if config.causal else x.shape[1]
             weights = torch.einsum("bhd,bhjd->bhj", q[:, :, i], k[:, :, :last])
+            if config.decay:
+                rate = 1 / (1 + (-state["decay"]).exp())
+                weights = weights * rate[:, None] ** torch.arange(i, -1, -1, device=x.device)
             row = torch.einsum("bhj,bhjd->bhd", weights, v[:, :, :last])
-            rows.append(row / (weights.sum(-1, keepdim=True) + EPSILON))
-        return linear(merge(torch.stack(rows, 2)), state["readout.weight"], state.get("readout.bias"))
+            rows.append(row / (weights.sum(-1, keepdim=True) + config.eps))
+        y = merge(torch.stack(rows, 2)) + _reference_conv(v, present, state, config, shape)
+        if config.gate:
+            g = linear(x, state["gate.weight"], state["gate.bias"])
+            y = y * g / (1 + (-g).exp())
+        return linear(y, state["readout.weight"], state.get("readout.bias"))
 
 
-def _no_autocast(device: str) -> AbstractContextManager[object]:
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+def _reference_conv(
+    v: Tensor, present: Tensor | None, state: Mapping[str, Tensor], config: Any, shape: SiteShape
+) -> Tensor | float:
+    if not config.conv:
+        return 0.0
+    grid = grid_of(v.shape[2], shape) if config.layout == "grid" else None
+    v = merge(v if present is None else v * present[..., None])
+    return convolution.reference(v, state["conv.weight"], state["conv.bias"], grid, bool(config.causal))
 
 
 def feature(x: Tensor, name: str) -> Tensor:
     """Return φ(x), nowhere negative; elu(x) + 1 is written so that it does not lose the digits of a small exp(x)."""
+    if name == "relu2":
+        return torch.cat((x.relu().square(), (-x).relu().square()), -1)
     return x.relu() + x.clamp(max=0).exp() if name == "elu1" else x.relu()
+
+
+def decayed_sums(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `causal_sums`, the state shrinking by exp(rate) with every token; rate (heads), not positive."""
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    rates = rate.expand(v.shape[:3])
+    sums, last = scan(v, rates, k, q, None if state is None else state.unsqueeze(3), CHUNK)
+    return sums.transpose(1, 2), last.squeeze(3)
 
 
 def causal_sums(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,9 @@ XL_MLP = SiteShape(width=1152, tokens=256, grid=(16, 16), hidden=4608, activatio
 UNKNOWN = SiteShape(width=48)
 NEEDED: dict[str, dict[str, Any]] = {"local_attention": {"window": 2}, "low_rank": {"rank": 4}}
 
+OF_DIT: dict[str, Any] = {"groups": 4, "head_dim": 12, "state": 12, "expand": 1, "bias": True, "out_bias": True}
+"""Mamba-2 with the heads of DIT."""
+
 
 def make(name: str, site: SiteShape, **params: Any) -> Any:
     return signature(name)(**{**NEEDED.get(name, {}), **params}).complete(site)
@@ -88,6 +91,7 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
     assert count("mlp", XL_MLP) == 8 * 1152**2 + 5 * 1152
     assert count("mlp", XL_MLP, ratio=3) == 6 * 1152**2 + 4 * 1152
     assert count("local_attention", XL, window=4) == 5_313_024
+    assert count("mamba2", XL) == 8_290_864
     assert count("identity", XL) == count("zero", XL) == 0
 
 
@@ -113,6 +117,31 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
         ("local_attention", LLAMA, {"layout": "grid"}, "layout", "the tokens of this site form no 2-D grid"),
         ("local_attention", DIT, {"layout": "grid", "causal": True}, "layout", "a 2-D window is not causal"),
         ("linear_attention", LLAMA, {"causal": False}, "causal", "the host is causal and this operator would see"),
+        ("linear_attention", DIT, {"decay": True}, "decay", "a decay is of what came before"),
+        ("linear_attention", DIT, {"layout": "grid"}, "layout", "the layout is that of the convolution"),
+        (
+            "linear_attention",
+            LLAMA,
+            {"layout": "grid", "conv": 3},
+            "layout",
+            "the tokens of this site form no 2-D grid",
+        ),
+        (
+            "linear_attention",
+            DIT,
+            {"layout": "grid", "conv": 3, "causal": True},
+            "layout",
+            "a 2-D kernel is not causal",
+        ),
+        ("linear_attention", DIT, {"eps": 0}, "eps", "eps is 0"),
+        ("linear_attention", DIT, {"conv": 129}, "conv", "conv is 129"),
+        ("mamba2", DIT, {"head_dim": 36}, "head_dim", "head_dim 36 does not divide the inner width 96"),
+        ("mamba2", DIT, {"groups": 4}, "groups", "4 groups do not divide 6 heads"),
+        ("mamba2", DIT, {"expand": 1.01}, "expand", "expand 1.01 of width 48 is no whole number of channels"),
+        ("mamba2", DIT, {"expand": -1}, "expand", "expand -1 of width 48 is no whole number of channels"),
+        ("mamba2", DIT, {"state": 0}, "state", "state is 0"),
+        ("mamba2", DIT, {"chunk": 0}, "chunk", "chunk is 0"),
+        ("mamba2", LLAMA, {"causal": False}, "causal", "the host is causal and this operator would see later tokens"),
         ("hyena_x", DIT, {"kernel": 0}, "kernel", "kernel is 0"),
         ("hyena_x", DIT, {"kernel": 129}, "kernel", "kernel is 129"),
         ("hyena_x", LLAMA, {"causal": False}, "causal", "the host is causal and this operator would see later tokens"),
@@ -138,7 +167,7 @@ def test_hints_name_the_right_word() -> None:
 
 
 def test_causal_operators_fit_bidirectional_hosts() -> None:
-    for name in ("attention", "local_attention", "linear_attention", "hyena_x"):
+    for name in ("attention", "local_attention", "linear_attention", "hyena_x", "mamba2"):
         assert complaints(name, DIT, causal=True) == []
         assert make(name, DIT, causal=True).facts(DIT).causal
 
@@ -159,6 +188,12 @@ def test_a_short_same_kernel_that_looks_back_only_is_causal() -> None:
         ("attention", DIT, {"out_bias": False}, "out_bias"),
         ("hyena_x", DIT, {"inner": 24}, "inner"),
         ("hyena_x", DIT, {"bias": False}, "bias"),
+        ("mamba2", DIT, OF_DIT | {"groups": 2}, "groups"),
+        ("mamba2", DIT, OF_DIT | {"state": 16}, "state"),
+        ("mamba2", DIT, OF_DIT | {"expand": 2}, "expand"),
+        ("mamba2", DIT, OF_DIT | {"bias": False}, "bias"),
+        ("mamba2", DIT, OF_DIT | {"out_bias": False}, "out_bias"),
+        ("mamba2", UNKNOWN, {}, None),
         ("mlp", LLAMA_MLP, {"gated": False}, "gated"),
         ("mlp", DIT_MLP, {"activation": "relu"}, "activation"),
         ("mlp", DIT, {}, None),
@@ -179,6 +214,8 @@ def test_no_obstacles_where_the_teacher_fits() -> None:
         ("attention", LLAMA, {"bias": True, "out_bias": True}),
         ("local_attention", DIT, {"window": 4}),
         ("hyena_x", LLAMA, {}),
+        ("mamba2", DIT, OF_DIT),
+        ("mamba2", LLAMA, {"groups": 4, "head_dim": 8, "state": 8, "expand": 1}),
         ("mlp", LLAMA_MLP, {"hidden": 8}),
         ("mlp", DIT_MLP, {"ratio": 6}),
         ("low_rank", LLAMA_MLP, {}),

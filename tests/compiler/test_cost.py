@@ -195,3 +195,31 @@ def test_alike_blocks_are_charged_alike(tiny_llama: Path, compiler: Compiler) ->
     assert len(set(blocks)) == 1
     assert report.host == report.result
     assert report.host.flops > sum(block.flops for block in blocks)
+
+
+@pytest.mark.parametrize("tokens", [256, 1024])
+def test_mixers_linear_in_tokens(tokens: int) -> None:
+    """Mamba-2 as published (E = 2, d_s = 64): 2506.05340 counts 2 N (E D) d_s, and a scan in chunks of Q = 32 makes two
+    products of that size (into the state and out of it; the first chunk reads none) and those within a chunk. Linear
+    attention: a state of features x (values + 1) per head, written and read."""
+    report = _price(
+        XL,
+        "{replace: 'blocks[0].attn', with: mamba2}",
+        "{replace: 'blocks[1].attn', with: {op: linear_attention, feature: relu2, conv: 3, layout: grid, gate: true}}",
+        tokens=tokens,
+    )
+    mamba, linear = (_site(report, f"blocks[{i}].attn").result for i in (0, 1))
+    inner, state, chunk = 2 * D, 64, 32
+    assert mamba.params == 8_290_864
+    maps = 2 * tokens * (D * (2 * inner + 2 * state + inner // 16) + inner * D + 4 * (inner + 2 * state))
+    published = 2 * tokens * inner * state
+    assert mamba.flops == maps + 2 * published - 2 * chunk * inner * state + 2 * tokens * chunk * (inner + state)
+    assert linear.flops == 10 * tokens * D * D + 2 * 2 * tokens * (2 * D) * 73 + 2 * tokens * D * 9
+    assert mamba.mixing == linear.mixing == 0
+
+
+def test_activations_of_the_scan_grow_with_the_tokens_alone() -> None:
+    """No tensor of tokens x tokens, and of chunk x chunk those of one chunk at a time."""
+    edit = "{replace: 'blocks[*].attn', with: mamba2}"
+    few, many = (_site(_price(XL, edit, tokens=n), "blocks[3].attn").result.activations for n in (1024, 4096))
+    assert many < 4 * few
