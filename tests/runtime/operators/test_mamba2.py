@@ -160,3 +160,24 @@ def test_kernel_equals_the_scan(tokens: int) -> None:
         expected, end = scan(x * dt[..., None], -rate * dt, b, c, first, 32)
         torch.testing.assert_close(y, expected, rtol=1e-2, atol=1e-2)  # the kernel multiplies in tf32
         torch.testing.assert_close(last, end, rtol=1e-2, atol=1e-2)
+
+
+def test_the_kernel_is_called_in_its_own_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CUDA: a stand-in with the arguments of mamba_chunk_scan_combined, states (batch, heads, values, features)
+    as its documentation has them."""
+
+    def kernel(x: Any, dt: Any, A: Any, B: Any, C: Any, chunk_size: int, **options: Any) -> Any:
+        assert set(options) == {"initial_states", "return_final_states"}
+        first = options["initial_states"]
+        h = torch.zeros(2, 4, 3, 5, dtype=x.dtype) if first is None else first.transpose(2, 3)
+        y, last = recurrence(x, dt, -A, B, C, h)
+        return y, last.transpose(2, 3)
+
+    monkeypatch.setattr("archspec.runtime.operators.scan.has_kernel", lambda x: True)
+    monkeypatch.setattr("archspec.runtime.operators.scan._kernel", lambda: kernel)
+    x, dt, rate, b, c = problem(9)
+    for state in (None, draw(2, 2, 3, 2, 5, seed=6)):
+        y, last = selective_scan(x, dt, rate, b, c, state, 4)
+        expected, end = scan(x * dt[..., None], -rate * dt, b, c, state, 4)
+        torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(last, end, rtol=1e-11, atol=1e-12)
