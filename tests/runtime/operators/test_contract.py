@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,6 +36,20 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("hyena_x", "dit.attn", {"layout": "grid", "kernel": 3}),
     ("hyena_x", "dit.attn", {"layout": "grid", "kernel": 2}),
     ("hyena_x", "llama.attn", {"kernel": 1}),
+    ("hyena_se", "dit.attn", {"filters": "identity", "inner_filters": "random"}),
+    ("hyena_se", "dit.attn", {"causal": False, "kernel": 2, "inner_kernel": 5}),
+    ("hyena_se", "dit.attn", {"causal": False, "kernel": 2, "inner_kernel": 2}),
+    ("hyena_se", "dit.attn", {"layout": "grid", "kernel": 2, "inner_kernel": 3}),
+    ("hyena_se", "dit.attn", {"kernel": 12, "inner_kernel": 9, "inner": 5, "bias": False, "out_bias": False}),
+    ("hyena_se", "llama.attn", {"kernel": 1, "inner_kernel": 3}),
+    ("hyena_y", "dit.attn", {"causal": False, "kernel": 5, "filters": "random"}),
+    ("hyena_y", "dit.attn", {"layout": "grid", "kernel": 3}),
+    ("hyena_y", "dit.attn", {"inner": 30, "bias": False}),
+    ("hyena_y", "llama.attn", {"kernel": 1}),
+    ("hyena_mlp", "dit.mlp", {"channels": "shared", "filters": "identity"}),
+    ("hyena_mlp", "dit.mlp", {"kernel": 1, "hidden": 7, "bias": False, "out_bias": False}),
+    ("hyena_mlp", "dit.mlp", {"kernel": 90, "ratio": 0.5}),
+    ("hyena_mlp", "llama.mlp", {"channels": "shared", "out_bias": True}),
     ("mlp", "dit.mlp", {"ratio": 3}),
     ("mlp", "llama.mlp", {"hidden": 7, "gated": False}),
     ("low_rank", "llama.mlp", {"rank": 24}),
@@ -80,8 +95,9 @@ def test_facts_are_proved_by_gradients(rig: Callable[..., Any], name: str, site:
     made = rig(name, site, batch=1, **params)
     x = made.x.clone().requires_grad_()
     tokens = x.shape[1]
-    if name == "hyena_x" and made.config.filters == "identity":
-        torch.nn.init.ones_(made.operator.conv.weight)
+    for key, parameter in made.operator.named_parameters():
+        if "conv" in key:  # filters that pass through hide what they could see
+            torch.nn.init.uniform_(parameter, 0.5, 1.0)
     y = made.mix(x).sum(-1)[0]
     seen = torch.zeros(tokens, tokens, dtype=torch.bool)
     for i in range(tokens):
@@ -93,7 +109,8 @@ def test_facts_are_proved_by_gradients(rig: Callable[..., Any], name: str, site:
     assert facts.causal == (not seen[offset > 0].any())
     far = int(offset[seen].abs().max()) if seen.any() else 0
     assert far == (tokens - 1 if facts.reach is None else facts.reach)
-    assert not facts.token_bound
+    other = replace(made.shape, tokens=7, grid=(1, 7))
+    assert facts.token_bound == (made.config.tensors(other) != made.config.tensors(made.shape))
 
 
 @everywhere
@@ -216,7 +233,8 @@ def test_host_ports(rig: Callable[..., Any], name: str) -> None:
 def test_lora_targets_the_maps_by_name(rig: Callable[..., Any]) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    for name, targets in (("attention", {"q", "v", "readout"}), ("hyena_x", {"project", "readout"})):
+    ends = {"project", "readout"}
+    for name, targets in (("attention", {"q", "v", "readout"}), ("hyena_x", ends), ("hyena_se", ends)):
         made = rig(name, "dit.attn")
         host = torch.nn.ModuleDict({"attn1": made.operator})
         inject_adapter_in_model(LoraConfig(r=2, target_modules=sorted(targets)), host)
@@ -225,7 +243,7 @@ def test_lora_targets_the_maps_by_name(rig: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("site", ["dit.attn", "llama.attn"])
-@pytest.mark.parametrize("name", ["attention", "local_attention", "linear_attention", "hyena_x", "low_rank"])
+@pytest.mark.parametrize("name", [n for n in OPERATORS if "attn" in signature(n).slots and n not in ("identity", "zero")])
 def test_compiles_to_one_graph(rig: Callable[..., Any], name: str, site: str) -> None:
     torch._dynamo.reset()
     made = rig(name, site)
