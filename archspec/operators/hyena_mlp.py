@@ -11,6 +11,10 @@ from archspec.operators.base import Facts, Problem, Signature, linear
 from archspec.operators.gated import Filters
 
 
+HALVING = ("gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "silu", "swish", "relu")
+"""Activations that are z / 2 and something even: what q ∘ k can imitate. Their outputs look alike near zero."""
+
+
 @node
 class HyenaMlp(Signature):
     """[q, k, v] = conv_K(W_in x); y = W_out (q ∘ k ∘ v), the convolution along the features.
@@ -22,7 +26,7 @@ class HyenaMlp(Signature):
 
     name: ClassVar[str] = "hyena_mlp"
     slots: ClassVar[frozenset[str]] = frozenset({"mlp"})
-    inits: ClassVar[tuple[str, ...]] = ("random", "identity", "least_squares")
+    inits: ClassVar[tuple[str, ...]] = ("inherit", "random", "identity", "least_squares")
     source: ClassVar[str] = "Grafting, https://arxiv.org/abs/2506.05340, Tab. 3 (MLP Hyena-X)"
 
     kernel: int = arg("taps of the convolution", default=4, least=1, most=128)
@@ -32,7 +36,8 @@ class HyenaMlp(Signature):
     hidden: int | None = arg("width of q, of k and of v, instead of ratio", default=None, least=1)
     channels: Literal["tokens", "shared"] = arg("tokens: a filter for each token; shared: one", default="tokens")
     filters: Filters = arg(
-        "filters before training: torch's random ones, or 1 at the feature itself", default="random"
+        "filters before training: torch's random ones, or 1 at the feature itself, as after init inherit",
+        default="random",
     )
     bias: bool | None = arg("bias of W_in; default: true", default=None)
     out_bias: bool | None = arg("bias of W_out; default: as the host", default=None)
@@ -49,6 +54,21 @@ class HyenaMlp(Signature):
         if self.facts(site).token_bound and site.tokens is None:
             message = "its weights hold the number of tokens, and this site takes any number"
             yield Problem("channels", message, "write channels shared")
+
+    def inherits(self, site: SiteShape) -> tuple[str, ...]:
+        return ("up", "gate", "down") if site.gated else ("up", "down")
+
+    def obstacles(self, site: SiteShape) -> Iterator[Problem]:
+        """Another inner width is no obstacle, as of `mlp`."""
+        if site.hidden is None:
+            yield Problem(None, "the teacher at this site is no MLP", "write init random or least_squares")
+        elif site.activation not in HALVING:
+            message = f"gates cannot imitate the teacher's activation '{site.activation}'"
+            yield Problem(None, message, "write init random or least_squares")
+        if not self.bias:
+            yield Problem("bias", "gates near one need biases of W_in", "leave bias out")
+        if site.out_bias and not self.out_bias:
+            yield Problem("out_bias", "the teacher's read-out has a bias", "leave out_bias out")
 
     def tensors(self, site: SiteShape) -> Mapping[str, tuple[int, ...]]:
         hidden = self.hidden or 0

@@ -32,12 +32,15 @@ def causal_conv(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def takes(u: Tensor, weight: Tensor) -> bool:
-    """Whether the fused kernel takes these: real tensors on CUDA, few taps, a length or channels in sequence (the
-    latter with strides of whole 16 bytes), and no compiler that would look inside."""
-    if not u.is_cuda or type(u) is not Tensor or torch.compiler.is_compiling():
-        return False
-    lined_up = u.stride(2) == 1 or (u.stride(1) == 1 and u.stride(0) % 8 == 0 and u.stride(2) % 8 == 0)
-    return weight.shape[-1] in TAPS and u.dtype in DTYPES and weight.dtype in DTYPES and lined_up
+    """Whether the fused kernel takes these: real tensors on CUDA, and no compiler that would look inside."""
+    return u.is_cuda and type(u) is Tensor and not torch.compiler.is_compiling() and fits(u, weight)
+
+
+def fits(u: Tensor, weight: Tensor) -> bool:
+    """Whether taps, data types and layout are the kernel's: either the length in sequence, or the channels with strides
+    of whole vectors (8 elements)."""
+    length, channels = u.stride(2) == 1, u.stride(1) == 1 and u.stride(0) % 8 == 0 and u.stride(2) % 8 == 0
+    return weight.shape[-1] in TAPS and u.dtype in DTYPES and weight.dtype in DTYPES and (length or channels)
 
 
 @cache
