@@ -1,4 +1,4 @@
-"""What the gated short convolutions of arXiv 2506.05340 share: parameters, constraints, projections and receptive field.
+"""What the gated short convolutions of arXiv 2506.05340 share: parameters, constraints, tensors, receptive field.
 
 A row of convolutions stands between W_in and W_out, each of some kernel; `kernels` names them in the order in which a
 token passes through them. Reaches of the row add up, on the raster and along each axis of the grid.

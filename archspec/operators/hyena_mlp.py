@@ -10,7 +10,6 @@ from archspec.language.fields import arg, node
 from archspec.operators.base import Facts, Problem, Signature, linear
 from archspec.operators.gated import Filters
 
-
 HALVING = ("gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "silu", "swish", "relu")
 """Activations that are z / 2 and something even: what q ∘ k can imitate. Their outputs look alike near zero."""
 

@@ -15,15 +15,14 @@ from archspec.operators.gated import Filters, GatedConvolution
 class HyenaY(GatedConvolution):
     """[q, k, v] = W_in x; y = W_out (q ∘ conv_K(k ∘ v)), depthwise.
 
-    Causal, on the grid or padded to 'same' as hyena_x.
+    Causal, on the grid or padded to 'same' as hyena_x. Its filters pass through at first, as published, so that it
+    starts without mixing tokens; to inherit, `filters: random` is nearer to attention.
     """
 
     name: ClassVar[str] = "hyena_y"
 
     kernel: int = arg("taps of the convolution of k ∘ v", default=4, least=1, most=128)
-    filters: Filters = arg(
-        "filters before training: torch's random ones, or 1 at the token itself", default="identity"
-    )
+    filters: Filters = arg("filters before training: torch's random ones, or 1 at the token itself", default="identity")
 
     @property
     def kernels(self) -> Mapping[str, int]:

@@ -100,14 +100,16 @@ class GatedConvolution(Operator):
         return heads.repeat_interleave(inner // value.shape[0], 0).flatten(0, 1)
 
     @classmethod
-    def reference(cls, x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context) -> Tensor:  # type: ignore[override]
+    def reference(
+        cls, x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context
+    ) -> Tensor:
         u = linear(x, state["project.weight"], state.get("project.bias"))
         h = cls.slow_gate(u, presence(context, u), state, config, shape)
         return linear(h, state["readout.weight"], state.get("readout.bias"))
 
 
 def presence(context: Context, u: Tensor) -> Tensor | None:
-    """Return (batch or 1, tokens, 1), in the data type of u: 1 for a token, 0 for padding. None: no token is padding."""
+    """Return (batch or 1, tokens, 1), in the data type of u: 1 for a token, 0 for padding; None: all are tokens."""
     weights = key_weights(context, u.shape[1])
     return None if weights is None else weights[:, 0, :, None].to(u.dtype)
 

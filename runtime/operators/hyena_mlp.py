@@ -77,7 +77,7 @@ class HyenaMlp(Operator):
     @staticmethod
     def reference(x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context) -> Tensor:
         u = x @ state["project.weight"].T + state.get("project.bias", x.new_zeros(1))
-        weight, bias = (state[f"conv.{leaf}"].expand(u.shape[1], *s) for leaf, s in (("weight", (-1, -1)), ("bias", ())))
+        weight, bias = state["conv.weight"].expand(u.shape[1], 1, -1), state["conv.bias"].expand(u.shape[1])
         features = []
         for f in range(u.shape[2]):
             taps = [(j, f - config.kernel + 1 + j) for j in range(config.kernel)]

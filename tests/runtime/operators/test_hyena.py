@@ -25,7 +25,8 @@ def read_out(made: Any, h: torch.Tensor) -> torch.Tensor:
 def by_hand(u: torch.Tensor, conv: Any) -> torch.Tensor:
     """A causal convolution of two taps: tap 0 weighs the token before, tap 1 the token itself."""
     before = torch.cat((torch.zeros_like(u[:, :1]), u[:, :-1]), 1)
-    return before * conv.weight[:, 0, 0] + u * conv.weight[:, 0, 1] + conv.bias
+    mixed: torch.Tensor = before * conv.weight[:, 0, 0] + u * conv.weight[:, 0, 1] + conv.bias
+    return mixed
 
 
 @pytest.mark.parametrize("params", LAYOUTS)
@@ -123,7 +124,8 @@ def test_inherits_projections_with_gates_near_one(rig: Make, name: str, site: st
 
     def widened(t: torch.Tensor) -> torch.Tensor:
         groups = (made.shape.heads * made.shape.head_dim) // t.shape[-1]
-        return t.unflatten(-1, (-1, made.shape.head_dim)).repeat_interleave(groups, -2).flatten(-2)
+        heads = t.reshape(*t.shape[:-1], -1, made.shape.head_dim)
+        return heads.repeat_interleave(groups, -2).flatten(-2)
 
     q, k, v = (widened(made.x @ teacher[f"{n}.weight"].T + teacher.get(f"{n}.bias", zero)) for n in "qkv")
     q_norm, k_norm = (widened(teacher[f"{n}.weight"].norm(dim=1)) for n in "qk")

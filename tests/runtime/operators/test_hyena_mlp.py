@@ -15,7 +15,7 @@ from archspec.runtime.model.initialize import can_inherit, initialize
 Make = Callable[..., Any]
 
 
-def test_one_taps_by_hand(rig: Make) -> None:
+def test_two_taps_by_hand(rig: Make) -> None:
     """2506.05340: each token has a filter of its own along its features; the first of k reads the last of q."""
     made = rig("hyena_mlp", "dit.mlp", kernel=2, hidden=5)
     u, (weight, bias) = made.operator.project(made.x), made.operator.conv.parameters()
@@ -39,6 +39,16 @@ def test_shared_filters_are_those_of_tokens_that_agree(rig: Make) -> None:
     state |= {key: value.expand(20, *value.shape[1:]) for key, value in state.items() if key.startswith("conv.")}
     own.operator.load_state_dict(state)
     torch.testing.assert_close(own.mix(), shared.mix(), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("channels", ["tokens", "shared"])
+def test_compiles_to_one_graph(rig: Make, channels: str) -> None:
+    torch._dynamo.reset()
+    made = rig("hyena_mlp", "dit.mlp", channels=channels)
+    compiled: Any = torch.compile(made.operator, backend="aot_eager", fullgraph=True)
+    y = compiled(made.x)
+    torch.testing.assert_close(y, made.mix(), rtol=1e-12, atol=1e-13)
+    y.sum().backward()
 
 
 def test_another_number_of_tokens_is_refused_or_fine(rig: Make) -> None:
