@@ -164,7 +164,7 @@ def test_operators_are_built_from_their_parameters() -> None:
 
 
 def test_wrong_operators() -> None:
-    assert signature_refusal(call("hyena")) == ("AS147", 33, "unknown operator 'hyena'", "did you mean 'hyena_x'?")
+    assert signature_refusal(call("hyenax")) == ("AS147", 33, "unknown operator 'hyenax'", "did you mean 'hyena_x'?")
     assert signature_refusal(call("{op: hyena_x, kernl: 4}")) == (
         "AS140", 47, "operator 'hyena_x' has no key 'kernl'", "did you mean 'kernel'?",
     )  # fmt: skip

@@ -33,7 +33,10 @@ Compiler = Callable[..., Any]
 EDITS = {
     "self-graft": ("{replace: 'blocks[1::2].attn', with: {op: attention}}",),
     "mixer": ("{replace: 'blocks[1::2].attn', with: {op: hyena_x}}",),
+    "two convolutions": ("{replace: 'blocks[1::2].attn', with: {op: hyena_se}}",),
+    "inner convolution": ("{replace: 'blocks[1::2].attn', with: {op: hyena_y, filters: random}}",),
     "mlp": ("{replace: blocks.mlp, with: {op: mlp, ratio: 3}}",),
+    "gated mlp": ("{replace: blocks.mlp, with: {op: hyena_mlp, channels: shared}}",),
     "drop": ("drop: 'blocks[2]'",),
     "repeat": ("{repeat: 'blocks[2]', times: 3}",),
     "tie": ("{repeat: 'blocks[2]', times: 3, tie: true}",),

@@ -22,6 +22,9 @@ HYENA = '  - {replace: "blocks[1::2].attn", with: {op: hyena_x, kernel: 4}, init
 MLP = '  - {replace: "blocks[*].mlp", with: {op: mlp, ratio: 3}}\n'
 EDITS = {
     "operators": HYENA + MLP,
+    "convolutions": '  - {replace: "blocks[0].attn", with: hyena_se}\n'
+    '  - {replace: "blocks[2].attn", with: {op: hyena_y, layout: grid, kernel: 3}}\n'
+    '  - {replace: "blocks[*].mlp", with: hyena_mlp}\n',
     "parallel": '  - {parallelize: "blocks[0:4]", by: 2, merge: linear}\n',
     "sum": '  - {parallelize: "blocks[1:3]", by: 2, merge: sum}\n',
     "tied": '  - {repeat: "blocks[1]", times: 3, tie: true}\n',

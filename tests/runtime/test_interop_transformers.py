@@ -23,6 +23,8 @@ EDITS = {
     "nothing": '  - {freeze: "blocks[0]"}\n',
     "operators": HYENA + LOCAL + LINEAR,
     "first": '  - {replace: "blocks[0].attn", with: {op: low_rank, rank: 4}, init: random}\n',
+    "convolutions": '  - {replace: "blocks[0].attn", with: hyena_se}\n  - {replace: "blocks[2].attn", with: hyena_y}\n'
+    '  - {replace: "blocks[1].mlp", with: {op: hyena_mlp, channels: shared}}\n',
     "mlp": '  - {replace: "blocks[*].mlp", with: {op: mlp, ratio: 1}}\n',
     "parallel": '  - {parallelize: "blocks[0:4]", by: 2, merge: linear}\n',
     "average": '  - {parallelize: "blocks[0:2]", by: 2, merge: average}\n',

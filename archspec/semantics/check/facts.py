@@ -97,6 +97,15 @@ def _installed(resolved: ResolvedSpec) -> Iterator[tuple[str, Facts]]:
                 yield site.path, config.facts(site.shape)
 
 
+def token_bound(resolved: ResolvedSpec) -> Iterator[tuple[Site, Replace]]:
+    """Yield the sites of new operators whose weights hold the number of tokens, each with its edit."""
+    for edit in resolved.edits:
+        if isinstance(edit.edit, Replace):
+            for site, config in zip(edit.sites, edit.configs, strict=True):
+                if site.shape.width and config.facts(site.shape).token_bound:
+                    yield site, edit.edit
+
+
 def _mixing(
     structure: Structure, installed: Mapping[str, Facts], lists: Mapping[str, tuple[Entry, ...]]
 ) -> tuple[bool | None, float | None]:
