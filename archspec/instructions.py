@@ -7,7 +7,7 @@ comes from. `lock.json` and the emitted `config.json` hold it as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -43,13 +43,26 @@ class Share:
 class Entry:
     """One entry of a new block list, by indices of the base's list.
 
-    `keep`: block `members[0]`. `copy`: a copy of it with weights of its own. `tie`: it again, same weights.
-    `parallel`: all `members` on the same input, outputs merged by `merge`.
+    `keep`: block `members[0]`; with `skip`, on its input merged (by `merge`) with the output of the earlier block
+    `skip`. `copy`: a copy of it with weights of its own. `tie`: it again, same weights. `parallel`: all `members` on
+    the same input, outputs merged by `merge`. `insert`: `operator` in a residual branch of its own, behind block
+    `members[0]`.
     """
 
-    form: Literal["keep", "copy", "tie", "parallel"]
+    form: Literal["keep", "copy", "tie", "parallel", "insert"]
     members: tuple[int, ...]
     merge: str | None = None
+    skip: int | None = None
+    operator: Install | None = None
+
+    @property
+    def merge_widths(self) -> int:
+        """How many widths the learned map of the merge reads; 0 where the merge has no weights, or there is none."""
+        if self.merge not in LEARNED_MERGES:
+            return 0
+        if self.form == "parallel":
+            return len(self.members)
+        return 2 if self.merge == "linear" else 1
 
 
 @dataclass(frozen=True)
@@ -65,13 +78,63 @@ class Relist:
     do: Literal["relist"] = "relist"
 
 
+LEARNED_MERGES = frozenset({"linear", "residual_linear"})
+"""Merges with weights: a linear map to one width."""
+
+
+def linked(relist: Relist) -> frozenset[int]:
+    """Return the blocks (by index in the base) that a skip leaves from or ends in: each is within a container."""
+    ends = ((entry.skip, entry.members[0]) for entry in relist.entries if entry.skip is not None)
+    return frozenset(index for pair in ends for index in pair)
+
+
+def homes(relist: Relist, *, ties: bool = False) -> Iterator[tuple[str, int]]:
+    """Yield (path in the result, index in the base) of every block of the new list; ties only when asked for."""
+    inside = linked(relist)
+    for position, entry in enumerate(relist.entries):
+        path = f"{relist.path}.{position}"
+        if entry.form == "parallel":
+            yield from ((f"{path}.branches.{k}", member) for k, member in enumerate(entry.members))
+        elif entry.form == "keep" and entry.members[0] in inside:
+            yield f"{path}.block", entry.members[0]
+        elif entry.form != "insert" and (entry.form != "tie" or ties):
+            yield path, entry.members[0]
+
+
+def added(relist: Relist) -> Iterator[tuple[str, str, Entry]]:
+    """Yield (place, path in the result, entry) of what a new list has beside blocks and merges of parallel ones.
+
+    A place is no module of the base: `<block>.after` of an inserted operator, `<block>.skip` of the map that merges a
+    skip into a block's input.
+    """
+    for position, entry in enumerate(relist.entries):
+        block = f"{relist.path}.{entry.members[0]}"
+        if entry.form == "insert":
+            yield f"{block}.{AFTER}", f"{relist.path}.{position}.operator", entry
+        elif entry.skip is not None and entry.merge_widths:
+            yield f"{block}.{SKIP}", f"{relist.path}.{position}.merge", entry
+
+
+AFTER, SKIP = "after", "skip"
+"""Last parts of the places of `added`."""
+
+
 Instruction = Install | Share | Relist
 KINDS: Mapping[str, type[Instruction]] = {"install": Install, "share": Share, "relist": Relist}
 
 
 def to_json(program: tuple[Instruction, ...]) -> list[dict[str, Any]]:
     """Return the program as plain data, `do` first."""
-    return [{"do": i.do, **{k: v for k, v in asdict(i).items() if k != "do"}} for i in program]
+    return [_plain(i) for i in program]
+
+
+def _plain(instruction: Instruction) -> dict[str, Any]:
+    data = {"do": instruction.do, **{k: v for k, v in asdict(instruction).items() if k != "do"}}
+    for entry in data.get("entries", ()):
+        for name in ("skip", "operator"):
+            if entry[name] is None:
+                del entry[name]
+    return data
 
 
 def from_json(data: list[dict[str, Any]]) -> tuple[Instruction, ...]:
@@ -85,15 +148,24 @@ def _instruction(item: dict[str, Any]) -> Instruction:
         raise ValueError(f"unknown instruction {kind!r}")
     try:
         if kind == "install":
-            shape = dict(item.pop("shape"))
-            shape["grid"] = tuple(shape["grid"]) if shape.get("grid") else None
-            return Install(shape=SiteShape(**shape), port=Port(**item.pop("port")), **item)
+            return _install(item)
         if kind == "relist":
-            entries = tuple(Entry(e["form"], tuple(e["members"]), e.get("merge")) for e in item.pop("entries"))
-            return Relist(entries=entries, **item)
+            return Relist(entries=tuple(_entry(dict(entry)) for entry in item.pop("entries")), **item)
         return Share(**item)
     except (KeyError, TypeError) as error:
         raise ValueError(f"malformed {kind} instruction: {error}") from error
+
+
+def _install(item: dict[str, Any]) -> Install:
+    shape = dict(item.pop("shape"))
+    shape["grid"] = tuple(shape["grid"]) if shape.get("grid") else None
+    return Install(shape=SiteShape(**shape), port=Port(**item.pop("port")), **item)
+
+
+def _entry(item: dict[str, Any]) -> Entry:
+    operator = item.pop("operator", None)
+    members = tuple(item.pop("members"))
+    return Entry(members=members, operator=_install(dict(operator)) if operator else None, **item)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any
 
 from archspec.compiler.taught import Taught, inside, taught_parts
-from archspec.instructions import Instruction, Relist, to_json
+from archspec.instructions import Instruction, Relist, added, to_json
 from archspec.language.spec import Distill, Freeze
 from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
 from archspec.semantics.resolve import ResolvedSpec, explicit
@@ -88,6 +88,11 @@ class _Planner:
     @cached_property
     def frozen(self) -> list[str]:
         return sorted({s.path for e in self.resolved.edits if isinstance(e.edit, Freeze) for s in e.sites})
+
+    @property
+    def _added(self) -> list[list[str]]:
+        """The places of what has no teacher."""
+        return [[place] for i in self.program if isinstance(i, Relist) for place, _, _ in added(i)]
 
     def tasks(self) -> tuple[Task, ...]:
         fits = waves(list(self._fits()), GRAM_BUDGET)
@@ -173,7 +178,7 @@ class _Planner:
         objective = self._objective(stage)
         for name in ("times", "label_dropout"):
             del stage[name]
-        new = [list(part.sites) for part in self.parts] if stage.pop("train") == "new" else None
+        new = [list(part.sites) for part in self.parts] + self._added if stage.pop("train") == "new" else None
         seen = stage["steps"] * stage["batch"]
         flops = seen * (3 * self.prices.result + (self.prices.host if stage["distill_weight"] else 0))
         settings = {**stage, "objective": objective, "new": new, "frozen": self.frozen}

@@ -1,7 +1,8 @@
 """What of a result has to be taught: replaced sites and groups of blocks made parallel.
 
-They come in the order of the network, a group after everything inside it, so that a merge is fitted to what its
-branches will give. Blocks that are merely moved, repeated or dropped are no parts: only finetuning teaches around them.
+What an edit adds where nothing stood (an inserted operator, a skip) imitates nothing: it learns in finetuning alone,
+and so do blocks that are merely moved, repeated or dropped. Parts come in the order of the network, a group after
+everything inside it, so that a merge is fitted to what its branches will give.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from archspec.host.structure import Site
 from archspec.instructions import Install, Instruction, Relist
 from archspec.language.spec import Init, Parallelize, Replace
-from archspec.semantics.resolve import LEARNED_MERGES, ResolvedSpec
+from archspec.semantics.resolve import ResolvedSpec
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[
             paths = tuple(f"{relist.path}.{member}" for member in entry.members)
             first = blocks[paths[0]]
             name = f"{first.group}[{','.join(str(blocks[p].index) for p in paths)}]"
-            features = relist.width * len(paths) if entry.merge in LEARNED_MERGES else 0
+            features = relist.width * entry.merge_widths
             yield Taught(name, first, paths, inits.get(paths[0]) or Init(), features)
 
 

@@ -149,7 +149,7 @@ def _program(branch: Tree, ready: Prepared) -> None:
             case Share():
                 installs.setdefault(f"share {instruction.to} with", []).append(instruction.path)
             case Relist():
-                forms = [entry.form for entry in instruction.entries]
+                forms = ["skip" if entry.skip is not None else entry.form for entry in instruction.entries]
                 told = ", ".join(f"{forms.count(form)} {form}" for form in dict.fromkeys(forms))
                 text = f"relist {instruction.path}: {instruction.length} blocks to {len(forms)} ({told})"
                 installs.setdefault(text, [])

@@ -21,7 +21,7 @@ from archspec.host.headers import BITS, read_folder
 from archspec.host.locate import CONFIG, PIPELINE, locate, structure_of
 from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure, TensorHeader
-from archspec.instructions import Install, Instruction, Relist, Share
+from archspec.instructions import Entry, Install, Instruction, Relist, Share
 from archspec.language.spec import Base
 from archspec.plan import Plan
 from archspec.quantity import quantity
@@ -201,8 +201,16 @@ def _entries(found: Description, path: str) -> Iterator[tuple[str, str]]:
         return
     for position, entry in enumerate(relist.entries):
         names = ", ".join(f"{_site_name(found.structure, f'{path}.{m}')}" for m in entry.members)
-        form = {"keep": "", "copy": "copy of ", "tie": "again "}.get(entry.form, f"parallel ({entry.merge}) ")
-        yield f"{path}.{position}", f"{form}{names}"
+        yield f"{path}.{position}", _entry(found.structure, path, entry, names)
+
+
+def _entry(structure: Structure, path: str, entry: Entry, names: str) -> str:
+    if entry.operator:
+        return f"{entry.operator.operator} behind {names}"
+    if entry.skip is not None:
+        return f"{names}, with {_site_name(structure, f'{path}.{entry.skip}')} ({entry.merge})"
+    form = {"keep": "", "copy": "copy of ", "tie": "again "}.get(entry.form, f"parallel ({entry.merge}) ")
+    return f"{form}{names}"
 
 
 def _site_name(structure: Structure, path: str) -> str:
@@ -244,16 +252,16 @@ def _facts(found: Description) -> Iterator[str]:
 def _add_entries(branch: Tree, found: Description, entries: list[tuple[str, str]]) -> None:
     """Add a line per entry; runs of entries that are alike but for their index are folded."""
     shown: list[tuple[str, str, str, int]] = []
+    base = {site.name for site in found.structure.sites if site.slot == "block"}
     for path, name in entries:
-        edits = ", ".join(_inside(found, path))
-        line = (edits or "as in the base", quantity(found.within(path), "count"))
-        if shown and shown[-1][2:3] == (line[0],) and not edits and "parallel" not in name:
-            shown[-1] = (shown[-1][0], name, line[0], shown[-1][3] + found.within(path))
+        edits = ", ".join(_inside(found, path)) or ("as in the base" if name in base else "")
+        if shown and shown[-1][2] == edits == "as in the base":
+            shown[-1] = (shown[-1][0], name, edits, shown[-1][3] + found.within(path))
         else:
-            shown.append((name, name, line[0], found.within(path)))
+            shown.append((name, name, edits, found.within(path)))
     for first, last, edits, params in shown:
         span = first if first == last else f"{first} to {last}"
-        branch.add(f"{span}  {quantity(params, 'count')}  {edits}".replace("[", "\\["))
+        branch.add(f"{span}  {quantity(params, 'count')}  {edits}".rstrip().replace("[", "\\["))
 
 
 def _inside(found: Description, path: str) -> Iterator[str]:

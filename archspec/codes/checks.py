@@ -17,7 +17,8 @@ CODES: tuple[Code, ...] = (
         "AS302",
         "an operator does not fit the site",
         "The operator's parameters, completed from the site, break one of its constraints: heads that do not divide "
-        "the width, a 2-D window where tokens form no grid, an operator that would let a causal host see later tokens.",
+        "the width, a 2-D window where tokens form no grid, an operator that would let a causal host see later tokens, "
+        "weights for each token where their number is not fixed.",
         bad="edits: [{replace: 'blocks[*].attn', with: {op: attention, heads: 7}}]",
         good="edits: [{replace: 'blocks[*].attn', with: {op: attention, heads: 8}}]",
     ),
@@ -118,5 +119,21 @@ CODES: tuple[Code, ...] = (
         "against it. Validation never uses the network. A note.",
         bad="base: {from: facebook/DiT-XL-2-256, subfolder: transformer}",
         good="hf download facebook/DiT-XL-2-256",
+    ),
+    Code(
+        "AS350",
+        "the model was run on another number of tokens",
+        "Some operators, such as the published hyena_mlp, have weights for each token, so their model runs at its "
+        "native size alone. The input had another.",
+        bad="archspec plan spec.yaml --tokens 1024   # with: hyena_mlp, on a host of 256 tokens",
+        good="with: {op: hyena_mlp, channels: shared}",
+    ),
+    Code(
+        "AS351",
+        "an expectation at a number of tokens that the result does not run on",
+        "An operator of the spec has weights for each token, and the expectation asks for the cost at another number "
+        "of them. The result has none there.",
+        bad="edits: [{replace: 'blocks[0].mlp', with: hyena_mlp}]\nexpect: [flops(tokens=1024) <= 1.1x]",
+        good="edits: [{replace: 'blocks[0].mlp', with: hyena_mlp}]\nexpect: [flops(tokens=256) <= 1.1x]",
     ),
 )

@@ -96,4 +96,12 @@ CODES: tuple[Code, ...] = (
         bad="edits: [{share: 'blocks[0].attn | blocks[1].mlp'}]",
         good="edits: [{share: 'blocks[0:2].attn'}]",
     ),
+    Code(
+        "AS258",
+        "a skip that leads nowhere",
+        "A skip leads the first selected block to the last of `to`, the second to the last but one, and so on "
+        "inwards: as many blocks on both sides, each source before its target, in one list.",
+        bad="edits:\n  - {skip: 'blocks[0:2]', to: 'blocks[1:3]'}",
+        good="edits:\n  - {skip: 'blocks[0:2]', to: 'blocks[4:6]'}",
+    ),
 )

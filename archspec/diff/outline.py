@@ -187,6 +187,10 @@ def _wiring(path: str, depth: int, program: tuple[Instruction, ...]) -> tuple[st
 
 def _entry(entry: Entry) -> str:
     members = ", ".join(map(str, entry.members))
+    if entry.operator:
+        return f"{entry.operator.operator}(behind {members})"
+    if entry.skip is not None:
+        return f"{members} with {entry.skip}({entry.merge})"
     match entry.form:
         case "keep":
             return members

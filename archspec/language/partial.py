@@ -15,7 +15,7 @@ from archspec.diagnostics import Collector, meant
 from archspec.language import shapes
 from archspec.language.build import Builder, Wrong
 from archspec.language.selectors import Selector, names_in
-from archspec.language.spec import EDITS, OperatorCall, Spec
+from archspec.language.spec import EDITS, Insert, OperatorCall, Replace, Spec
 from archspec.syntax.tree import Entry, Map, Seq, Tree
 
 VERBS = frozenset(cls.verb for cls in EDITS)
@@ -142,4 +142,5 @@ class _Parts(Builder):
         aside = Builder(Collector())
         found = dict(zip(words, entries, strict=True))
         target = aside.attempt(found.get(verb or ""), Selector)
-        self.edits.append(Broken(target, aside.attempt(found.get("with"), OperatorCall) if verb == "replace" else None))
+        calls = verb in (Replace.verb, Insert.verb)
+        self.edits.append(Broken(target, aside.attempt(found.get("with"), OperatorCall) if calls else None))

@@ -19,6 +19,7 @@ Slot = Literal["attn", "cross_attn", "mlp", "norm", "block"]
 Loss = Literal["l1", "l2", "huber"]
 InitKind = Literal["random", "identity", "inherit", "least_squares", "artifact"]
 Merge = Literal["linear", "residual_linear", "sum", "average"]
+SkipMerge = Literal["linear", "residual_linear", "sum"]
 
 
 @node
@@ -106,6 +107,30 @@ class Share(Node):
 
 
 @node
+class Insert(Node):
+    """Put an operator behind each selected block, in a residual branch of its own: y = x + op(norm(x))."""
+
+    verb: ClassVar[str] = "insert"
+    target: Selector = arg("blocks that it stands behind")
+    with_: OperatorCall = arg("operator")
+    init: Init = arg("first weights; default identity: at first the model computes what it did", default_factory=Init)
+
+
+@node
+class Skip(Node):
+    """Lead outputs of early blocks to inputs of later ones: the first selected block to the last of `to`, and so on
+    inwards, as in U-ViT (https://arxiv.org/abs/2209.12152, Sec. 3)."""
+
+    verb: ClassVar[str] = "skip"
+    target: Selector = arg("blocks whose outputs are led on")
+    to: Selector = arg("as many later blocks, whose inputs they are merged into")
+    merge: SkipMerge = arg("how an input and what skips to it are merged", default="residual_linear")
+    init: Init = arg(
+        "first weights of the merge; default identity: at first the model computes what it did", default_factory=Init
+    )
+
+
+@node
 class Freeze(Node):
     """Keep the weights of the selected sites fixed in finetuning."""
 
@@ -113,9 +138,14 @@ class Freeze(Node):
     target: Selector = arg("sites")
 
 
-Edit = Replace | Parallelize | Drop | Repeat | Share | Freeze
-EDITS: tuple[type[Edit], ...] = (Replace, Parallelize, Drop, Repeat, Share, Freeze)
+Edit = Replace | Parallelize | Drop | Repeat | Share | Insert | Skip | Freeze
+EDITS: tuple[type[Edit], ...] = (Replace, Parallelize, Drop, Repeat, Share, Insert, Skip, Freeze)
 """One line per verb: all that the grammar, the builder and the schema know of edits."""
+
+
+def selectors(edit: Edit) -> tuple[Selector, ...]:
+    """Return every selector of an edit."""
+    return (edit.target, edit.to) if isinstance(edit, Skip) else (edit.target,)
 
 
 @node

@@ -17,7 +17,10 @@ from archspec.operators.base import Signature
 
 OPERATORS: Mapping[str, str] = {
     "attention": "archspec.operators.attention:Attention",
+    "hyena_mlp": "archspec.operators.hyena_mlp:HyenaMlp",
+    "hyena_se": "archspec.operators.hyena_se:HyenaSe",
     "hyena_x": "archspec.operators.hyena_x:HyenaX",
+    "hyena_y": "archspec.operators.hyena_y:HyenaY",
     "identity": "archspec.operators.identity:Identity",
     "linear_attention": "archspec.operators.linear_attention:LinearAttention",
     "local_attention": "archspec.operators.local_attention:LocalAttention",

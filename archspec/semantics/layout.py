@@ -17,9 +17,8 @@ from math import prod
 from archspec.diagnostics import InternalError
 from archspec.families import expected_tensors
 from archspec.host.structure import Structure, inside
-from archspec.instructions import Install, Instruction, Relist, Share, TensorSource
+from archspec.instructions import Entry, Install, Instruction, Relist, Share, TensorSource, added, homes
 from archspec.operators import restore
-from archspec.semantics.resolve import LEARNED_MERGES
 
 Program = tuple[Instruction, ...]
 Sources = dict[str, TensorSource]
@@ -51,15 +50,20 @@ def tensor_sources(program: Program, structure: Structure) -> Sources:
 
 def _installed(install: Install) -> Sources:
     """Return the tensors of an operator, under their names in the base's tree."""
+    return _operator(install, install.path)
+
+
+def _operator(install: Install, path: str) -> Sources:
+    """Return the tensors of an operator that stands at `path`."""
     tensors = restore(install.operator, install.config).tensors(install.shape)
     return {
-        f"{install.path}.{local}": TensorSource(shape=tuple(shape), site=install.path, local=local)
+        f"{path}.{local}": TensorSource(shape=tuple(shape), site=install.path, local=local)
         for local, shape in tensors.items()
     }
 
 
 def _relisted(relist: Relist, sources: Sources) -> Sources:
-    """Rename the tensors of a list of blocks, and add those of its merges."""
+    """Rename the tensors of a list of blocks, and add those of its merges and of what is inserted."""
     inside: dict[int, Sources] = {}
     result: Sources = {}
     for name, source in sources.items():
@@ -68,31 +72,23 @@ def _relisted(relist: Relist, sources: Sources) -> Sources:
             inside.setdefault(int(index), {})[local] = source
         else:
             result[name] = source
-    for path, member in _homes(relist):
+    for path, member in homes(relist):
         result |= {f"{path}.{local}": source for local, source in inside.get(member, {}).items()}
-    return result | _merges(relist)
-
-
-def _homes(relist: Relist, *, ties: bool = False) -> Iterator[tuple[str, int]]:
-    """Yield (path in the result, index in the base) of every block of the new list; ties only when asked for."""
+    for place, path, entry in added(relist):
+        result |= _operator(entry.operator, path) if entry.operator else _merge(entry, relist, path, place, "")
     for position, entry in enumerate(relist.entries):
-        path = f"{relist.path}.{position}"
-        if entry.form == "parallel":
-            yield from ((f"{path}.branches.{k}", member) for k, member in enumerate(entry.members))
-        elif entry.form != "tie" or ties:
-            yield path, entry.members[0]
+        if entry.form == "parallel" and entry.merge_widths:
+            result |= _merge(entry, relist, f"{relist.path}.{position}.merge", relist.path, f"{position}.merge.")
+    return result
 
 
-def _merges(relist: Relist) -> Sources:
-    """Return the tensors of the merges: y = W [B1; ...; Bn] + b with W of (width, n * width)."""
-    found: Sources = {}
-    for position, entry in enumerate(relist.entries):
-        if entry.merge in LEARNED_MERGES:
-            shapes = {"weight": (relist.width, len(entry.members) * relist.width), "bias": (relist.width,)}
-            for part, shape in shapes.items():
-                local = f"{position}.merge.{part}"
-                found[f"{relist.path}.{local}"] = TensorSource(shape=shape, site=relist.path, local=local)
-    return found
+def _merge(entry: Entry, relist: Relist, path: str, site: str, prefix: str) -> Sources:
+    """Return the tensors of a merge: y = W [x1; ...; xn] + b with W of (width, n * width)."""
+    shapes = {"weight": (relist.width, entry.merge_widths * relist.width), "bias": (relist.width,)}
+    return {
+        f"{path}.{part}": TensorSource(shape=shape, site=site, local=f"{prefix}{part}")
+        for part, shape in shapes.items()
+    }
 
 
 def result_paths(program: Program, path: str) -> tuple[str, ...]:
@@ -111,11 +107,15 @@ def result_paths(program: Program, path: str) -> tuple[str, ...]:
 
 
 def _moved(relist: Relist, path: str) -> Iterator[str]:
+    for place, home, _ in added(relist):
+        if inside(path, {place}):
+            yield home + path.removeprefix(place)
+            return
     index, dot, local = path.removeprefix(f"{relist.path}.").partition(".")
     if not path.startswith(f"{relist.path}.") or not index.isdecimal():
         yield path
         return
-    yield from (f"{home}{dot}{local}" for home, member in _homes(relist, ties=True) if member == int(index))
+    yield from (f"{home}{dot}{local}" for home, member in homes(relist, ties=True) if member == int(index))
 
 
 def result_path(program: Program, path: str) -> str | None:

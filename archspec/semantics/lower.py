@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from archspec.host.structure import Site, inside
-from archspec.instructions import Entry, Install, Instruction, Relist, Share
-from archspec.language.spec import Drop, Parallelize, Repeat, Replace
+from archspec.instructions import AFTER, Entry, Install, Instruction, Relist, Share
+from archspec.language.spec import Drop, Insert, Parallelize, Repeat, Replace, Skip
 from archspec.language.spec import Share as ShareEdit
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec, parallel_groups
 
-STRUCTURAL = (Drop, Parallelize, Repeat)
+STRUCTURAL = (Drop, Parallelize, Repeat, Insert, Skip)
 
 
 def lower(resolved: ResolvedSpec) -> tuple[Instruction, ...]:
@@ -34,7 +34,12 @@ def lower(resolved: ResolvedSpec) -> tuple[Instruction, ...]:
 
 def _installs(resolved: ResolvedSpec) -> dict[str, Install]:
     """Return path -> install, in the base's order; the last replacement of a site wins."""
-    found = {
+    found = _operators(resolved, Replace)
+    return {site.path: found[site.path] for site in resolved.structure.sites if site.path in found}
+
+
+def _operators(resolved: ResolvedSpec, verb: type[Replace | Insert]) -> dict[str, Install]:
+    return {
         site.path: Install(
             path=site.path,
             slot=site.slot,
@@ -46,10 +51,9 @@ def _installs(resolved: ResolvedSpec) -> dict[str, Install]:
             layer=site.index if site.port.cache else None,
         )
         for edit in resolved.edits
-        if isinstance(edit.edit, Replace)
-        for site, config in zip(edit.sites, edit.configs, strict=True)
+        if isinstance(edit.edit, verb)
+        for site, config in zip(edit.places, edit.configs, strict=True)
     }
-    return {site.path: found[site.path] for site in resolved.structure.sites if site.path in found}
 
 
 def _shares(resolved: ResolvedSpec) -> dict[str, str]:
@@ -77,7 +81,7 @@ def _relists(resolved: ResolvedSpec) -> Iterator[Relist]:
             continue
         blocks = sorted(_blocks(resolved, group), key=lambda site: site.index or 0)
         shape, port = blocks[0].shape, blocks[0].port
-        entries = tuple(_entries(blocks, edits, resolved.dropped))
+        entries = tuple(_entries(blocks, edits, resolved))
         yield Relist(path, len(blocks), shape.width, entries, port.returns)
 
 
@@ -85,9 +89,11 @@ def _blocks(resolved: ResolvedSpec, group: str) -> list[Site]:
     return [s for s in resolved.structure.sites if s.slot == "block" and s.group == group]
 
 
-def _entries(blocks: list[Site], edits: list[ResolvedEdit], dropped: frozenset[str]) -> Iterator[Entry]:
+def _entries(blocks: list[Site], edits: list[ResolvedEdit], resolved: ResolvedSpec) -> Iterator[Entry]:
     """Yield the entries of the new list. A group stands where its first member stood."""
-    parallel, repeats = _parallel(edits, dropped), _repeats(edits)
+    dropped = resolved.dropped
+    parallel, repeats, skips = _parallel(edits, dropped), _repeats(edits), _skips(edits, dropped)
+    inserted = _operators(resolved, Insert)
     for site in blocks:
         index = site.index or 0
         if site.path in dropped:
@@ -96,10 +102,22 @@ def _entries(blocks: list[Site], edits: list[ResolvedEdit], dropped: frozenset[s
             if parallel[site.path].members[0] == index:
                 yield parallel[site.path]
             continue
-        yield Entry("keep", (index,))
-        repeat = repeats.get(site.path)
-        if repeat:
+        yield skips.get(site.path, Entry("keep", (index,)))
+        if repeat := repeats.get(site.path):
             yield from [Entry("tie" if repeat.tie else "copy", (index,))] * (repeat.times - 1)
+        if operator := inserted.get(f"{site.path}.{AFTER}"):
+            yield Entry("insert", (index,), operator=operator)
+
+
+def _skips(edits: list[ResolvedEdit], dropped: frozenset[str]) -> dict[str, Entry]:
+    """Return path of a block -> its entry, for those that another block's output is led to."""
+    return {
+        target.path: Entry("keep", (target.index or 0,), e.edit.merge, skip=source.index or 0)
+        for e in edits
+        if isinstance(e.edit, Skip)
+        for source, target in zip(e.sites, e.targets, strict=True)
+        if source.path not in dropped
+    }
 
 
 def _parallel(edits: list[ResolvedEdit], dropped: frozenset[str]) -> dict[str, Entry]:

@@ -21,17 +21,16 @@ from typing import Any
 
 from archspec.diagnostics import ArchspecError, Collector
 from archspec.host.structure import Site, Structure
+from archspec.instructions import AFTER, LEARNED_MERGES
 from archspec.language.build import build_signature
 from archspec.language.expectations import Expectation
 from archspec.language.fields import Node, declared, written
 from archspec.language.partial import WHOLE, Gaps, Partial
 from archspec.language.selectors import Selector, select
-from archspec.language.spec import Drop, Edit, Init, InitKind, Parallelize, Repeat, Replace, Spec
+from archspec.language.spec import Drop, Edit, Init, InitKind, Insert, Parallelize, Repeat, Replace, Skip, Spec
 from archspec.operators.base import Signature
 from archspec.source import Span
 
-LEARNED_MERGES = frozenset({"linear", "residual_linear"})
-"""Merges that have weights, hence an init."""
 NEED_DATA = frozenset({"least_squares", "artifact"})
 DEFAULT_LOSSES: Mapping[str, str] = {"attn": "l1", "cross_attn": "l1", "block": "l1", "mlp": "l2", "norm": "l2"}
 
@@ -43,10 +42,19 @@ class ResolvedEdit:
     edit: Edit
     sites: tuple[Site, ...]
     configs: tuple[Signature, ...] = ()
-    """Of Replace: the operator's config at each site, complete; as written where the host's sizes are not known. None
-    where its parameters are wrong, in what `validate` looks at."""
+    """Of Replace and Insert: the operator's config at each of `places`, complete; as written where the host's sizes are
+    not known. None where its parameters are wrong, in what `validate` looks at."""
     init: Init | None = None
     """Of what gets new weights: with its `kind` stated."""
+    inserted: tuple[Site, ...] = ()
+    """Of Insert: the new sites behind `sites`."""
+    targets: tuple[Site, ...] = ()
+    """Of Skip: for each of `sites`, the block that its output is led to."""
+
+    @property
+    def places(self) -> tuple[Site, ...]:
+        """The sites that `configs` fill."""
+        return self.inserted or self.sites
 
     @property
     def span(self) -> Span | None:
@@ -98,7 +106,8 @@ def resolve_partial(partial: Partial, structure: Structure, problems: Collector)
         if broken.with_:
             build_signature(broken.with_, problems)
     found = [(edit.verb, _edit(edit, scope)) for edit in partial.spec.edits]
-    failed = (verb for verb, edit in found if edit is None or (verb == "replace" and not edit.configs))
+    calls = (Replace.verb, Insert.verb)
+    failed = (verb for verb, edit in found if edit is None or (verb in calls and not edit.configs))
     edits = tuple(edit for _, edit in found if edit)
     resolved = ResolvedSpec(partial.spec, structure, edits, scope.gaps.also(*failed))
     return resolved if _groups_fit(resolved, problems) else replace(resolved, gaps=resolved.gaps.also("parallelize"))
@@ -124,16 +133,66 @@ class _Scope:
 
 def _edit(edit: Edit, scope: _Scope) -> ResolvedEdit | None:
     sites = scope.select(edit.target)
+    if isinstance(edit, Parallelize | Drop | Repeat | Insert | Skip) and not _blocks(edit, edit.target, sites, scope):
+        return None
     match edit:
         case Replace():
             return _replace(edit, sites, scope.problems)
-        case Parallelize() | Drop() | Repeat():
-            stray = next((site for site in sites if site.slot != "block"), None)
-            if stray:
-                message = f"{edit.verb} edits blocks, and {stray.name} is not one"
-                scope.problems.report("AS230", message, edit.target.span, "name blocks: leave the slot out")
-                return None
+        case Insert():
+            return _insert(edit, sites, scope)
+        case Skip():
+            return _skip(edit, sites, scope)
     return ResolvedEdit(edit, sites, init=_merge_init(edit)) if sites else None
+
+
+def _blocks(edit: Edit, selector: Selector, sites: Sequence[Site], scope: _Scope) -> bool:
+    """Report a selection of anything but blocks."""
+    stray = next((site for site in sites if site.slot != "block"), None)
+    if stray:
+        message = f"{edit.verb} edits blocks, and {stray.name} is not one"
+        scope.problems.report("AS230", message, selector.span, "name blocks: leave the slot out")
+    return stray is None
+
+
+def _insert(edit: Insert, blocks: Sequence[Site], scope: _Scope) -> ResolvedEdit | None:
+    """The new sites have the contract of the block's own site of a slot that the operator fills."""
+    config = build_signature(edit.with_, scope.problems)
+    if not blocks:
+        return None
+    if config is None:
+        return ResolvedEdit(edit, tuple(blocks))
+    places = tuple(_behind(block, config, scope.structure) for block in blocks)
+    configs = tuple(config.complete(place.shape) if place.shape.width else config for place in places)
+    kind: InitKind = "identity" if edit.init.from_ is None else "artifact"
+    init = edit.init if edit.init.kind else replace(edit.init, kind=kind)
+    return ResolvedEdit(edit, tuple(blocks), configs, init, inserted=places)
+
+
+def _behind(block: Site, config: Signature, structure: Structure) -> Site:
+    like = next(
+        (site for site in structure.children(block) if site.slot in config.slots and site.slot != "norm"), block
+    )
+    slot = like.slot if like is not block else next(iter(sorted(config.slots)))
+    return Site(f"{block.path}.{AFTER}", slot, like.shape, replace(block.port, returns=0), block.group, block.index)
+
+
+def _skip(edit: Skip, sources: Sequence[Site], scope: _Scope) -> ResolvedEdit | None:
+    """Pair the sources with the targets from the outside in; every target is a later block of the same list."""
+    targets = scope.select(edit.to)
+    if not sources or not targets or not _blocks(edit, edit.to, targets, scope):
+        return None
+    if len(sources) != len(targets):
+        message = f"{len(sources)} blocks are led to {len(targets)}"
+        scope.problems.report("AS258", message, edit.to.span, "select as many targets as sources")
+        return None
+    pairs = tuple(zip(sources, reversed(targets), strict=True))
+    for source, target in pairs:
+        if source.group != target.group or (source.index or 0) >= (target.index or 0):
+            message = f"{source.name} cannot be led to {target.name}: it does not come before it"
+            scope.problems.report("AS258", message, edit.to.span, "select later blocks of the same list")
+            return None
+    init = _merge_init(edit)
+    return ResolvedEdit(edit, tuple(sources), init=init, targets=tuple(target for _, target in pairs))
 
 
 def _replace(edit: Replace, sites: Sequence[Site], problems: Collector) -> ResolvedEdit | None:
@@ -162,8 +221,8 @@ def _can_inherit(config: Signature, site: Site) -> bool:
 
 
 def _merge_init(edit: Edit) -> Init | None:
-    """A merge starts as the plain sum or mean of its branches unless the spec says otherwise."""
-    if not isinstance(edit, Parallelize) or edit.merge not in LEARNED_MERGES:
+    """A merge starts as the plain sum or mean of its branches unless the spec says otherwise, a skip as nothing."""
+    if not isinstance(edit, Parallelize | Skip) or edit.merge not in LEARNED_MERGES:
         return None
     kind: InitKind = "identity" if edit.init.from_ is None else "artifact"
     return edit.init if edit.init.kind else replace(edit.init, kind=kind)
@@ -235,12 +294,14 @@ def explicit(value: Any) -> Any:
 def _edit_json(resolved: ResolvedEdit) -> dict[str, Any]:
     edit = resolved.edit
     data: dict[str, Any] = {edit.verb: edit.target.text, "sites": [site.path for site in resolved.sites]}
+    if isinstance(edit, Skip):
+        data["targets"] = [site.path for site in resolved.targets]
     for field in fields(edit):
         if field.name not in ("origin", "target", "with_", "init"):
             data[written(field.name)] = explicit(getattr(edit, field.name))
-    if isinstance(edit, Replace):
+    if isinstance(edit, Replace | Insert):
         data["with"] = _operator_json(resolved)
-    if isinstance(edit, Replace | Parallelize):
+    if isinstance(edit, Replace | Parallelize | Insert | Skip):
         data["init"] = explicit(resolved.init)
     return data
 
@@ -251,7 +312,7 @@ def _operator_json(resolved: ResolvedEdit) -> dict[str, Any]:
     head = {"op": resolved.configs[0].name, "version": resolved.configs[0].version}
     if all(one == settings[0] for one in settings):
         return {**head, "config": settings[0]}
-    return {**head, "configs": {site.path: one for site, one in zip(resolved.sites, settings, strict=True)}}
+    return {**head, "configs": {site.path: one for site, one in zip(resolved.places, settings, strict=True)}}
 
 
 def _losses(loss: Any) -> dict[str, str]:

@@ -170,9 +170,13 @@ class _Builder:
         self._add(entries, Entry(self._word(part.children[0]), self._text(part.children[1])))
         for clause in _trees(part)[1:]:
             word = self._word(clause.children[0])
-            value = self._value(clause.children[1], str(word.value)) if len(clause.children) > 1 else self._true(word)
-            self._add(entries, Entry(word, value))
+            self._add(entries, Entry(word, self._clause(word, clause.children[1:])))
         return Map(tuple(entries.values()), self._span(part))
+
+    def _clause(self, word: Scalar, rest: list[Token | Parsed[Token]]) -> Tree:
+        if not rest:
+            return self._true(word)
+        return self._text(rest[0]) if word.value in words.SELECTING else self._value(rest[0], str(word.value))
 
     def _stanza(self, part: Parsed[Token]) -> Entry:
         word = self._word(part.children[0])

@@ -36,6 +36,7 @@ _NAMES = {
     "TAKE": "'first'",
     "CLAUSE": "a clause (`with`, `init`, `by`, ...)",
     "FLAG": "'tie'",
+    "TO": "'to'",
     "$END": "the end",
     "COLON": "':'",
 }

@@ -198,7 +198,7 @@ def _list_lines(value: Seq, indent: int) -> Iterator[str]:
 def _inline(value: Tree, owner: str = "") -> str:
     match value:
         case Scalar():
-            return _scalar(value, owner)
+            return _selector(value) if owner in words.SELECTING else _scalar(value, owner)
         case Seq():
             return f"[{', '.join(map(_inline, value.items))}]"
     head = _head(value, owner) if owner in words.CLAUSES else None

@@ -16,8 +16,10 @@ from archspec.source import Span
 Start = Literal["spec", "selector", "expectation"]
 
 STANZAS = ("description", "extends", "base", "data", "distill", "finetune", "eval")
-CLAUSES = ("with", "init", "by", "merge", "times", "tie")
-VERBS = ("replace", "parallelize", "drop", "repeat", "share", "freeze")
+CLAUSES = ("with", "init", "by", "merge", "times", "to", "tie")
+SELECTING = ("to",)
+"""Clauses that hold a selector."""
+VERBS = ("replace", "parallelize", "drop", "repeat", "share", "insert", "skip", "freeze")
 RESERVED = frozenset(
     {"spec", "archspec", "let", "expect", "first", "last", "of", "and", "or", "not", *STANZAS, *CLAUSES, *VERBS}
 )

@@ -23,7 +23,7 @@ from archspec.compiler.capture.tracer import Call, ValueTracer
 from archspec.compiler.capture.values import summary
 from archspec.compiler.rewrite.graph import Body, HostGraph
 from archspec.diagnostics import ArchspecError, fail
-from archspec.runtime.model.structures import Parallel, Tied
+from archspec.runtime.model.structures import Linked, Standin, Tied
 from archspec.runtime.operators.base import Operator
 
 __all__ = ["capture"]
@@ -84,13 +84,14 @@ def _trace_block(model: nn.Module, module: nn.Module, path: str, call: Call, inn
 
 
 def _root_leaf(path: str, module: nn.Module, blocks: frozenset[str], inner: frozenset[str]) -> bool:
-    if isinstance(module, Parallel | Tied):
+    if isinstance(module, Standin):
         return False
-    return path in blocks or path in inner or type(module).__module__.startswith("torch.nn")
+    ours = isinstance(module, Operator) or type(module).__module__.startswith("torch.nn")
+    return path in blocks or path in inner or ours
 
 
 def _body_leaf(path: str, module: nn.Module, owner: str, inner: frozenset[str]) -> bool:
-    if isinstance(module, Parallel | Tied):
+    if isinstance(module, Standin):
         return False
     local = path.removeprefix(f"{owner}.")
     return not any(site.startswith(f"{local}.") for site in inner)
@@ -103,7 +104,8 @@ def outermost_blocks(model: nn.Module) -> frozenset[str]:
     def visit(module: nn.Module, path: str) -> None:
         for name, child in module.named_children():
             below = f"{path}.{name}" if path else name
-            if isinstance(module, nn.ModuleList) and not isinstance(child, Parallel | Tied):
+            entry = isinstance(module, nn.ModuleList) or (isinstance(module, Linked) and name == "block")
+            if entry and not isinstance(child, Standin):
                 found.append(below)
             else:
                 visit(child, below)

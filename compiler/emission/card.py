@@ -99,7 +99,12 @@ def _list_rows(structure: Structure, relist: Relist) -> Iterator[tuple[str, str]
             yield _name(structure, f"{relist.path}.{index}"), "removed"
     for position, entry in enumerate(relist.entries):
         names = ", ".join(_name(structure, f"{relist.path}.{member}") for member in entry.members)
-        if entry.form == "parallel":
+        if entry.operator:
+            yield names, f"followed by `{entry.operator.operator}` in a residual branch, at {position}"
+        elif entry.skip is not None:
+            source = _name(structure, f"{relist.path}.{entry.skip}")
+            yield names, f"reads the output of {source} as well, merged by `{entry.merge}`"
+        elif entry.form == "parallel":
             yield names, f"side by side, merged by `{entry.merge}`, at {position}"
         elif entry.form != "keep":
             yield (

@@ -19,12 +19,12 @@ from torch import Tensor
 from archspec.diagnostics import fail
 from archspec.host.headers import read_header
 from archspec.host.structure import Structure
-from archspec.instructions import Entry, Install, Instruction, Relist
-from archspec.language.spec import Init, Parallelize, Replace
+from archspec.instructions import SKIP, Entry, Install, Instruction, Relist, added
+from archspec.language.spec import Init, Insert, Parallelize, Replace, Skip
 from archspec.runtime.model.initialize import can_inherit, initialize, path_seed
-from archspec.runtime.model.structures import plain_merge
+from archspec.runtime.model.structures import plain_merge, plain_skip
 from archspec.runtime.operators import build_operator
-from archspec.semantics.resolve import LEARNED_MERGES, ResolvedSpec
+from archspec.semantics.resolve import ResolvedSpec
 
 TAUGHT = frozenset({"inherit", "least_squares"})
 """Inits that begin from the teacher's weights."""
@@ -49,12 +49,16 @@ def new_parts(resolved: ResolvedSpec, program: tuple[Instruction, ...], near: Pa
                 yield _operator(instruction, inits[instruction.path], resolved.structure, near)
             case Relist():
                 yield from _merges(instruction, inits, near)
+                yield from _added(instruction, inits, resolved.structure, near)
 
 
 def _inits(resolved: ResolvedSpec) -> dict[str, Init]:
-    """Return the init of each edited site; the last edit of a site wins, as in the program."""
-    edits = (e for e in resolved.edits if isinstance(e.edit, Replace | Parallelize) and e.init)
-    return {site.path: e.init or Init() for e in edits for site in e.sites}
+    """Return the init of each edited site, and of the places that edits add; the last edit of a site wins, as in the
+    program."""
+    edits = [e for e in resolved.edits if isinstance(e.edit, Replace | Parallelize | Insert) and e.init]
+    found = {site.path: e.init or Init() for e in edits for site in e.places}
+    skips = (e for e in resolved.edits if isinstance(e.edit, Skip) and e.init)
+    return found | {f"{site.path}.{SKIP}": e.init or Init() for e in skips for site in e.targets}
 
 
 def _operator(install: Install, init: Init, structure: Structure, near: Path) -> NewPart:
@@ -82,25 +86,37 @@ def _read(structure: Structure, names: Mapping[str, str]) -> dict[str, Tensor]:
 
 def _merges(relist: Relist, inits: Mapping[str, Init], near: Path) -> Iterator[NewPart]:
     for position, entry in enumerate(relist.entries):
-        if entry.form == "parallel" and entry.merge in LEARNED_MERGES:
+        if entry.form == "parallel" and entry.merge_widths:
             init = inits.get(f"{relist.path}.{entry.members[0]}", Init())
-            kind, local = init.kind or "identity", f"{position}.merge"
-            tensors = _merge(entry, relist.width, kind, path_seed(init.seed, f"{relist.path}.{entry.members}"))
-            if kind == "artifact":
-                tensors = _artifact(init, f"{relist.path}.{local}", tensors, near)
-            done = kind if kind in ("random", "artifact") else "identity"
+            name, local = f"{relist.path}.{entry.members}", f"{position}.merge"
+            done, tensors = _merge(entry, relist.width, init, name, f"{relist.path}.{local}", near)
             yield NewPart(relist.path, done, {f"{local}.{name}": tensor for name, tensor in tensors.items()})
 
 
-def _merge(entry: Entry, width: int, kind: str, seed: int) -> dict[str, Tensor]:
-    """Return weight and bias of a merge: drawn, or the plain mean or sum."""
-    count = len(entry.members)
-    if kind == "random":
+def _added(relist: Relist, inits: Mapping[str, Init], structure: Structure, near: Path) -> Iterator[NewPart]:
+    """Yield what is inserted, and the merges of skips."""
+    for place, path, entry in added(relist):
+        init = inits.get(place, Init())
+        if entry.operator:
+            yield _operator(entry.operator, init, structure, near)
+        else:
+            yield NewPart(place, *_merge(entry, relist.width, init, place, path, near))
+
+
+def _merge(entry: Entry, width: int, init: Init, name: str, path: str, near: Path) -> tuple[str, dict[str, Tensor]]:
+    """Return what was done, and weight and bias of a merge: drawn (by its `name`), read, or the plain one, which is the
+    mean or the sum, or of a skip the block's own input."""
+    kind, count = init.kind or "identity", entry.merge_widths
+    if kind in ("random", "artifact"):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(path_seed(init.seed, name))
             linear = torch.nn.Linear(count * width, width)
-        return {"weight": linear.weight.detach(), "bias": linear.bias.detach()}
-    return {"weight": plain_merge(entry.merge or "", count, width), "bias": torch.zeros(width)}
+        tensors = {"weight": linear.weight.detach(), "bias": linear.bias.detach()}
+        return kind, _artifact(init, path, tensors, near) if kind == "artifact" else tensors
+    weight = (
+        plain_merge(entry.merge or "", count, width) if entry.skip is None else plain_skip(entry.merge or "", width)
+    )
+    return "identity", {"weight": weight, "bias": torch.zeros(width)}
 
 
 def _artifact(init: Init, path: str, wanted: Mapping[str, Tensor], near: Path) -> dict[str, Tensor]:

@@ -23,8 +23,8 @@ from archspec.compiler.planning import Prices
 from archspec.compiler.pricing.meter import Measurement, measure
 from archspec.diagnostics import InternalError
 from archspec.host.structure import Site, Structure
-from archspec.instructions import Instruction
-from archspec.language.spec import Freeze, Parallelize
+from archspec.instructions import LEARNED_MERGES, SKIP, Instruction
+from archspec.language.spec import Freeze, Insert, Parallelize, Skip
 from archspec.runtime.families import family
 from archspec.runtime.model.apply import apply
 from archspec.runtime.model.structures import Parallel
@@ -235,7 +235,11 @@ def _part(change: int, whole: int) -> float | None:
 
 
 def _merges(edit: ResolvedEdit, resolved: ResolvedSpec, program: Program, result: _Side) -> list[str]:
-    """Return the paths of the learned merges that an edit brings."""
+    """Return the paths of what an edit brings beside the sites: learned merges, inserted operators."""
+    if isinstance(edit.edit, Insert):
+        return [path for place in edit.inserted for path in result_paths(program, place.path)]
+    if isinstance(edit.edit, Skip) and edit.edit.merge in LEARNED_MERGES:
+        return [path for site in edit.targets for path in result_paths(program, f"{site.path}.{SKIP}")]
     if not isinstance(edit.edit, Parallelize):
         return []
     firsts = [members[0].path for members in parallel_groups(edit, resolved.dropped)]

@@ -21,7 +21,7 @@ from archspec.compiler.rewrite.graph import HostGraph, NewMerge, NewOperator
 from archspec.host.structure import Port, SiteShape
 from archspec.instructions import TensorSource
 from archspec.operators.base import Signature
-from archspec.runtime.model.structures import Parallel
+from archspec.runtime.model.structures import Linked, Parallel
 from archspec.runtime.operators.base import Operator
 
 
@@ -74,8 +74,8 @@ class Lowered:
         if isinstance(module, Operator):
             return _operator(module.config, module.shape, module.port, self._site(path))
         owner = self.model.get_submodule(path.rpartition(".")[0])
-        if isinstance(owner, Parallel) and owner.merge is module:
-            return _merge(len(owner.branches), owner.width)
+        if isinstance(owner, Parallel | Linked) and owner.merge is module:
+            return _merge(owner.merge.in_features // owner.merge.out_features, owner.merge.out_features)
         return _module(module, " and ".join(sorted(self.homes.get(path, ()))))
 
     def _site(self, path: str) -> str:

@@ -55,7 +55,8 @@ class NewOperator:
 
 @dataclass(frozen=True)
 class NewMerge:
-    """The learned map that merges the outputs of parallel blocks: (batch, tokens, n * width) to width."""
+    """The learned map that merges the outputs of `members`, parallel blocks or the ends of a skip: (batch, tokens, n *
+    width) to width."""
 
     members: tuple[str, ...]
     width: int

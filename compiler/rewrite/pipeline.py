@@ -18,10 +18,12 @@ from archspec.compiler.rewrite.graph import HostGraph
 from archspec.compiler.rewrite.passes.base import Fact, Pass, edits
 from archspec.compiler.rewrite.passes.drop import Drop
 from archspec.compiler.rewrite.passes.freeze import Freeze
+from archspec.compiler.rewrite.passes.insert import Insert
 from archspec.compiler.rewrite.passes.parallelize import Parallelize
 from archspec.compiler.rewrite.passes.repeat import Repeat
 from archspec.compiler.rewrite.passes.replace import Replace
 from archspec.compiler.rewrite.passes.share import Share
+from archspec.compiler.rewrite.passes.skip import Skip
 from archspec.compiler.rewrite.verify import verify
 from archspec.diagnostics import ArchspecError, InternalError
 from archspec.semantics.resolve import ResolvedSpec
@@ -32,6 +34,8 @@ PASSES: tuple[Pass, ...] = (
     Drop(),
     Repeat(),
     Parallelize(),
+    Insert(),
+    Skip(),
     Freeze(),
 )
 

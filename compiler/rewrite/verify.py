@@ -2,7 +2,8 @@
 
 * `lint`, and every target is a module of the base or something new
 * every node has a fake value
-* an operator reads tokens of its site's width, and gives what the base's module gave at that place
+* an operator reads tokens of its site's width, and gives what the base's module gave at that place (where there was
+  none: tokens as it reads them)
 * a merge reads as many widths as it has members
 * parameters: kept + dropped = the base's
 """
@@ -39,7 +40,7 @@ def _lints(before: HostGraph, after: HostGraph) -> Iterator[str]:
 def _targets(before: HostGraph, after: HostGraph) -> Iterator[str]:
     known = {path for path, _ in after.model.named_modules()}
     for body, node in _calls(after):
-        if node.target not in known and not isinstance(node.meta.get("new"), NewMerge):
+        if node.target not in known and not node.meta.get("new"):
             yield f"{_place(body, node)} calls '{node.target}', which does not exist"
 
 
@@ -58,7 +59,7 @@ def _cuts(before: HostGraph, after: HostGraph) -> Iterator[str]:
             given = _tokens(node, new.site.port.input)
             if given is None or given.shape[-1] != new.site.shape.width:
                 yield f"{_place(body, node)} reads {summary(given)}, its site has width {new.site.shape.width}"
-            was = next((n.meta["val"] for _, n in before.nodes(str(node.target))), None)
+            was = next((n.meta["val"] for _, n in before.nodes(str(node.target))), given)
             if summary(was) != summary(node.meta["val"]):
                 yield f"{_place(body, node)} gives {summary(node.meta['val'])}, not {summary(was)}"
         elif isinstance(new, NewMerge):

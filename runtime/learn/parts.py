@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from archspec.diagnostics import fail
-from archspec.instructions import Instruction, Relist
+from archspec.host.structure import inside
+from archspec.instructions import Instruction, Relist, added, homes
 from archspec.runtime.learn.taps import Record, Tap, first_of
 
 
@@ -76,18 +77,13 @@ def find_part(model: nn.Module, program: Sequence[Instruction], sites: Sequence[
 def places(program: Sequence[Instruction], path: str) -> tuple[str, ...]:
     """Return the paths in the result at which the module at `path` of the base stands with weights of its own."""
     for relist in (i for i in program if isinstance(i, Relist)):
-        inside = path.removeprefix(relist.path + ".")
-        if inside == path:
-            continue
-        index, _, rest = inside.partition(".")
-        tail = f".{rest}" if rest else ""
-        found = []
-        for number, entry in enumerate(relist.entries):
-            if entry.form == "tie" or int(index) not in entry.members:
-                continue
-            branch = f".branches.{entry.members.index(int(index))}" if entry.form == "parallel" else ""
-            found.append(f"{relist.path}.{number}{branch}{tail}")
-        return tuple(found)
+        known = [(place, home) for place, home, _ in added(relist)]
+        known += [(f"{relist.path}.{member}", home) for home, member in homes(relist)]
+        block = next((place for place, _ in known if inside(path, {place})), None)
+        if block is not None:
+            return tuple(home + path.removeprefix(block) for place, home in known if place == block)
+        if path.startswith(f"{relist.path}."):
+            return ()
     return (path,)
 
 

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from archspec.instructions import Entry, Install, Instruction, Relist, Share
-from archspec.runtime.model.structures import Parallel, Tied, numbered_modules
+from archspec.instructions import Entry, Install, Instruction, Relist, Share, linked
+from archspec.runtime.model.structures import Inserted, Linked, Parallel, Tied, numbered_modules
 from archspec.runtime.operators import build_operator
 
 DEPTH = "num_hidden_layers"
@@ -63,6 +63,7 @@ def _relist(model: nn.Module, relist: Relist, device: torch.device | str | None)
         raise ValueError(f"'{relist.path}' is not a list of {relist.length} blocks")
     home, dtype = _placement(old, model)
     blocks = [_entry(list(old), entry, relist.width, device or home, dtype) for entry in relist.entries]
+    _link(blocks, relist, device or home, dtype)
     _put(model, relist.path, nn.ModuleList(blocks).train(model.training))
     _renumber(model, blocks, relist.entries)
 
@@ -77,7 +78,20 @@ def _entry(old: list[nn.Module], entry: Entry, width: int, device: torch.device 
             return Tied(old[entry.members[0]])
         case "parallel":
             return Parallel((old[i] for i in entry.members), entry.merge or "", width, device, dtype)
+        case "insert" if entry.operator:
+            return Inserted(build_operator(entry.operator, device, dtype), old[entry.members[0]], width)
     raise ValueError(f"unknown form of entry {entry.form!r}")
+
+
+def _link(blocks: list[nn.Module], relist: Relist, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Put every block that a skip leaves from or ends in into a container, sources before what reads them."""
+    inside, made = linked(relist), dict[int, Linked]()
+    for position, entry in enumerate(relist.entries):
+        member = entry.members[0]
+        if entry.form == "keep" and member in inside:
+            source, merge = (None, None) if entry.skip is None else (made[entry.skip], entry.merge)
+            made[member] = Linked(blocks[position], source, merge, relist.width, device, dtype)
+            blocks[position] = made[member]
 
 
 def _copy(block: nn.Module) -> nn.Module:

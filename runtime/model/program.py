@@ -13,13 +13,13 @@ paths.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from archspec.diagnostics import fail, nearest
-from archspec.instructions import Entry, Install, Instruction, Relist, Share, from_json, to_json
+from archspec.instructions import LEARNED_MERGES, Entry, Install, Instruction, Relist, Share, from_json, to_json
 from archspec.operators import OPERATORS, restore, signature
 
 FORMAT = 1
@@ -33,10 +33,9 @@ MOST = 100_000
 LARGEST = 1 << 31
 """Of any size or index."""
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
-FORMS = frozenset({"keep", "copy", "tie", "parallel"})
-LEARNED = frozenset({"linear", "residual_linear"})
-"""Merges with weights: a linear map from n * width to width."""
-MERGES = LEARNED | {"sum", "average"}
+FORMS = frozenset({"keep", "copy", "tie", "parallel", "insert"})
+MERGES = LEARNED_MERGES | {"sum", "average"}
+SKIP_MERGES = LEARNED_MERGES | {"sum"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ def read_program(data: Any) -> tuple[Instruction, ...]:
     if not isinstance(data, list | tuple) or len(data) > MOST or not all(isinstance(item, Mapping) for item in data):
         raise fail("AS641", f"the instructions are not a list of at most {MOST} objects")
     for item in data:
-        _check_operator(item)
+        for install in _installs(item):
+            _check_operator(install)
     try:
         program = from_json([dict(item) for item in data])
         return tuple(_checked(instruction) for instruction in program)
@@ -79,11 +79,20 @@ def read_program(data: Any) -> tuple[Instruction, ...]:
         raise fail("AS641", f"malformed instructions: {error}") from error
 
 
+def _installs(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the instruction if it installs an operator, and those in the entries of a list."""
+    if item.get("do") == "install":
+        yield item
+    entries = item.get("entries")
+    for entry in entries if isinstance(entries, list | tuple) else ():
+        operator = entry.get("operator") if isinstance(entry, Mapping) else None
+        if isinstance(operator, Mapping):
+            yield operator
+
+
 def _check_operator(item: Mapping[str, Any]) -> None:
     """An operator that is not installed, or of a later version, is an error that names it."""
     name, version = item.get("operator"), item.get("version")
-    if item.get("do") != "install":
-        return
     if not isinstance(name, str) or name not in OPERATORS:
         hint = "install the package that provides it, or upgrade: pip install -U archspec-compiler"
         raise fail("AS643", f"operator '{str(name)[:80]}' is not installed", None, *nearest(str(name), OPERATORS), hint)
@@ -96,16 +105,21 @@ def _checked(instruction: Instruction) -> Instruction:
     _check_types(instruction)
     match instruction:
         case Install():
-            _check_paths(instruction.path)
-            config = restore(instruction.operator, instruction.config)
-            for problem in config.problems(instruction.shape):
-                raise ValueError(f"{instruction.operator} at '{instruction.path}': {problem.message}")
+            _check_install(instruction)
         case Share():
             _check_paths(instruction.path, instruction.to)
         case Relist():
             _check_paths(instruction.path)
             _check_entries(instruction)
     return instruction
+
+
+def _check_install(install: Install) -> None:
+    _check_types(install)
+    _check_paths(install.path)
+    config = restore(install.operator, install.config)
+    for problem in config.problems(install.shape):
+        raise ValueError(f"{install.operator} at '{install.path}': {problem.message}")
 
 
 def _check_paths(*paths: str) -> None:
@@ -119,14 +133,35 @@ def _check_entries(relist: Relist) -> None:
         raise ValueError(f"the list '{relist.path}' has {len(relist.entries)} entries")
     for entry in relist.entries:
         _check_entry(entry, relist.length)
+    _check_skips(relist)
+
+
+def _check_skips(relist: Relist) -> None:
+    """A skip must leave from a block that stands before the one it ends in."""
+    before: set[int] = set()
+    for entry in relist.entries:
+        if entry.skip is not None and (entry.form != "keep" or entry.skip not in before):
+            raise ValueError(
+                f"block {entry.members[0]} of '{relist.path}' reads block {entry.skip}, which is not before it"
+            )
+        if entry.form == "keep":
+            before.add(entry.members[0])
 
 
 def _check_entry(entry: Entry, length: int) -> None:
     count = len(entry.members)
+    if entry.skip is not None and (type(entry.skip) is not int or not 0 <= entry.skip < length):
+        raise ValueError(f"a skip from block {entry.skip!r} of {length}")
     if entry.form not in FORMS or (count < 1 if entry.form == "parallel" else count != 1):
         raise ValueError(f"entry {entry.form!r} of {count} blocks")
     if entry.form == "parallel" and entry.merge not in MERGES:
         raise ValueError(f"unknown merge {entry.merge!r}")
+    if entry.skip is not None and entry.merge not in SKIP_MERGES:
+        raise ValueError(f"unknown merge {entry.merge!r}")
+    if (entry.form == "insert") != (entry.operator is not None):
+        raise ValueError(f"entry {entry.form!r} and its operator do not belong together")
+    if entry.operator:
+        _check_install(entry.operator)
     if not all(type(member) is int and 0 <= member < length for member in entry.members):
         raise ValueError(f"entry {list(entry.members)!r} of a list of {length} blocks")
 

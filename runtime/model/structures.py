@@ -1,29 +1,33 @@
-"""Containers that stand where a block of the host stood: several blocks side by side, or one block used again.
+"""Containers that stand where a block of the host stood, or stands.
 
-Both are called exactly as the host calls a block, with whatever arguments it passes, and give back what a block gives
-back. Both answer for the public attributes that a host reads off a block (DiT takes the conditioning from
+All are called exactly as the host calls a block, with whatever arguments it passes, and give back what a block gives
+back. All answer for the public attributes that a host reads off a block (DiT takes the conditioning from
 `transformer_blocks[0].norm1.emb`, transformers reads `layer.attention_type`): what they do not have themselves they ask
 of the block they stand for. Names that start with `_` are never forwarded, so hooks, flags and pickling stay their own.
 
     Parallel   y = merge(x, B1(x), ..., Bn(x)), branches as `branches.<k>`, the merge weights as `merge`
     Tied       y = B(x) with the weights of another module, none of its own
+    Inserted   y = x + op(norm(x)), the operator as `operator`
+    Linked     y = B(merge(x, s)), s the output of an earlier Linked; the block as `block`, the merge as `merge`
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from archspec.runtime.model.program import LEARNED, MERGES
+from archspec.diagnostics import InternalError
+from archspec.instructions import LEARNED_MERGES
+from archspec.runtime.model.program import MERGES, SKIP_MERGES
 from archspec.runtime.operators.base import Operator
 
 
-class _Standin(nn.Module):
+class Standin(nn.Module):
     """A module that answers for the public attributes of the block it stands for."""
 
     def _block(self) -> nn.Module:
@@ -42,8 +46,17 @@ class _Standin(nn.Module):
         """False while the object is being built or unpickled."""
         return False
 
+    def _input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """The block's tokens: its first argument, by place or by the name that the block gives it."""
+        found: Tensor = args[0] if args else kwargs[_input_name(self)]
+        return found
 
-class Parallel(_Standin):
+    def _given(self, x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the arguments of a call with other tokens."""
+        return ((x, *args[1:]), dict(kwargs)) if args else ((), {**kwargs, _input_name(self): x})
+
+
+class Parallel(Standin):
     """Blocks that all read the same input, (batch, tokens, width), and whose outputs are merged into one of that shape.
 
     With x the input and Bi(x) the outputs:
@@ -70,7 +83,7 @@ class Parallel(_Standin):
         self.branches = nn.ModuleList(branches)
         self.kind, self.width = merge, width
         self.merge: nn.Linear | None = None
-        if merge in LEARNED:
+        if merge in LEARNED_MERGES:
             self.merge = nn.Linear(len(self.branches) * width, width, device=device, dtype=dtype)
 
     @property
@@ -108,11 +121,6 @@ class Parallel(_Standin):
         merged = self.combine(self._input(args, kwargs), [r[0] if isinstance(r, tuple) else r for r in results])
         return (merged, *results[0][1:]) if isinstance(results[0], tuple) else merged
 
-    def _input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """The block's tokens: its first argument, by place or by the name that the first branch gives it."""
-        found: Tensor = args[0] if args else kwargs[_input_name(self)]
-        return found
-
     def extra_repr(self) -> str:
         return f"merge={self.kind}, width={self.width}"
 
@@ -124,7 +132,7 @@ def plain_merge(kind: str, count: int, width: int) -> Tensor:
     return torch.cat([torch.eye(width, dtype=torch.float64) * scale] * count, dim=1)
 
 
-class Tied(_Standin):
+class Tied(Standin):
     """Another module of the same model, used once more with the same weights.
 
     The target is held but not registered: it has one home in the tree, where `to`, `state_dict`, optimizers and
@@ -157,9 +165,112 @@ class Tied(_Standin):
         return f"{type(self.target).__name__}, layer_idx={self.layer_idx}"
 
 
+class Inserted(Standin):
+    """An operator in a residual branch of its own, behind a block: x + op(norm(x)), x (batch, tokens, width).
+
+    The norm is LayerNorm without weights, which the operator's input maps make up for. What the host reads off a block
+    is answered by the block in front.
+    """
+
+    def __init__(self, operator: nn.Module, neighbour: nn.Module, width: int) -> None:
+        super().__init__()
+        self.operator, self.width = operator, width
+        self.__dict__["neighbour"] = neighbour
+
+    @property
+    def _ready(self) -> bool:
+        return "neighbour" in self.__dict__
+
+    def _block(self) -> nn.Module:
+        found: nn.Module = self.__dict__["neighbour"]
+        return found
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        x = self._input(args, kwargs)
+        normed = torch.layer_norm(x, (self.width,), None, None, NORM_EPS)
+        args, kwargs = self._given(normed, args, kwargs)
+        return x + self.operator(*args, **kwargs)
+
+
+class Linked(Standin):
+    """A block that a skip leaves from, ends in, or both. With x its input and s the output of its `source`:
+
+        linear            B(W [x; s] + b)
+        residual_linear   B(x + W s + b)
+        sum               B(x + s)
+
+    The source holds its output until it is read; where gradients are taken until the next run, since gradient
+    checkpointing runs blocks again.
+    """
+
+    def __init__(
+        self,
+        block: nn.Module,
+        source: Linked | None = None,
+        merge: str | None = None,
+        width: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if (source is None) != (merge is None) or merge not in (None, *SKIP_MERGES):
+            raise ValueError(f"unknown merge of a skip {merge!r}: one of {sorted(SKIP_MERGES)}")
+        self.block, self.kind = block, merge
+        self.merge: nn.Linear | None = None
+        if merge in LEARNED_MERGES:
+            self.merge = nn.Linear((2 if merge == "linear" else 1) * width, width, device=device, dtype=dtype)
+        self.__dict__ |= {"source": source, "held": None, "holds": False}
+        if source is not None:
+            source.__dict__["holds"] = True
+
+    @property
+    def _ready(self) -> bool:
+        return "block" in self.__dict__.get("_modules", {})
+
+    def _block(self) -> nn.Module:
+        return self.block
+
+    def combine(self, x: Tensor, s: Tensor) -> Tensor:
+        """Merge the block's input with what skips to it, both (batch, tokens, width)."""
+        if self.merge is None:
+            return x + s
+        y: Tensor = self.merge(torch.cat([x, s], dim=-1) if self.kind == "linear" else s)
+        return y if self.kind == "linear" else x + y
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.__dict__["source"] is not None:
+            x = self.combine(self._input(args, kwargs), self.__dict__["source"].take())
+            args, kwargs = self._given(x, args, kwargs)
+        result = self.block(*args, **kwargs)
+        if self.__dict__["holds"]:
+            self.__dict__["held"] = result[0] if isinstance(result, tuple) else result
+        return result
+
+    def take(self) -> Tensor:
+        """Return the output of this run, and forget it unless it may be asked for again."""
+        found: Tensor | None = self.__dict__["held"]
+        if found is None:
+            raise InternalError("a block reads the output of an earlier one that has not run")
+        if not torch.is_grad_enabled():
+            self.__dict__["held"] = None
+        return found
+
+    def extra_repr(self) -> str:
+        return f"merge={self.kind}, holds={self.__dict__['holds']}"
+
+
+NORM_EPS = 1e-6
+
+
+def plain_skip(kind: str, width: int) -> Tensor:
+    """Return the weight by which a merge is the block's own input: (width, 2 * width) for linear, else zeros."""
+    eye, zero = torch.eye(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
+    return torch.cat([eye, zero], dim=1) if kind == "linear" else zero
+
+
 def _input_name(block: nn.Module) -> str:
     """Return the name of the parameter by which a block takes its tokens."""
-    while isinstance(block, _Standin):
+    while isinstance(block, Standin):
         block = block._block()
     if isinstance(block, Operator):
         return block.port.input

@@ -145,6 +145,13 @@ def grid_of(tokens: int, shape: SiteShape) -> tuple[int, int]:
     return found
 
 
+def native_tokens(tokens: int, shape: SiteShape, operator: str, hint: str) -> None:
+    """Raise AS350 if these are not the tokens that the weights of an operator were made for."""
+    if tokens != shape.tokens:
+        message = f"{operator} has weights for each of {shape.tokens} tokens, and was given {tokens}"
+        raise fail("AS350", message, None, "run the model at its native size", hint)
+
+
 def reset(operator: nn.Module, seed: int) -> None:
     """Draw random weights from `seed` alone: torch's own `reset_parameters` of each part, children before parents.
 

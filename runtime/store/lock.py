@@ -178,4 +178,8 @@ def operators_of(program: Iterable[Instruction]) -> dict[str, int]:
 
 
 def _installs(program: Iterable[Instruction]) -> Iterable[Any]:
-    return (i for i in program if i.do == "install")
+    for instruction in program:
+        if instruction.do == "install":
+            yield instruction
+        elif instruction.do == "relist":
+            yield from (entry.operator for entry in instruction.entries if entry.operator)

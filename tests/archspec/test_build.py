@@ -10,6 +10,7 @@ from archspec.language.parse import parse
 from archspec.language.spec import Base, Data, Drop, Init, OperatorCall, Repeat, Replace, Spec
 from archspec.operators.hyena_x import HyenaX
 from archspec.source import Source
+from archspec.syntax import words
 from archspec.syntax.yaml_syntax import parse_yaml
 
 NAME_HINT = "write `name: dit-xl2-hyena-x-50` (name of the result: letters, digits, `.`, `_`, `-`)"
@@ -99,7 +100,7 @@ def test_spans_lead_to_what_was_written() -> None:
         ("name: x\nedits: blocks", "AS142", 2, 8, "write a list: `edits: [blocks]`"),
         ("name: x\nedits: [drop]", "AS142", 2, 9, None),
         ("name: x\nedits: [{dorp: blocks}]", "AS145", 2, 10, "did you mean 'drop'?"),
-        ("name: x\nedits: [{}]", "AS145", 2, 9, "verbs are replace, parallelize, drop, repeat, share, freeze"),
+        ("name: x\nedits: [{}]", "AS145", 2, 9, f"verbs are {', '.join(words.VERBS)}"),
         ("name: x\nedits: [{drop: blocks, freeze: blocks}]", "AS145", 2, 24, None),
         ("name: x\nedits: [{drop: blocks, by: 2}]", "AS140", 2, 24, "its keys are drop"),
         ("name: x\nedits: [{drop: 3}]", "AS142", 2, 16, None),
@@ -163,7 +164,7 @@ def test_operators_are_built_from_their_parameters() -> None:
 
 
 def test_wrong_operators() -> None:
-    assert signature_refusal(call("hyena")) == ("AS147", 33, "unknown operator 'hyena'", "did you mean 'hyena_x'?")
+    assert signature_refusal(call("hyenax")) == ("AS147", 33, "unknown operator 'hyenax'", "did you mean 'hyena_x'?")
     assert signature_refusal(call("{op: hyena_x, kernl: 4}")) == (
         "AS140", 47, "operator 'hyena_x' has no key 'kernl'", "did you mean 'kernel'?",
     )  # fmt: skip

@@ -20,13 +20,15 @@ XL = SiteShape(width=1152, tokens=256, grid=(16, 16), heads=16, kv_heads=16, hea
 XL_MLP = SiteShape(width=1152, tokens=256, grid=(16, 16), hidden=4608, activation="gelu_pytorch_tanh")
 UNKNOWN = SiteShape(width=48)
 NEEDED: dict[str, dict[str, Any]] = {"local_attention": {"window": 2}, "low_rank": {"rank": 4}}
+AT_ANY_LENGTH: dict[str, dict[str, Any]] = {"hyena_mlp": {"channels": "shared"}}
 
 OF_DIT: dict[str, Any] = {"groups": 4, "head_dim": 12, "state": 12, "expand": 1, "bias": True, "out_bias": True}
 """Mamba-2 with the heads of DIT."""
 
 
 def make(name: str, site: SiteShape, **params: Any) -> Any:
-    return signature(name)(**{**NEEDED.get(name, {}), **params}).complete(site)
+    needed = NEEDED.get(name, {}) | ({} if site.tokens else AT_ANY_LENGTH.get(name, {}))
+    return signature(name)(**{**needed, **params}).complete(site)
 
 
 def complaints(name: str, site: SiteShape, **params: Any) -> list[tuple[str | None, str]]:
@@ -37,7 +39,7 @@ def complaints(name: str, site: SiteShape, **params: Any) -> list[tuple[str | No
 
 def test_table_and_files_agree() -> None:
     folder = Path(archspec.operators.__file__).parent
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "heads"}
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "gated", "heads"}
     assert files == set(OPERATORS)
     assert list(OPERATORS) == sorted(OPERATORS)
     for name in OPERATORS:
@@ -74,7 +76,7 @@ def test_completion_leaves_nothing_open_and_is_idempotent(name: str, site: SiteS
 
 
 def test_parameter_counts_are_those_of_the_paper() -> None:
-    """2506.05340: attention 5,313,024; Hyena-X +0.33 %; MLP r=4 and r=3 of DiT-XL/2."""
+    """2506.05340: attention 5,313,024; Hyena-X +0.33 %, SE +0.43 %, Y +0.11 %; MLP r=4, r=3 and Hyena-X of DiT-XL/2."""
 
     def count(name: str, site: SiteShape, **params: Any) -> int:
         shapes = make(name, site, **params).tensors(site).values()
@@ -88,6 +90,10 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
 
     assert count("attention", XL) == 5_313_024
     assert count("hyena_x", XL, kernel=4) == 5_313_024 + 15 * 1152
+    assert count("hyena_se", XL) == 5_313_024 + 20 * 1152
+    assert count("hyena_y", XL) == 5_313_024 + 5 * 1152
+    assert count("hyena_mlp", XL_MLP) == 8 * 1152**2 + 7 * 1152 + 5 * 256
+    assert count("hyena_mlp", XL_MLP, channels="shared") == 8 * 1152**2 + 7 * 1152 + 5
     assert count("mlp", XL_MLP) == 8 * 1152**2 + 5 * 1152
     assert count("mlp", XL_MLP, ratio=3) == 6 * 1152**2 + 4 * 1152
     assert count("local_attention", XL, window=4) == 5_313_024
@@ -147,6 +153,19 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
         ("hyena_x", LLAMA, {"causal": False}, "causal", "the host is causal and this operator would see later tokens"),
         ("hyena_x", LLAMA, {"layout": "grid"}, "layout", "the tokens of this site form no 2-D grid"),
         ("hyena_x", DIT, {"layout": "grid", "causal": True}, "causal", "a 2-D kernel is not causal"),
+        ("hyena_se", DIT, {"inner_kernel": 0}, "inner_kernel", "inner_kernel is 0"),
+        ("hyena_se", LLAMA, {"causal": False, "kernel": 1}, "causal", "the host is causal and this operator would see"),
+        ("hyena_y", DIT, {"layout": "grid", "causal": True}, "causal", "a 2-D kernel is not causal"),
+        ("hyena_y", LLAMA, {"layout": "grid"}, "layout", "the tokens of this site form no 2-D grid"),
+        (
+            "hyena_mlp",
+            LLAMA_MLP,
+            {"channels": "tokens"},
+            "channels",
+            "its weights hold the number of tokens, and this site takes any number",
+        ),
+        ("hyena_mlp", DIT_MLP, {"ratio": 3, "hidden": 5}, "ratio", "ratio 3 of width 48 is not an inner width of 5"),
+        ("hyena_mlp", DIT_MLP, {"kernel": 0}, "kernel", "kernel is 0"),
         ("mlp", DIT_MLP, {"ratio": 0.001}, "ratio", "ratio 0.001 of width 48 is not an inner width of 192"),
         ("mlp", DIT_MLP, {"ratio": 3, "hidden": 5}, "ratio", "ratio 3 of width 48 is not an inner width of 5"),
         ("mlp", DIT_MLP, {"ratio": -1}, "ratio", "ratio -1 of width 48 is not an inner width of -48"),
@@ -167,7 +186,7 @@ def test_hints_name_the_right_word() -> None:
 
 
 def test_causal_operators_fit_bidirectional_hosts() -> None:
-    for name in ("attention", "local_attention", "linear_attention", "hyena_x", "mamba2"):
+    for name in ("attention", "local_attention", "linear_attention", "hyena_x", "hyena_se", "hyena_y", "mamba2"):
         assert complaints(name, DIT, causal=True) == []
         assert make(name, DIT, causal=True).facts(DIT).causal
 
@@ -175,6 +194,21 @@ def test_causal_operators_fit_bidirectional_hosts() -> None:
 def test_a_short_same_kernel_that_looks_back_only_is_causal() -> None:
     assert complaints("hyena_x", LLAMA, causal=False, kernel=2) == []
     assert complaints("hyena_x", LLAMA, causal=False, kernel=3) != []
+    assert complaints("hyena_se", LLAMA, causal=False, kernel=2, inner_kernel=2) == []
+    assert complaints("hyena_se", LLAMA, causal=False, kernel=2, inner_kernel=3) != []
+
+
+def test_receptive_fields_are_those_of_the_paper() -> None:
+    """2506.05340, kernels of 4: i-6 ... i of Hyena-SE, i-3 ... i of Hyena-X and Hyena-Y."""
+    for name, before in (("hyena_se", 6), ("hyena_x", 3), ("hyena_y", 3)):
+        facts = make(name, XL).facts(XL)
+        assert (facts.causal, facts.reach, make(name, XL).reach) == (True, before, (before, 0))
+    grid = make("hyena_se", XL, layout="grid", kernel=3, inner_kernel=5).facts(XL)
+    assert grid.reach == 3 * 16 + 3
+    assert make("hyena_se", DIT, kernel=9, inner_kernel=8).facts(DIT).reach is None
+    for channels in ("tokens", "shared"):
+        facts = make("hyena_mlp", XL_MLP, channels=channels).facts(XL_MLP)
+        assert (facts.causal, facts.reach, facts.token_bound) == (True, 0, channels == "tokens")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +228,9 @@ def test_a_short_same_kernel_that_looks_back_only_is_causal() -> None:
         ("mamba2", DIT, OF_DIT | {"bias": False}, "bias"),
         ("mamba2", DIT, OF_DIT | {"out_bias": False}, "out_bias"),
         ("mamba2", UNKNOWN, {}, None),
+        ("hyena_se", DIT, {"out_bias": False}, "out_bias"),
+        ("hyena_y", DIT, {"bias": False}, "bias"),
+        ("hyena_y", LLAMA, {"bias": False}, "bias"),
         ("mlp", LLAMA_MLP, {"gated": False}, "gated"),
         ("mlp", DIT_MLP, {"activation": "relu"}, "activation"),
         ("mlp", DIT, {}, None),
@@ -216,6 +253,9 @@ def test_no_obstacles_where_the_teacher_fits() -> None:
         ("hyena_x", LLAMA, {}),
         ("mamba2", DIT, OF_DIT),
         ("mamba2", LLAMA, {"groups": 4, "head_dim": 8, "state": 8, "expand": 1}),
+        ("hyena_x", LLAMA, {"bias": False}),
+        ("hyena_se", LLAMA, {"bias": False}),
+        ("hyena_y", LLAMA, {}),
         ("mlp", LLAMA_MLP, {"hidden": 8}),
         ("mlp", DIT_MLP, {"ratio": 6}),
         ("low_rank", LLAMA_MLP, {}),
@@ -257,6 +297,9 @@ def test_reach_of_everything_is_none() -> None:
         ("local_attention", {}),
         ("hyena_x", {"kernel": None}),
         ("hyena_x", {"causal": 1}),
+        ("hyena_se", {"inner_filters": "none"}),
+        ("hyena_y", {"inner_kernel": 4}),
+        ("hyena_mlp", {"channels": "features"}),
         ("mlp", {"ratio": "big"}),
         ("mlp", {"activation": 3}),
         ("attention", {"depth": 3}),

@@ -85,7 +85,7 @@ def test_no_inheritance_without_the_teachers_weights() -> None:
 def test_every_error_of_every_edit_at_its_place() -> None:
     found = refused(
         "- {replace: 'blocks[9].attn', with: hyena_x}\n"
-        "- {replace: 'blocks[0].attn', with: hyena_y}\n"
+        "- {replace: 'blocks[0].attn', with: hyena_z}\n"
         "- {repeat: 'blocks[0].attn'}\n"
         "- {parallelize: 'blocks[1,3]'}\n",
         rest="let: {none: 'stacks[*]'}\n",

@@ -89,7 +89,7 @@ def test_a_broken_expectation(tiny_dit: Path, tmp_path: Path, capsys: pytest.Cap
 def test_list_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert _plan("--list-passes") == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["replace", "share", "drop", "repeat", "parallelize", "freeze"]
+    assert names == ["replace", "share", "drop", "repeat", "parallelize", "insert", "skip", "freeze"]
 
 
 def test_no_spec_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

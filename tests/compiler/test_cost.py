@@ -62,6 +62,35 @@ def test_flops_at_256_tokens(half_hyena: CostReport) -> None:
     assert half_hyena.tokens == N
 
 
+@pytest.mark.parametrize(
+    ("call", "more_params", "convolutions", "published"),
+    [("hyena_x", 15, 24, 24 + 2), ("hyena_se", 20, 24 + 8, 24 + 10), ("hyena_y", 5, 8, 10)],
+)
+def test_gated_convolutions(call: str, more_params: int, convolutions: int, published: int) -> None:
+    """2506.05340: projections 8 N D², featurizer 24 N D, inner convolution 8 N D: as here. The paper counts the two
+    products of the gates too, 2 N D; element-wise work is not counted here, of no operator."""
+    report = _price(XL, f"{{replace: 'blocks[1].attn', with: {call}}}")
+    result, host = _site(report, "blocks[1].attn").result, _site(report, "blocks[1].attn").host
+    assert result.params - host.params == more_params * D
+    assert result.flops == 8 * N * D * D + convolutions * N * D
+    assert published - convolutions == 2
+
+
+def test_gated_mlp() -> None:
+    """2506.05340, r = 2: 16 N D² as MLP r = 4. The table then counts the gates, 4 N D, and not the convolution, which
+    is 2 · 4 · N · 6 D: we count it, and not the gates."""
+    report = _price(XL, "{replace: 'blocks[1].mlp', with: hyena_mlp}")
+    result, host = _site(report, "blocks[1].mlp").result, _site(report, "blocks[1].mlp").host
+    assert result.params == 8 * D * D + 7 * D + 5 * N
+    assert result.params - host.params == 2 * D + 5 * N
+    assert result.flops == 16 * N * D * D + 48 * N * D
+    with pytest.raises(ArchspecError) as error:
+        report.again(1024)
+    assert error.value.diagnostics[0].code == "AS350"
+    shared = _price(XL, "{replace: 'blocks[1].mlp', with: {op: hyena_mlp, channels: shared}}", tokens=1024)
+    assert _site(shared, "blocks[1].mlp").result.flops == 4 * result.flops
+
+
 def test_what_a_mixer_can_save_is_said_of_slot_and_model(half_hyena: CostReport) -> None:
     """At 256 tokens the attention kernel is 3.6 % of attention and MLP: half of it is 1.8 % of them."""
     assert half_hyena.mixing_share == pytest.approx(N / (N + 6 * D), rel=1e-12)

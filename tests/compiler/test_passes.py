@@ -29,6 +29,8 @@ CASES = {
     "drop": "drop: 'blocks[2]'",
     "repeat": "{repeat: 'blocks[2]', times: 3}",
     "parallelize": "{parallelize: blocks, by: 2}",
+    "insert": "{insert: 'blocks[1:3]', with: {op: local_attention, window: 2}}",
+    "skip": "{skip: 'blocks[0:2]', to: 'blocks[2:4]', merge: linear}",
     "freeze": "freeze: blocks[0].attn",
 }
 Compiler = Callable[..., Any]
@@ -87,6 +89,8 @@ def test_nodes_know_why_they_are_there(tiny_dit: Path, compiler: Compiler) -> No
         ("drop", 117360 - 28544, 0, 28544),
         ("repeat", 117360, 2 * 28544, 0),
         ("parallelize", 117360, 2 * (2 * 32 * 32 + 32), 0),
+        ("insert", 117360, 2 * 4224, 0),
+        ("skip", 117360, 2 * (2 * 32 * 32 + 32), 0),
         ("freeze", 117360, 0, 0),
     ],
 )

@@ -33,7 +33,10 @@ Compiler = Callable[..., Any]
 EDITS = {
     "self-graft": ("{replace: 'blocks[1::2].attn', with: {op: attention}}",),
     "mixer": ("{replace: 'blocks[1::2].attn', with: {op: hyena_x}}",),
+    "two convolutions": ("{replace: 'blocks[1::2].attn', with: {op: hyena_se}}",),
+    "inner convolution": ("{replace: 'blocks[1::2].attn', with: {op: hyena_y, filters: random}}",),
     "mlp": ("{replace: blocks.mlp, with: {op: mlp, ratio: 3}}",),
+    "gated mlp": ("{replace: blocks.mlp, with: {op: hyena_mlp, channels: shared}}",),
     "drop": ("drop: 'blocks[2]'",),
     "repeat": ("{repeat: 'blocks[2]', times: 3}",),
     "tie": ("{repeat: 'blocks[2]', times: 3, tie: true}",),
@@ -43,6 +46,10 @@ EDITS = {
     "average": ("{parallelize: blocks, by: 2, merge: average}",),
     "shared mlp": ("share: blocks[1:3].mlp",),
     "shared blocks": ("share: blocks[1:3]",),
+    "inserted": ("{insert: 'blocks[0] | blocks[2]', with: {op: local_attention, window: 2}, init: random}",),
+    "skips, linear": ("{skip: 'blocks[0:2]', to: 'blocks[2:4]', merge: linear}",),
+    "skips": ("{skip: 'blocks[0]', to: 'blocks[2]'}", "{insert: 'blocks[1]', with: {op: mlp, ratio: 1}}"),
+    "skip, sum": ("{skip: 'blocks[0]', to: 'blocks[3]', merge: sum}", "{insert: 'blocks[0]', with: attention}"),
     "many": (
         "{replace: 'blocks[2].attn', with: {op: hyena_x}}",
         "{repeat: 'blocks[2]', times: 2}",
@@ -55,7 +62,7 @@ EDITS = {
 CASES = [
     *(("tiny_dit", case) for case in EDITS),
     *(("tiny_llama", case) for case in EDITS),
-    *(("tiny_pixart", case) for case in ("mixer", "shared blocks", "many")),
+    *(("tiny_pixart", case) for case in ("mixer", "shared blocks", "inserted", "skips", "many")),
 ]
 
 

@@ -22,12 +22,18 @@ HYENA = '  - {replace: "blocks[1::2].attn", with: {op: hyena_x, kernel: 4}, init
 MLP = '  - {replace: "blocks[*].mlp", with: {op: mlp, ratio: 3}}\n'
 EDITS = {
     "operators": HYENA + MLP,
+    "convolutions": '  - {replace: "blocks[0].attn", with: hyena_se}\n'
+    '  - {replace: "blocks[2].attn", with: {op: hyena_y, layout: grid, kernel: 3}}\n'
+    '  - {replace: "blocks[*].mlp", with: hyena_mlp}\n',
     "parallel": '  - {parallelize: "blocks[0:4]", by: 2, merge: linear}\n',
     "sum": '  - {parallelize: "blocks[1:3]", by: 2, merge: sum}\n',
     "tied": '  - {repeat: "blocks[1]", times: 3, tie: true}\n',
     "copied": '  - {repeat: "blocks[1]", times: 2}\n',
     "shared": '  - {share: "blocks[1:4].mlp"}\n',
     "dropped": '  - {drop: "blocks[0]"}\n',
+    "inserted": '  - {insert: "blocks[1] | blocks[3]", with: {op: local_attention, window: 2}, init: random}\n',
+    "skipped": '  - {skip: "blocks[0:2]", to: "blocks[2:4]", init: random}\n  - {insert: "blocks[0]", with: hyena_x}\n',
+    "skipped sums": '  - {skip: "blocks[1]", to: "blocks[3]", merge: sum}\n' + MLP,
     "all": HYENA + MLP + '  - {parallelize: "blocks[0:2]", by: 2}\n  - {repeat: "blocks[3]", times: 2, tie: true}\n',
 }
 
@@ -162,8 +168,9 @@ def test_the_identity_codec_changes_nothing() -> None:
     assert codec.config.scaling_factor == 1.0
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(tiny_dit: Path, make: Make) -> None:
-    model: Any = archspec.load(make(tiny_dit, EDITS["all"]))
+@pytest.mark.parametrize("edits", ["all", "skipped"])
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_dit: Path, make: Make, edits: str) -> None:
+    model: Any = archspec.load(make(tiny_dit, EDITS[edits]))
 
     def gradients() -> dict[str, torch.Tensor]:
         model.zero_grad()

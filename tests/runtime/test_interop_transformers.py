@@ -23,6 +23,8 @@ EDITS = {
     "nothing": '  - {freeze: "blocks[0]"}\n',
     "operators": HYENA + LOCAL + LINEAR,
     "first": '  - {replace: "blocks[0].attn", with: {op: low_rank, rank: 4}, init: random}\n',
+    "convolutions": '  - {replace: "blocks[0].attn", with: hyena_se}\n  - {replace: "blocks[2].attn", with: hyena_y}\n'
+    '  - {replace: "blocks[1].mlp", with: {op: hyena_mlp, channels: shared}}\n',
     "mlp": '  - {replace: "blocks[*].mlp", with: {op: mlp, ratio: 1}}\n',
     "parallel": '  - {parallelize: "blocks[0:4]", by: 2, merge: linear}\n',
     "average": '  - {parallelize: "blocks[0:2]", by: 2, merge: average}\n',
@@ -30,6 +32,12 @@ EDITS = {
     "copied": '  - {repeat: "blocks[3]", times: 2}\n',
     "shared": '  - {share: "blocks[1:4].attn"}\n',
     "dropped": '  - {drop: "blocks[0]"}\n',
+    "inserted": '  - {insert: "blocks[1]", with: attention, init: random}\n',
+    "inserted twice": '  - {insert: "blocks[0] | blocks[3]", with: {op: hyena_x, kernel: 3}, init: random}\n',
+    "skipped": '  - {skip: "blocks[0:2]", to: "blocks[2:4]", merge: linear, init: random}\n',
+    "skipped and more": '  - {skip: "blocks[0]", to: "blocks[3]"}\n'
+    + '  - {insert: "blocks[0]", with: {op: mlp, ratio: 1}}\n'
+    + LOCAL,
     "all": HYENA
     + LOCAL
     + LINEAR

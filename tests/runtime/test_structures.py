@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from archspec.runtime.model.structures import Parallel, Tied, plain_merge
+from archspec.diagnostics import InternalError
+from archspec.runtime.model.structures import Inserted, Linked, Parallel, Tied, plain_merge, plain_skip
 
 WIDTH = 6
 
@@ -188,3 +189,63 @@ def test_the_number_is_put_back_when_the_call_fails() -> None:
     with pytest.raises(TypeError):
         Tied(block, 5)(None)
     assert block.attention.layer_idx == 2
+
+
+@pytest.mark.parametrize("kind", ["linear", "residual_linear", "sum"])
+def test_skips_are_the_formulas(x: Tensor, kind: str) -> None:
+    first, second = blocks(2)
+    source = Linked(first)
+    target = Linked(second, source, kind, WIDTH, dtype=torch.float64)
+    s = source(x)
+    y = target(s, 2.0)
+    if target.merge is None:
+        wanted = s + s
+    elif kind == "linear":
+        wanted = torch.cat([s, s], -1) @ target.merge.weight.T + target.merge.bias
+    else:
+        wanted = s + s @ target.merge.weight.T + target.merge.bias
+    torch.testing.assert_close(y, second(wanted, 2.0))
+    assert torch.equal(s, first(x))
+
+
+@pytest.mark.parametrize("kind", ["linear", "residual_linear"])
+def test_a_plain_skip_changes_nothing(x: Tensor, kind: str) -> None:
+    source, block = Linked(nn.Linear(WIDTH, WIDTH, dtype=torch.float64)), blocks(1)[0]
+    target = Linked(block, source, kind, WIDTH, dtype=torch.float64)
+    assert target.merge is not None
+    with torch.no_grad():
+        target.merge.weight.copy_(plain_skip(kind, WIDTH))
+        target.merge.bias.zero_()
+    source(torch.ones_like(x))
+    torch.testing.assert_close(target(x), block(x), rtol=0, atol=0)
+
+
+def test_a_skip_is_read_once_per_run_and_forgotten(x: Tensor) -> None:
+    source = Linked(blocks(1)[0]).eval()
+    target = Linked(blocks(1)[0], source, "sum", WIDTH).eval()
+    with pytest.raises(InternalError, match="has not run"):
+        target(x)
+    with torch.no_grad():
+        target(source(x))
+    assert source.__dict__["held"] is None
+    pair = nn.ModuleList([source, target])
+    other = copy.deepcopy(pair)
+    assert other[1].__dict__["source"] is other[0]
+    torch.testing.assert_close(other[1](other[0](x)), target(source(x)))
+
+
+def test_tuples_go_through_a_skip(x: Tensor) -> None:
+    source = Linked(blocks(1, pair=True)[0])
+    target = Linked(blocks(1, pair=True)[0], source, "sum", WIDTH)
+    tokens, rest = target(hidden=source(x)[0])
+    assert rest == "rest"
+    assert tokens.shape == x.shape
+
+
+def test_an_inserted_operator_is_a_residual_branch(x: Tensor) -> None:
+    block, operator = blocks(1)[0], nn.Linear(WIDTH, WIDTH, dtype=torch.float64)
+    model = Inserted(operator, block, WIDTH)
+    wanted = x + operator(torch.nn.functional.layer_norm(x, (WIDTH,), eps=1e-6))
+    torch.testing.assert_close(model(x), wanted)
+    assert model.kind == "full"
+    assert {name for name, _ in model.named_parameters()} == {"operator.weight", "operator.bias"}

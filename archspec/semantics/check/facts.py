@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from archspec.host.structure import Site, Structure, TensorHeader
 from archspec.instructions import Entry, Relist, TensorSource
 from archspec.language.spec import Replace
+from archspec.operators import restore
 from archspec.operators.base import Facts
 from archspec.semantics.check.places import above
 from archspec.semantics.layout import Program, base_shapes, count_parameters, depth, tensor_sources
@@ -96,6 +97,15 @@ def _installed(resolved: ResolvedSpec) -> Iterator[tuple[str, Facts]]:
                 yield site.path, config.facts(site.shape)
 
 
+def token_bound(resolved: ResolvedSpec) -> Iterator[tuple[Site, Replace]]:
+    """Yield the sites of new operators whose weights hold the number of tokens, each with its edit."""
+    for edit in resolved.edits:
+        if isinstance(edit.edit, Replace):
+            for site, config in zip(edit.sites, edit.configs, strict=True):
+                if site.shape.width and config.facts(site.shape).token_bound:
+                    yield site, edit.edit
+
+
 def _mixing(
     structure: Structure, installed: Mapping[str, Facts], lists: Mapping[str, tuple[Entry, ...]]
 ) -> tuple[bool | None, float | None]:
@@ -118,6 +128,10 @@ def _entries(blocks: list[Mixing], entries: Iterable[Entry] | None) -> Iterator[
         yield from blocks
         return
     for entry in entries:
+        if entry.operator:
+            config = restore(entry.operator.operator, entry.operator.config)
+            yield _composed([config.facts(entry.operator.shape)])
+            continue
         members = [blocks[index] for index in entry.members]
         yield all(causal for causal, _ in members), max(reach for _, reach in members)
 
@@ -133,7 +147,11 @@ def _blocks(structure: Structure, group: str, installed: Mapping[str, Facts]) ->
 
 def _block(sites: list[Site], installed: Mapping[str, Facts]) -> Mixing:
     whole = next((installed[s.path] for s in sites if s.slot == "block" and s.path in installed), None)
-    parts = [whole] if whole else [f for s in sites if (f := _site(s, installed))]
+    return _composed([whole] if whole else [f for s in sites if (f := _site(s, installed))])
+
+
+def _composed(parts: list[Facts]) -> Mixing:
+    """Return (causal, reach) of parts that run one after another."""
     return all(f.causal for f in parts), sum(math.inf if f.reach is None else f.reach for f in parts)
 
 

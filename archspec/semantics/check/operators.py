@@ -11,45 +11,46 @@ from collections.abc import Iterator
 
 from archspec.diagnostics import Collector, Label
 from archspec.host.structure import Site
-from archspec.language.spec import Init, Replace
+from archspec.language.spec import Init, Insert, Replace
 from archspec.operators.base import Problem, Signature
 from archspec.semantics.check.places import listed, written_keys
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
 
 Finding = tuple[str, Problem]
+TAUGHT = ("inherit", "least_squares")
 
 
 def operators_fit(resolved: ResolvedSpec, collector: Collector) -> None:
     """Report operators that cannot fill their sites and initializations that cannot fill their operators."""
     for edit in resolved.edits:
-        if isinstance(edit.edit, Replace) and edit.configs:
+        if isinstance(edit.edit, Replace | Insert) and edit.configs:
             _check(edit, edit.edit, collector)
 
 
-def _check(edit: ResolvedEdit, replace: Replace, collector: Collector) -> None:
+def _check(edit: ResolvedEdit, verb: Replace | Insert, collector: Collector) -> None:
     found: dict[Finding, list[Site]] = {}
-    for site, config in zip(edit.sites, edit.configs, strict=True):
-        for finding in _findings(site, config, replace.init):
+    for site, place, config in zip(edit.sites, edit.places, edit.configs, strict=True):
+        for finding in _findings(place, config, verb):
             found.setdefault(finding, []).append(site)
     for (code, problem), sites in found.items():
-        _report(code, problem, sites, replace, collector)
+        _report(code, problem, sites, verb, collector)
 
 
-def _report(code: str, problem: Problem, sites: list[Site], replace: Replace, collector: Collector) -> None:
+def _report(code: str, problem: Problem, sites: list[Site], verb: Replace | Insert, collector: Collector) -> None:
     hints = (problem.hint,) if problem.hint else ()
-    span = _span(replace, code, problem.field)
+    span = _span(verb, code, problem.field)
     if code in ("AS301", "AS302"):
-        message = f"{replace.with_.op} does not fit {listed(sites)}: {problem.message}"
+        message = f"{verb.with_.op} does not fit {listed(sites)}: {problem.message}"
         collector.report(code, message, span, *hints)
         return
-    message = f"init {replace.init.kind} is not possible at {listed(sites)}: {problem.message}"
-    asked = replace.init.span("kind")
+    message = f"init {verb.init.kind} is not possible at {listed(sites)}: {problem.message}"
+    asked = verb.init.span("kind")
     related = (Label(asked, "asked for here"),) if asked and asked != span else ()
     collector.report(code, message, span, *hints, related=related)
 
 
-def _findings(site: Site, config: Signature, init: Init) -> Iterator[Finding]:
+def _findings(site: Site, config: Signature, verb: Replace | Insert) -> Iterator[Finding]:
     if site.slot != "module" and site.slot not in config.slots:
         hint = f"{config.name} fills {', '.join(sorted(config.slots))}"
         yield "AS301", Problem(None, f"it does not fill the slot '{site.slot}'", hint)
@@ -58,8 +59,11 @@ def _findings(site: Site, config: Signature, init: Init) -> Iterator[Finding]:
         return
     problems = tuple(config.problems(site.shape))
     yield from (("AS302", problem) for problem in problems)
-    if not problems:
-        yield from _initial(site, config, init)
+    if not problems and isinstance(verb, Insert) and verb.init.kind in TAUGHT:
+        hint = "write init identity, random or artifact"
+        yield "AS310", Problem(None, "nothing stood there that it could learn from", hint)
+    elif not problems:
+        yield from _initial(site, config, verb.init)
 
 
 def _initial(site: Site, config: Signature, init: Init) -> Iterator[Finding]:
@@ -76,11 +80,11 @@ def _initial(site: Site, config: Signature, init: Init) -> Iterator[Finding]:
             yield "AS311", Problem(None, message, "write init random or least_squares")
 
 
-def _span(replace: Replace, code: str, field: str | None) -> Span | None:
+def _span(verb: Replace | Insert, code: str, field: str | None) -> Span | None:
     """Return the span of the parameter to blame; that of the operator's name, or of the init, where none is written."""
-    call = replace.with_
+    call = verb.with_
     if field and field.rstrip("_") in written_keys(call):
         return call.span(field.rstrip("_"))
     if code.startswith("AS31"):
-        return replace.init.span("kind")
-    return (call.span("op") if "op" in written_keys(call) else call.span()) or replace.span("with")
+        return verb.init.span("kind")
+    return (call.span("op") if "op" in written_keys(call) else call.span()) or verb.span("with")

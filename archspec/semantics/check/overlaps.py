@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from archspec.diagnostics import Collector, Label, Severity
 from archspec.families import FAMILIES
 from archspec.host.structure import Site
-from archspec.language.spec import Drop, Freeze, Parallelize, Repeat, Replace, Share
+from archspec.language.spec import Drop, Freeze, Insert, Parallelize, Repeat, Replace, Share, Skip
 from archspec.semantics.check.places import above, listed, target_span, without
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 
@@ -40,7 +40,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         (Drop,),
-        (Replace, Repeat, Share, Freeze),
+        (Replace, Repeat, Share, Insert, Skip, Freeze),
         "AS251",
         "{sites} edited, but its block is dropped",
         "dropped here",
@@ -58,12 +58,20 @@ RULES: tuple[Rule, ...] = (
         inside=True,
     ),
     Rule(
-        (Parallelize, Repeat),
-        (Parallelize, Repeat),
+        (Parallelize, Repeat, Insert),
+        (Parallelize, Repeat, Insert),
         "AS253",
         "{sites} rearranged twice",
         "rearranged here",
-        "a block can run in one parallel group, or again, once",
+        "a block can run in one parallel group, or again, or have one operator behind it",
+    ),
+    Rule(
+        (Skip,),
+        (Parallelize, Repeat, Skip),
+        "AS253",
+        "{sites} rearranged twice",
+        "rearranged here",
+        "a skip leaves from and ends in blocks that no other edit rearranges",
     ),
     Rule((Share,), (Share,), "AS256", "{sites} shared twice", "shared here", "name all that share in one edit"),
     Rule((Drop,), (Drop,), "AS254", "{sites} dropped twice", "dropped here", "", severity=Severity.WARNING),
@@ -90,10 +98,10 @@ def _meetings(resolved: ResolvedSpec) -> Iterator[tuple[int, int, Site, bool]]:
     """Yield (outer, inner, site, same): edit `inner` names a site that `outer` names (same), or one within it."""
     edits_at: dict[str, list[int]] = {}
     for number, edit in enumerate(resolved.edits):
-        for site in edit.sites:
+        for site in (*edit.sites, *edit.targets):
             edits_at.setdefault(site.path, []).append(number)
     for number, edit in enumerate(resolved.edits):
-        for site in edit.sites:
+        for site in (*edit.sites, *edit.targets):
             for path in (site.path, *above(site.path)):
                 yield from ((other, number, site, path == site.path) for other in edits_at.get(path, ()))
 

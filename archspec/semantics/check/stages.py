@@ -12,13 +12,26 @@ from typing import TypeGuard
 
 from archspec.diagnostics import Collector, Severity
 from archspec.host.structure import inside
+from archspec.instructions import LEARNED_MERGES
 from archspec.language.fields import Node, declared, written
 from archspec.language.partial import closure
 from archspec.language.selectors import Selector
-from archspec.language.spec import Distill, Edit, Finetune, Freeze, Init, Parallelize, Replace, Spec
+from archspec.language.spec import (
+    Distill,
+    Edit,
+    Finetune,
+    Freeze,
+    Init,
+    Insert,
+    Parallelize,
+    Replace,
+    Skip,
+    Spec,
+    selectors,
+)
 from archspec.semantics.check.families import OBJECTIVES, OUTPUTS, has_null_label
 from archspec.semantics.check.places import item_span, written_keys
-from archspec.semantics.resolve import LEARNED_MERGES, ResolvedEdit, ResolvedSpec
+from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
 from archspec.syntax.tree import Map
 
@@ -52,7 +65,7 @@ def names_are_used(resolved: ResolvedSpec, collector: Collector) -> None:
     if spec.origin is None or gaps.of_edits or gaps.has("expect", "edits") or gaps.lets:
         return
     expected = (value for e in spec.expect for value in e.args.values() if isinstance(value, Selector))
-    used = closure((*(edit.target for edit in spec.edits), *expected), spec.let)
+    used = closure((*(s for edit in spec.edits for s in selectors(edit)), *expected), spec.let)
     lets = spec.origin.entry("let")
     for entry in lets.value.entries if lets and isinstance(lets.value, Map) else ():
         if entry.key.value not in used and entry.key.span.source is spec.origin.span.source:
@@ -114,10 +127,13 @@ def settings_have_effect(resolved: ResolvedSpec, collector: Collector) -> None:
 
 def _init_has_effect(edit: Edit, init: Init, collector: Collector) -> None:
     keys = written_keys(init)
-    if isinstance(edit, Parallelize) and edit.merge not in LEARNED_MERGES:
+    if isinstance(edit, Parallelize | Skip) and edit.merge not in LEARNED_MERGES:
         if init.kind is not None:
             _no_effect(collector, "init", init.span(), f"merge {edit.merge} has no weights")
         return
+    if isinstance(edit, Skip) and init.kind in ("inherit", "least_squares"):
+        hint = "write init identity, random or artifact"
+        collector.report("AS310", "the merge of a skip has nothing that it could learn from", init.span("kind"), hint)
     if init.kind == "artifact" and init.from_ is None:
         collector.report("AS312", "init artifact names no artifact", init.span("kind"), "name the file under from")
     if init.kind != "artifact" and init.from_ is not None:
@@ -187,15 +203,15 @@ def _paths(spec: Spec) -> Iterator[tuple[Node, str, str]]:
                 yield node, written(field.name), value
 
 
-def _has_init(edit: Edit) -> TypeGuard[Replace | Parallelize]:
-    return isinstance(edit, Replace | Parallelize)
+def _has_init(edit: Edit) -> TypeGuard[Replace | Parallelize | Insert | Skip]:
+    return isinstance(edit, Replace | Parallelize | Insert | Skip)
 
 
 def _is_new(edit: ResolvedEdit) -> bool:
     """Whether an edit makes weights that did not exist."""
-    if isinstance(edit.edit, Replace):
-        return any(config.tensors(site.shape) for site, config in zip(edit.sites, edit.configs, strict=True))
-    return isinstance(edit.edit, Parallelize) and edit.edit.merge in LEARNED_MERGES
+    if isinstance(edit.edit, Replace | Insert):
+        return any(config.tensors(site.shape) for site, config in zip(edit.places, edit.configs, strict=True))
+    return isinstance(edit.edit, Parallelize | Skip) and edit.edit.merge in LEARNED_MERGES
 
 
 def _head(spec: Spec, key: str) -> Span | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from archspec.diagnostics import ArchspecError, Collector, Severity
+from archspec.diagnostics import ArchspecError, Collector, Label, Severity
+from archspec.host.structure import Site
 from archspec.language.expectations import Expectation
 from archspec.language.selectors import Selector, select
+from archspec.language.spec import Replace
 from archspec.quantity import Number
-from archspec.semantics.check.facts import Figures, host_figures, result_figures
+from archspec.semantics.check.facts import Figures, host_figures, result_figures, token_bound
 from archspec.semantics.check.families import OUTPUTS
 from archspec.semantics.lower import lower
 from archspec.semantics.outcomes import MEASURED, STATIC, evaluate_expectation
@@ -22,11 +24,27 @@ def expectations_hold(resolved: ResolvedSpec, collector: Collector, whole: bool 
     figures = Figures(), Figures()
     if wanted and whole:
         figures = host_figures(resolved.structure), result_figures(resolved, lower(resolved))
+    bound = next(token_bound(resolved), None) if whole else None
     for expectation in wanted:
+        if bound is not None:
+            _runs_at_its_size(expectation, bound, collector)
         if expectation.metric in STATIC:
             _hold(expectation, *figures, resolved, collector)
         elif expectation.metric in MEASURED:
             _will_be_measured(expectation, resolved, collector)
+
+
+def _runs_at_its_size(expectation: Expectation, bound: tuple[Site, Replace], collector: Collector) -> None:
+    """Report what is expected at a number of tokens that weights of the result are not made for."""
+    (site, edit), tokens = bound, expectation.args.get("tokens")
+    if tokens is None or tokens == site.shape.tokens:
+        return
+    name = edit.with_.op
+    message = f"the result does not run on {tokens} tokens: {name} at {site.name} has weights for {site.shape.tokens}"
+    asked = edit.with_.span("op") or edit.with_.span()
+    related = (Label(asked, "its weights hold the number of tokens"),) if asked else ()
+    hint = f"write {expectation.metric}(tokens={site.shape.tokens})"
+    collector.report("AS351", message, expectation.span, hint, related=related)
 
 
 def _hold(

@@ -27,6 +27,8 @@ SITES = {
     ),
 }
 NEEDED = {"local_attention": {"window": 2}, "low_rank": {"rank": 7}}
+AT_ANY_LENGTH = {"hyena_mlp": {"channels": "shared"}}
+"""What an operator needs where the number of tokens is not fixed."""
 
 
 def rotary(shape: SiteShape, tokens: int) -> tuple[Tensor, Tensor]:
@@ -90,7 +92,8 @@ def teacher(shape: SiteShape, seed: int = 7) -> dict[str, Tensor]:
 def rig() -> Callable[..., Rig]:
     def make(operator: str, site: str | SiteShape, tokens: int | None = None, batch: int = 2, **params: Any) -> Rig:
         shape = SITES[site] if isinstance(site, str) else site
-        config = signature(operator)(**{**NEEDED.get(operator, {}), **params}).complete(shape)
+        needed = NEEDED.get(operator, {}) | ({} if shape.tokens else AT_ANY_LENGTH.get(operator, {}))
+        config = signature(operator)(**{**needed, **params}).complete(shape)
         problems = list(config.problems(shape))
         assert not problems, problems
         module = module_class(operator)(config, shape, layer=0)

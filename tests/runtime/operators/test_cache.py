@@ -30,7 +30,10 @@ def test_steps_equal_the_whole(rig: Callable[..., Any], name: str, steps: list[i
     torch.testing.assert_close(torch.cat(parts, 1), made.mix(), rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize(("name", "most"), [("local_attention", 3), ("hyena_x", 3), ("zero", 1), ("identity", 1)])
+KEPT = [("local_attention", 3), ("hyena_x", 3), ("hyena_se", 6), ("hyena_y", 3), ("zero", 1), ("identity", 1)]
+
+
+@pytest.mark.parametrize(("name", "most"), KEPT)
 def test_windows_keep_no_more_than_they_need(rig: Callable[..., Any], name: str, most: int) -> None:
     made, cache = rig(name, "llama.attn", **PARAMS.get(name, {})), DynamicCache()
     for start in range(20):

@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,10 +44,25 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("mamba2", "dit.attn", {"causal": False, "chunk": 7}),
     ("mamba2", "dit.attn", {"state": 5, "groups": 3, "conv": 1, "bias": True, "out_bias": True}),
     ("mamba2", "llama.attn", {"expand": 1, "head_dim": 6, "state": 6, "groups": 4, "chunk": 3}),
+    ("hyena_se", "dit.attn", {"filters": "identity", "inner_filters": "random"}),
+    ("hyena_se", "dit.attn", {"causal": False, "kernel": 2, "inner_kernel": 5}),
+    ("hyena_se", "dit.attn", {"causal": False, "kernel": 2, "inner_kernel": 2}),
+    ("hyena_se", "dit.attn", {"layout": "grid", "kernel": 2, "inner_kernel": 3}),
+    ("hyena_se", "dit.attn", {"kernel": 12, "inner_kernel": 9, "inner": 5, "bias": False, "out_bias": False}),
+    ("hyena_se", "llama.attn", {"kernel": 1, "inner_kernel": 3}),
+    ("hyena_y", "dit.attn", {"causal": False, "kernel": 5, "filters": "random"}),
+    ("hyena_y", "dit.attn", {"layout": "grid", "kernel": 3}),
+    ("hyena_y", "dit.attn", {"inner": 30, "bias": False}),
+    ("hyena_y", "llama.attn", {"kernel": 1}),
+    ("hyena_mlp", "dit.mlp", {"channels": "shared", "filters": "identity"}),
+    ("hyena_mlp", "dit.mlp", {"kernel": 1, "hidden": 7, "bias": False, "out_bias": False}),
+    ("hyena_mlp", "dit.mlp", {"kernel": 90, "ratio": 0.5}),
+    ("hyena_mlp", "llama.mlp", {"channels": "shared", "out_bias": True}),
     ("mlp", "dit.mlp", {"ratio": 3}),
     ("mlp", "llama.mlp", {"hidden": 7, "gated": False}),
     ("low_rank", "llama.mlp", {"rank": 24}),
 ]
+MIXERS = [name for name in OPERATORS if "attn" in signature(name).slots and name not in ("identity", "zero")]
 IDS = [f"{name}@{site}{params or ''}" for name, site, params in VARIANTS]
 everywhere = pytest.mark.parametrize(("name", "site", "params"), VARIANTS, ids=IDS)
 
@@ -88,8 +104,9 @@ def test_facts_are_proved_by_gradients(rig: Callable[..., Any], name: str, site:
     made = rig(name, site, batch=1, **params)
     x = made.x.clone().requires_grad_()
     tokens = x.shape[1]
-    if name == "hyena_x" and made.config.filters == "identity":
-        torch.nn.init.ones_(made.operator.conv.weight)
+    for key, parameter in made.operator.named_parameters():
+        if "conv" in key:  # filters that pass through hide what they could see
+            torch.nn.init.uniform_(parameter, 0.5, 1.0)
     y = made.mix(x).sum(-1)[0]
     seen = torch.zeros(tokens, tokens, dtype=torch.bool)
     for i in range(tokens):
@@ -101,7 +118,8 @@ def test_facts_are_proved_by_gradients(rig: Callable[..., Any], name: str, site:
     assert facts.causal == (not seen[offset > 0].any())
     far = int(offset[seen].abs().max()) if seen.any() else 0
     assert far == (tokens - 1 if facts.reach is None else facts.reach)
-    assert not facts.token_bound
+    other = replace(made.shape, tokens=7, grid=(1, 7))
+    assert facts.token_bound == (made.config.tensors(other) != made.config.tensors(made.shape))
 
 
 @everywhere
@@ -224,7 +242,8 @@ def test_host_ports(rig: Callable[..., Any], name: str) -> None:
 def test_lora_targets_the_maps_by_name(rig: Callable[..., Any]) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    for name, targets in (("attention", {"q", "v", "readout"}), ("hyena_x", {"project", "readout"})):
+    ends = {"project", "readout"}
+    for name, targets in (("attention", {"q", "v", "readout"}), ("hyena_x", ends), ("hyena_se", ends)):
         made = rig(name, "dit.attn")
         host = torch.nn.ModuleDict({"attn1": made.operator})
         inject_adapter_in_model(LoraConfig(r=2, target_modules=sorted(targets)), host)
@@ -233,7 +252,7 @@ def test_lora_targets_the_maps_by_name(rig: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("site", ["dit.attn", "llama.attn"])
-@pytest.mark.parametrize("name", ["attention", "local_attention", "linear_attention", "hyena_x", "low_rank"])
+@pytest.mark.parametrize("name", MIXERS)
 def test_compiles_to_one_graph(rig: Callable[..., Any], name: str, site: str) -> None:
     torch._dynamo.reset()
     made = rig(name, site)
