@@ -17,7 +17,7 @@ from torch.nn.functional import linear, logsigmoid, pad, silu
 
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.linear_attention import LinearAttention as Signature
-from archspec.runtime.operators import convolution, memory
+from archspec.runtime.operators import depthwise, memory
 from archspec.runtime.operators.base import EMPTY, Context, grid_of
 from archspec.runtime.operators.heads import Heads, State, merge, reference_heads, sizes
 from archspec.runtime.operators.scan import scan, single_precision
@@ -90,8 +90,8 @@ class LinearAttention(Heads):
         assert self.conv is not None
         config = self.config
         if config.layout == "grid":
-            return convolution.over_grid(self.conv, v, config.conv, grid_of(v.shape[1], self.shape)), None
-        return convolution.over_raster(self.conv, v, config.conv, bool(config.causal), past)
+            return depthwise.over_grid(self.conv, v, config.conv, grid_of(v.shape[1], self.shape)), None
+        return depthwise.over_raster(self.conv, v, config.conv, bool(config.causal), past)
 
     @torch.no_grad()
     def inherit(self, teacher: State) -> None:
@@ -134,7 +134,7 @@ def _reference_conv(
         return 0.0
     grid = grid_of(v.shape[2], shape) if config.layout == "grid" else None
     v = merge(v if present is None else v * present[..., None])
-    return convolution.reference(v, state["conv.weight"], state["conv.bias"], grid, bool(config.causal))
+    return depthwise.reference(v, state["conv.weight"], state["conv.bias"], grid, bool(config.causal))
 
 
 def feature(x: Tensor, name: str) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn.functional import linear, rms_norm, silu, softplus
 
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.mamba2 import Mamba2 as Signature
-from archspec.runtime.operators import convolution, memory
+from archspec.runtime.operators import depthwise, memory
 from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt
 from archspec.runtime.operators.scan import selective_scan, single_precision
 from archspec.runtime.operators.scores import key_weights
@@ -91,7 +91,7 @@ class Mamba2(Operator):
         layer = memory.running_sum(context.cache, context.layer) if context.cache is not None else None
         old = (layer.keys, layer.values) if layer is not None and layer.is_initialized else (None, None)
         u = u if present is None else u * present.to(u.dtype)
-        u, recent = convolution.over_raster(self.conv, u, self.config.conv, True, old[1])
+        u, recent = depthwise.over_raster(self.conv, u, self.config.conv, True, old[1])
         u = silu(u) if present is None else silu(u) * present.to(u.dtype)
         with single_precision(u.device.type):
             y, state = self._scan(u, dt, old[0])
@@ -157,7 +157,7 @@ def _recurrence(
     u: Tensor, dt: Tensor, keep: Tensor, weights: Mapping[str, Tensor], config: Any, shape: SiteShape
 ) -> Tensor:
     """One direction, one token at a time."""
-    u = silu(convolution.reference(u * keep, weights["conv.weight"], weights["conv.bias"], None, True)) * keep
+    u = silu(depthwise.reference(u * keep, weights["conv.weight"], weights["conv.bias"], None, True)) * keep
     x, b, c = torch.split(u, list(config.parts(shape)[1:4]), -1)
     heads = config.heads(shape)
     shared = heads // config.groups
