@@ -94,13 +94,15 @@ def test_inherits_a_gated_teacher_whole(rig: Make) -> None:
 def test_fewer_neurons_are_the_strongest_and_more_contribute_nothing(rig: Make, hidden: int) -> None:
     made = rig("hyena_mlp", "llama.mlp", hidden=hidden)
     teacher = made.teacher()
-    teacher["down.weight"][:, 6:] *= 1e-3
+    teacher["down.weight"][:, :-6] *= 1e-3
     initialize(made.operator, "inherit", teacher, seed=0)
     count = min(hidden, 36)
-    assert torch.equal(made.operator.readout.weight[:, :count], teacher["down.weight"][:, :count])
-    assert torch.equal(made.operator.project.weight[:count], teacher["gate.weight"][:count])
-    assert not made.operator.readout.weight[:, count:].any()
-    assert made.operator.project.weight[count:hidden].any() or hidden == 6
+    project, readout = made.operator.project.weight, made.operator.readout.weight
+    assert torch.equal(readout[:, :count], teacher["down.weight"][:, -count:])
+    assert torch.equal(project[:count], teacher["gate.weight"][-count:])
+    assert torch.equal(project[2 * hidden : 2 * hidden + count], teacher["up.weight"][-count:])
+    assert not readout[:, count:].any()
+    assert project[count:hidden].any() or hidden == 6
 
 
 def test_what_cannot_be_imitated_is_not_inherited(rig: Make) -> None:
