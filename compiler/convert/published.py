@@ -61,8 +61,20 @@ KINDS: Mapping[str, Kind] = {
         SWA | {"num_heads": "heads", "window_size": "window", "causal": "causal"},
         width="embed_dim",
     ),
+    "hyena_se": Kind(  # the published module gives both convolutions the taps of the first
+        "attn", "hyena_se", COMMON | {"short_filter_order": "kernel", "inner_filter_len": "inner_kernel"}, fixed=HYENA
+    ),
     "hyena_x": Kind("attn", "hyena_x", COMMON | {"short_filter_order": "kernel"}, fixed=HYENA),
+    "hyena_y": Kind("attn", "hyena_y", COMMON | {"inner_filter_len": "kernel"}, fixed=HYENA),
+    "mamba2": Kind(
+        "attn",
+        "mamba2",
+        _without("d_model") | {"d_state": "state", "d_conv": "conv", "expand": "expand", "headdim": "head_dim"},
+    ),
     "mlp": Kind("mlp", "mlp", _without("d_model", "dropout") | {"expansion_ratio": "ratio"}),
+    "mlp_hyena_x": Kind(
+        "mlp", "hyena_mlp", COMMON | {"expansion_ratio": "ratio", "short_filter_order": "kernel"}, fixed=HYENA
+    ),
 }
 """One line per published operator."""
 

@@ -10,7 +10,7 @@ from torch.nn.functional import conv1d, conv2d, pad
 
 from archspec.host.structure import SiteShape
 from archspec.operators.gated import Filters, GatedConvolution
-from archspec.runtime.operators import convolution
+from archspec.runtime.operators import depthwise
 from archspec.runtime.operators.base import grid_of
 from archspec.runtime.operators.causal_conv import causal_conv
 
@@ -81,4 +81,4 @@ def slow_convolution(
 ) -> Tensor:
     """The definition of `TokenConvolution`, tap by tap."""
     grid = grid_of(u.shape[1], shape) if config.layout == "grid" else None
-    return convolution.reference(u, state[f"{name}.weight"], state[f"{name}.bias"], grid, bool(config.causal))
+    return depthwise.reference(u, state[f"{name}.weight"], state[f"{name}.bias"], grid, bool(config.causal))

@@ -83,12 +83,41 @@ def attend(qkv: Tensor, window: int | None = None) -> Tensor:
     return (softmax(scores, -1) @ heads(v)).transpose(1, 2).flatten(2)
 
 
+def scan(state: State, x: Tensor) -> Tensor:
+    """Mamba-2 of one group (arXiv 2405.21060, Sec. 7), token by token; rows of in_proj are z, x, B, C, dt."""
+    heads, inner = len(state["D"]), len(state["norm.weight"])
+    z, u, dt = (x @ state["in_proj.weight"].T).split([inner, len(state["conv1d.bias"]), heads], -1)
+    u = silu(conv(state, "conv1d", u))
+    size = (u.shape[-1] - inner) // 2
+    v, b, c = u.split([inner, size, size], -1)
+    v = torch.unflatten(v, -1, (heads, -1))
+    step = torch.nn.functional.softplus(dt + state["dt_bias"])
+    h, rows = torch.zeros(len(x), heads, inner // heads, size), []
+    for i in range(x.shape[1]):
+        decay = torch.exp(-state["A_log"].exp() * step[:, i])
+        h = decay[..., None, None] * h + (step[:, i, :, None] * v[:, i])[..., None] * b[:, i, None, None]
+        rows.append((h * c[:, i, None, None]).sum(-1) + state["D"][:, None] * v[:, i])
+    y = torch.stack(rows, 1).flatten(2) * silu(z)
+    return (y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt() * state["norm.weight"]) @ state["out_proj.weight"].T
+
+
+def channels(state: State, x: Tensor) -> Tensor:
+    """What stands in the MLP's place."""
+    if "fc1.weight" in state:
+        return full(state, "fc2", gelu(full(state, "fc1", x), approximate="tanh"))
+    u = full(state, "in_proj", x)  # a convolution along the features, the tokens being its channels
+    q, k, v = conv(state, "short_filter", u.transpose(1, 2)).transpose(1, 2).chunk(3, -1)
+    return full(state, "out_proj", q * (k * v))
+
+
 def mixer(state: State, x: Tensor, window: int) -> Tensor:
     """What stands in the attention's place, told by its tensors; arXiv 2506.05340, Tab. 3."""
     if "qkv.weight" in state:
         return full(state, "proj", attend(full(state, "qkv", x)))
     if "Wqkv.weight" in state:
         return full(state, "out_proj", attend(full(state, "Wqkv", x), window))
+    if "A_log" in state:
+        return scan(state, x)
     u = full(state, "in_proj", x)
     q, k, v = (conv(state, "short_filter", u) if "short_filter.weight" in state else u).chunk(3, -1)
     kv = conv(state, "inner_filter", k * v) if "inner_filter.weight" in state else k * v
@@ -110,7 +139,7 @@ def run(state: State, x: Tensor, t: Tensor, y: Tensor, window: int = 2) -> Tenso
         a, b, g, d, e, f = full(block, "adaLN_modulation.1", c)[:, None].chunk(6, -1)
         h = h + g * mixer(inside(block, "attn."), layer_norm(h, (WIDTH,), eps=1e-6) * (1 + b) + a, window)
         z = layer_norm(h, (WIDTH,), eps=1e-5) * (1 + e) + d
-        h = h + f * full(block, "mlp.fc2", gelu(full(block, "mlp.fc1", z), approximate="tanh"))
+        h = h + f * channels(inside(block, "mlp."), z)
     a, b = full(state, "final_layer.adaLN_modulation.1", c)[:, None].chunk(2, -1)
     h = full(state, "final_layer.linear", layer_norm(h, (WIDTH,), eps=1e-6) * (1 + b) + a)
     h = h.view(len(x), side, side, PATCH, PATCH, 2 * CHANNELS)

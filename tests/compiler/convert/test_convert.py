@@ -36,7 +36,24 @@ def pair(name: str, *shape: int) -> dict[str, Tensor]:
     return {f"{name}.weight": draw(*shape), f"{name}.bias": draw(shape[0])}
 
 
+IN_OUT = pair("in_proj", 3 * WIDTH, WIDTH) | pair("out_proj", WIDTH, WIDTH)
+MAMBA = {
+    "in_proj.weight": draw(2 * 64 + 2 * 8 + 4, WIDTH),  # expand 2, state 8, 4 heads of 16
+    "dt_bias": draw(4),
+    "A_log": draw(4),
+    "D": draw(4),
+    "norm.weight": draw(64),
+    "out_proj.weight": draw(WIDTH, 64),
+    **pair("conv1d", 64 + 2 * 8, 1, 4),
+}
 GRAFTS: dict[str, tuple[str, dict[str, Tensor]]] = {
+    "hyena_se": ("attn", IN_OUT | pair("short_filter", 3 * WIDTH, 1, 4) | pair("inner_filter", WIDTH, 1, 4)),
+    "hyena_y": ("attn", IN_OUT | pair("inner_filter", WIDTH, 1, 4)),
+    "mamba2": ("attn", MAMBA),
+    "mlp_hyena_x": (
+        "mlp",
+        pair("in_proj", 6 * WIDTH, WIDTH) | pair("out_proj", WIDTH, 2 * WIDTH) | pair("short_filter", 16, 1, 4),
+    ),
     "swa": ("attn", pair("Wqkv", 3 * WIDTH, WIDTH) | pair("out_proj", WIDTH, WIDTH)),
     "hyena_x": (
         "attn",
@@ -86,7 +103,7 @@ def test_a_published_graft_computes_the_same(name: str, state: State, tmp_path: 
 
 
 def test_different_grafts_stand_in_one_file(state: State, tmp_path: Path) -> None:
-    for index, name in enumerate(GRAFTS):
+    for index, name in enumerate(("swa", "hyena_x", "mlp")):
         state = swap(state, index, *GRAFTS[name])
     torch.save(state, tmp_path / "mixed.pt")
     edits = convert(tmp_path / "mixed.pt", tmp_path / "out", Known(HEADS, window=2))
