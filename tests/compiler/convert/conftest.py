@@ -86,10 +86,10 @@ def attend(qkv: Tensor, window: int | None = None) -> Tensor:
 def scan(state: State, x: Tensor) -> Tensor:
     """Mamba-2 of one group (arXiv 2405.21060, Sec. 7), token by token; rows of in_proj are z, x, B, C, dt."""
     heads, inner = len(state["D"]), len(state["norm.weight"])
-    z, u, dt = (x @ state["in_proj.weight"].T).split([inner, len(state["conv1d.bias"]), heads], -1)
+    z, u, dt = torch.split(x @ state["in_proj.weight"].T, [inner, len(state["conv1d.bias"]), heads], -1)
     u = silu(conv(state, "conv1d", u))
     size = (u.shape[-1] - inner) // 2
-    v, b, c = u.split([inner, size, size], -1)
+    v, b, c = torch.split(u, [inner, size, size], -1)
     v = torch.unflatten(v, -1, (heads, -1))
     step = torch.nn.functional.softplus(dt + state["dt_bias"])
     h, rows = torch.zeros(len(x), heads, inner // heads, size), []
