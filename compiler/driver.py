@@ -8,7 +8,8 @@
     expect      the expectations that prices decide         identify   every byte of the base and the data's identity
     plan        the tasks that teach the new parts          emit       the folder, in one rename
 
-`prepare` goes as far as the plan and writes nothing (`archspec plan`); `compile_spec` goes to the end.
+`prepare` goes as far as the plan and writes nothing (`archspec plan`); `compile_spec` goes to the end. Only the latter
+needs the base's weights and the data: a config is enough for all that is proved and priced.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from archspec.compiler.pricing.cost import CostReport, price
 from archspec.compiler.proof.prove import Proof, lowered_model, prove
 from archspec.compiler.rewrite.graph import HostGraph
 from archspec.compiler.rewrite.pipeline import run
-from archspec.diagnostics import Collector, Diagnostic, fail
+from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity, fail
 from archspec.host.locate import Located, check_fingerprint, locate, structure_of
 from archspec.host.structure import Structure
 from archspec.instructions import Instruction
@@ -161,7 +162,7 @@ def compile_spec(
         spec = load(path)
     target = Path(out) if out is not None else OUT / spec.name
     check_output(target, overwrite)
-    ready = _prepare(spec, path, clock)
+    ready = _prepare(spec, path, clock, whole=True)
     with clock("emit"):
         lock = emit(_emission(ready), target, link)
         Workspace(target).remember_origin(_folder(ready.located), path.parent)
@@ -174,14 +175,15 @@ def prepare(path: str | Path, progress: Progress = lambda stage: None) -> Prepar
     clock = Clock(progress)
     with clock("load"):
         spec = load(path)
-    return _prepare(spec, Path(path), clock)
+    return _prepare(spec, Path(path), clock, whole=False)
 
 
-def _prepare(spec: Spec, path: Path, clock: Clock) -> Prepared:
+def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool) -> Prepared:
+    """Run the stages up to the plan. `whole`: weights and data must be there; else a note says what is not."""
     with clock("locate"):
         located = _locate(spec, path.parent)
     with clock("structure"):
-        structure = _structure(located)
+        structure = _structure(located, whole)
     with clock("resolve"):
         resolved = resolve(spec, structure)
     derived = derive(resolved, clock)
@@ -190,10 +192,10 @@ def _prepare(spec: Spec, path: Path, clock: Clock) -> Prepared:
     with clock("identify"):
         content = _identify(spec, located, structure)
     with clock("plan"):
-        sources = _sources(resolved, located, content, path.parent)
+        sources, absent = _sources(resolved, located, content, path.parent, whole)
         plan = make_plan(resolved, derived.program, sources, derived.cost.prices())
     return Prepared(
-        **vars(derived),
+        **vars(replace(derived, warnings=(*derived.warnings, *absent))),
         path=path,
         located=located,
         outcomes=outcomes,
@@ -234,10 +236,10 @@ def _folder(located: Located) -> Path:
     return located.folder
 
 
-def _structure(located: Located) -> Structure:
+def _structure(located: Located, whole: bool) -> Structure:
     structure = structure_of(located)
-    if structure.tensors is None:
-        hint = "a config is enough for `archspec validate`; to compile, put the safetensors beside it"
+    if structure.tensors is None and whole:
+        hint = "a config is enough for `archspec validate` and `plan`; to compile, put the safetensors beside it"
         raise fail("AS648", "the base has a config and no weights", located.span, hint)
     return complete(structure)
 
@@ -274,8 +276,10 @@ def _identify(spec: Spec, located: Located, structure: Structure) -> BaseContent
     return content
 
 
-def _sources(resolved: ResolvedSpec, located: Located, content: BaseContent, near: Path) -> Sources:
-    """Gather what the plan's tasks depend on."""
+def _sources(
+    resolved: ResolvedSpec, located: Located, content: BaseContent, near: Path, whole: bool
+) -> tuple[Sources, list[Diagnostic]]:
+    """Gather what the plan's tasks depend on; say of data that is not there, unless `whole` makes it an error."""
     spec = resolved.to_json()
     stanzas = {stage: spec[stage] for stage in ("distill", "finetune", "eval") if spec[stage]}
     needs_data = stanzas or any(e.init and e.init.kind == "least_squares" for e in resolved.edits)
@@ -285,10 +289,19 @@ def _sources(resolved: ResolvedSpec, located: Located, content: BaseContent, nea
         "eval": resolved.spec.eval.data if resolved.spec.eval else None,
     }
     found = {stage: data or resolved.spec.data for stage, data in given.items()}
-    identities = {stage: describe(explicit(data), near).identity for stage, data in found.items() if data}
+    identities: dict[str, str] = {}
+    absent: list[Diagnostic] = []
+    for stage, data in found.items():
+        try:
+            identities |= {stage: describe(explicit(data), near).identity} if data else {}
+        except ArchspecError as error:
+            if whole:
+                raise
+            absent += [replace(d, severity=Severity.NOTE) for d in error.diagnostics if d not in absent]
     base = {**spec["base"], "fingerprint": content.fingerprint}
     place = Home(_folder(located), located.pipeline)
-    return Sources(base, content.fingerprint, told(place) if needs_data else "none", spec["data"], identities)
+    objective = told(place) if needs_data else "none"
+    return Sources(base, content.fingerprint, objective, spec["data"], identities), list(dict.fromkeys(absent))
 
 
 def _emission(ready: Prepared) -> Emission:
