@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,13 +127,18 @@ def _rows(done: Done) -> list[tuple[str, ...]]:
             done.state,
             f"{o['before']:.4f}",
             f"{o['after']:.4f}",
-            "learned" if o["kept"] else "start",
+            ("learned" if o["kept"] else "start") + _divergence(o),
             seconds,
         )
         for o in done.report.get("outcomes", [])
     ]
     loss = f"loss {done.report['loss']:.4f}" if "loss" in done.report else ""
     return found or [(done.task.id, done.state, "", loss, "", seconds)]
+
+
+def _divergence(outcome: Mapping[str, Any]) -> str:
+    step = outcome.get("facts", {}).get("diverged")
+    return "" if step is None else f", diverged at step {step}: use a smaller lr, or clip"
 
 
 def _measured(found: dict[str, Any]) -> Any:

@@ -246,8 +246,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS648",
         "base without weights",
-        "A config is enough to validate a spec and to plan it; compiling copies the base's tensors, so its safetensors files must be "
-        "there.",
+        "A config is enough to validate a spec and to plan it; compiling copies the base's tensors, so its safetensors "
+        "files must be there.",
         bad="base: ./config-only",
         good="base: ./model-with-safetensors",
     ),

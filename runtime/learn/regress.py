@@ -95,6 +95,8 @@ class Pupil:
         self.start = self.best = math.inf
         self.errors: list[float] = []
         self.state: dict[str, Tensor] = {}
+        self.diverged: int | None = None
+        """Step at which the loss was no number: the part learns no more, the best weights so far stay."""
 
     def learn(self, step: int, seen: Record) -> float:
         """Take one optimizer step on a batch and return its loss."""
@@ -102,6 +104,9 @@ class Pupil:
         for group in self.optimizer.param_groups:
             group["lr"] = s.lr * rate(step, s.steps, warmup=s.warmup, schedule=s.schedule)
         loss = loss_of(self.part.run(seen), seen, s)
+        if not math.isfinite(loss.item()):
+            self.diverged = step
+            return math.nan
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         if s.clip is not None:
@@ -134,6 +139,7 @@ class Pupil:
             raise fail("AS727", f"the regression of '{part.name}' diverged", None, hint)
         part.module.load_state_dict(self.state)
         facts = {"loss_before": self.start, "loss_after": self.best, "steps": self.settings.steps}
+        facts |= {} if self.diverged is None else {"diverged": self.diverged}
         return Outcome(part.name, self.errors[0], self.kept_error, self.best < self.start, facts)
 
 
@@ -155,7 +161,8 @@ def regress(
     log: Log = lambda *_: None,
     finished: Callable[[Outcome], None] = lambda _: None,
 ) -> dict[str, Outcome]:
-    """Train all parts of a wave. Their settings agree in all that concerns the teacher's run.
+    """Train all parts of a wave. Their settings agree in all that concerns the teacher's run. One that diverges stops
+    alone, with the best weights that it had; its outcome says so.
 
     `folder`: where the cache goes when memory is short. `frozen`: part name -> names under it that stay fixed.
     `finished` is called as soon as a part is done, so that its result can be kept.
@@ -177,13 +184,15 @@ def regress(
 def _train(pupils: Sequence[Pupil], lessons: _Lessons, settings: RegressSettings, log: Log) -> None:
     every = max(1, settings.steps // JUDGEMENTS)
     for step in range(settings.steps + 1):
+        pupils = [pupil for pupil in pupils if pupil.diverged is None]
         if step % every == 0 or step == settings.steps:
             for pupil in pupils:
                 log(pupil.part.name, step, pupil.judge(lessons.held_out(pupil)))
-        if step < settings.steps:
+        if step < settings.steps and pupils:
             losses = {p.part.name: p.learn(step, seen) for p, seen in lessons.step(pupils, step)}
             for name, loss in losses.items():
-                log(name, step + 1, {"loss": loss})
+                if math.isfinite(loss):
+                    log(name, step + 1, {"loss": loss})
 
 
 class _Lessons:

@@ -137,6 +137,28 @@ def test_divergence_from_the_start_is_an_error(host: nn.Module, student: Makes, 
     assert caught.value.diagnostics[0].code == "AS727"
 
 
+@pytest.mark.parametrize("size", [0, 2**30], ids=["live", "cached"])
+def test_a_part_that_diverges_stops_alone(
+    host: nn.Module, student: Makes, install: Makes, feed: Feed, size: int
+) -> None:
+    good, bad = f"{B}.1.attn1", f"{B}.2.attn1"
+    program = tuple(install(site, "attn", "hyena_x") for site in (good, bad))
+    model, alone = student(program), student(program)
+    before = {name: t.clone() for name, t in model.get_submodule(bad).state_dict().items()}
+    settings = replace(SHORT, cache=size)
+    wild = replace(settings, lr=1e30, clip=None)
+    parts = [(find_part(model, program, (site,)), s) for site, s in ((good, settings), (bad, wild))]
+    found = regress(parts, host, feed)
+    assert found[bad].facts["diverged"] < 5
+    assert not found[bad].kept
+    assert "diverged" not in found[good].facts
+    for name, tensor in model.get_submodule(bad).state_dict().items():
+        assert torch.equal(tensor, before[name])
+    taught(host, alone, program, [(good,)], feed, settings)
+    for name, tensor in model.get_submodule(good).state_dict().items():
+        assert torch.equal(tensor, alone.get_submodule(good).state_dict()[name])
+
+
 def test_half_precision_models_train_in_single(host: nn.Module, student: Makes, install: Makes, feed: Feed) -> None:
     site = f"{B}.2.attn1"
     program = (install(site, "attn", "hyena_x"),)
