@@ -9,6 +9,9 @@ A regression comes after the fit of its part, a group after what is inside it, a
 it in the network. Tasks of one kind that do not need one another share a run of the teacher, a *wave*, as long as what
 must be held at once fits the stated budget.
 
+A regression caches the teacher's activations when those of its site fit the stanza's budget and it would need them more
+than once; else the teacher runs along with it, once for all sites of the wave. The task's `why` says which, and why.
+
 A key hashes all that a result depends on (its part of the program, the base's content, the data's identity, settings,
 the keys of what it needs) and nothing else, such as names, paths or waves: another finetune leaves finished fits valid.
 """
@@ -24,6 +27,7 @@ from archspec.compiler.taught import Taught, inside, taught_parts
 from archspec.instructions import Instruction, Relist, added, to_json
 from archspec.language.spec import Distill, Freeze
 from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
+from archspec.quantity import quantity
 from archspec.semantics.resolve import ResolvedSpec, explicit
 
 GRAM_BUDGET = 4 * 1024**3
@@ -40,6 +44,8 @@ class Prices:
     host: int = 0
     result: int = 0
     sites: Mapping[str, int] = field(default_factory=dict)
+    tokens: int | None = None
+    """Of the priced example."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ class _Planner:
 
     def _fit_cost(self, part: Taught) -> Cost:
         """Passes of the teacher and of the part, and the products of the Gram matrix."""
-        tokens, samples = part.site.shape.tokens or 1, part.init.samples
+        tokens, samples = part.site.shape.tokens or self.prices.tokens or 1, part.init.samples
         gram = part.features * (part.features + 2 * part.site.shape.width)
         flops = samples * (self.prices.host + self._price(part) + 2 * tokens * gram)
         return Cost(samples, flops, 8 * gram)
@@ -161,17 +167,35 @@ class _Planner:
             needs = [f"fit/{part.name}"] if part.fitted else []
             needs += [f"regress/{other.name}" for other in self._within(part) if other.has_weights]
             settings = {name: self.distill[name] for name in (*own, "gate_weighted", "cache", "seed")}
+            cached, settings["why"] = self._cached(part)
+            settings["cache"] = settings["cache"] if cached else 0
             settings["loss"] = self.distill["loss"].get(part.site.slot, "l2")
             settings["frozen"] = [p for p in self.frozen if p not in replaced and inside((p,), part.sites)]
             settings["objective"] = self._objective(self.distill)
-            yield self._task("regress", part, needs, settings, self._regress_cost(part))
+            yield self._task("regress", part, needs, settings, self._regress_cost(part, cached))
 
-    def _regress_cost(self, part: Taught) -> Cost:
-        shape, cached = part.site.shape, self.distill["cache"] > 0
+    def _cached(self, part: Taught) -> tuple[bool, str]:
+        """Return whether the teacher's activations are cached, and why."""
+        held, budget, epochs = self._held(part), self.distill["cache"], self.distill["epochs"]
+        size = quantity(held, "bytes")
+        if budget == 0:
+            return False, "online: the cache is switched off"
+        if held > budget:
+            return False, f"online: {size} do not fit the cache of {quantity(budget, 'bytes')}"
+        if epochs == 1:
+            return False, "online: every example is seen once"
+        return True, f"cached: {size} save {epochs - 1} of {epochs} runs of the teacher"
+
+    def _held(self, part: Taught) -> int:
+        """Bytes of the inputs and outputs of a site."""
+        tokens = part.site.shape.tokens or self.prices.tokens or 1
+        return 2 * CACHED_BYTES * int(self.distill["samples"]) * tokens * part.site.shape.width
+
+    def _regress_cost(self, part: Taught, cached: bool) -> Cost:
         samples, epochs = self.distill["samples"], self.distill["epochs"]
-        held = 2 * CACHED_BYTES * samples * (shape.tokens or 1) * shape.width if cached else 0
         teacher = samples * self.prices.host * (1 if cached else epochs)
-        return Cost(samples * epochs, teacher + 3 * samples * epochs * self._price(part), held)
+        flops = teacher + 3 * samples * epochs * self._price(part)
+        return Cost(samples * epochs, flops, self._held(part) if cached else 0)
 
     def _finetune(self, needs: tuple[str, ...]) -> Task:
         stage = dict(self.spec["finetune"])
@@ -223,8 +247,8 @@ def waves(tasks: Sequence[Task], budget: int) -> list[Task]:
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what decides nothing about the result: how often work is saved, how large the cache is (if there is
-    one)."""
-    found = {name: value for name, value in settings.items() if name != "checkpoint"}
+    one), and why."""
+    found = {name: value for name, value in settings.items() if name not in ("checkpoint", "why")}
     return found | ({"cache": settings["cache"] > 0} if "cache" in settings else {})
 
 

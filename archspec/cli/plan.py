@@ -201,7 +201,9 @@ def _tasks(branch: Tree, tasks: Sequence[Task], estimate: dict[str, tuple[float,
         held = f", {quantity(cache, 'bytes')} held" if cache else ""
         count = f"{len(members)} x {kind}, wave {wave}" if len(members) > 1 else kind
         examples = f"{max(task.cost.examples for task in members):,} examples"
-        branch.add(f"{count}: {examples}, {flops} FLOPs{held}, {_seconds(fewest)} to {_seconds(most)} here")
+        node = branch.add(f"{count}: {examples}, {flops} FLOPs{held}, {_seconds(fewest)} to {_seconds(most)} here")
+        for why in dict.fromkeys(str(task.settings["why"]) for task in members if "why" in task.settings):
+            node.add(_plain_text(why))
     if not tasks:
         branch.add("none: the result has no new weights to teach")
 

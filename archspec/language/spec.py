@@ -188,7 +188,10 @@ class Distill(Node):
     times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", default="uniform")
     label_dropout: float = arg("part of examples with the null label", default=0.0, least=0, most=1)
     cache: int = arg(
-        "activation cache, bytes (`2GiB`); 0 recomputes the teacher", default=2 * 1024**3, least=0, unit="bytes"
+        "budget of the activation cache, bytes (`2GiB`): a site that does not fit has the teacher run along; 0: none",
+        default=2 * 1024**3,
+        least=0,
+        unit="bytes",
     )
     seed: int = arg("seed of every draw", default=0, least=0)
 

@@ -102,7 +102,7 @@ class CostReport:
     def prices(self) -> Prices:
         """Return the forward FLOPs per example that plans are priced with."""
         sites = {site.path: site.result.flops for site in self.sites if site.result}
-        return Prices(self.host.flops, self.result.flops, sites)
+        return Prices(self.host.flops, self.result.flops, sites, self.tokens)
 
     @property
     def mixing_share(self) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,24 @@ def test_a_change_alters_the_keys_of_what_depends_on_it(tiny_dit: Path, old: str
     before, plan = keys(planned(tiny_dit)), planned(tiny_dit, EDITS.replace(old, new), STAGES.replace(old, new))
     found = {task.kind for task in plan.tasks if task.key != before[task.id]}
     assert found == changed
+
+
+@pytest.mark.parametrize(
+    ("cache", "epochs", "why"),
+    [
+        ("2GiB", 3, r"cached: .* save 2 of 3 runs of the teacher"),
+        ("2GiB", 1, "online: every example is seen once"),
+        ("1KiB", 3, r"online: .* do not fit the cache of 1KiB"),
+        ("0", 3, "online: the cache is switched off"),
+    ],
+)
+def test_regressions_say_whether_and_why_they_cache(tiny_dit: Path, cache: str, epochs: int, why: str) -> None:
+    stages = STAGES.replace("epochs: 3", f"epochs: {epochs}, cache: {cache}")
+    tasks = [task for task in planned(tiny_dit, EDITS, stages).tasks if task.kind == "regress"]
+    assert tasks
+    for task in tasks:
+        assert re.fullmatch(why, task.settings["why"])
+        assert (task.settings["cache"] > 0) == (task.cost.cache_bytes > 0) == why.startswith("cached")
 
 
 def test_one_site_changed_leaves_the_others_alone(tiny_dit: Path) -> None:
