@@ -24,7 +24,7 @@ from functools import cached_property
 from typing import Any
 
 from archspec.compiler.taught import Taught, inside, taught_parts
-from archspec.instructions import Instruction, Relist, added, to_json
+from archspec.instructions import Install, Instruction, Relist, added, to_json
 from archspec.language.spec import Distill, Freeze
 from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
 from archspec.quantity import quantity
@@ -202,11 +202,21 @@ class _Planner:
         objective = self._objective(stage)
         for name in ("times", "label_dropout"):
             del stage[name]
-        new = [list(part.sites) for part in self.parts] + self._added if stage.pop("train") == "new" else None
+        lora, alone = stage.pop("lora"), stage.pop("train") == "new"
+        new = [list(part.sites) for part in self.parts] + self._added if alone or lora else None
+        low = {"lora": self._lora(lora)} if lora else {}
         seen = stage["steps"] * stage["batch"]
         flops = seen * (3 * self.prices.result + (self.prices.host if stage["distill_weight"] else 0))
-        settings = {**stage, "objective": objective, "new": new, "frozen": self.frozen}
+        settings = {**stage, "objective": objective, "new": new, "frozen": self.frozen, **low}
         return Task("finetune", "finetune", "", (), needs, settings, Cost(seen, flops))
+
+    def _lora(self, stage: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of low-rank training, its slots as the sites that hold old weights."""
+        replaced = {i.path for i in self.program if isinstance(i, Install)}
+        old = (s for s in self.resolved.structure.sites if s.slot in stage["targets"] and s.path not in replaced)
+        sites = [site.path for site in old if not inside((site.path,), self.frozen)]
+        alpha = stage["rank"] if stage["alpha"] is None else stage["alpha"]
+        return {"rank": stage["rank"], "alpha": alpha, "dropout": stage["dropout"], "sites": sites}
 
     def _evaluate(self, needs: tuple[str, ...]) -> Task:
         stage = self.spec["eval"]

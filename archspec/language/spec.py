@@ -197,6 +197,19 @@ class Distill(Node):
 
 
 @node
+class Lora(Node):
+    """Low-rank additions to old weights, W + alpha / rank B A (https://arxiv.org/abs/2106.09685), by peft."""
+
+    shorthand: ClassVar[str | None] = "rank"
+    rank: int = arg("rank of each addition", least=1, example=64)
+    alpha: float | None = arg("scale times the rank; default: the rank", default=None, above=0)
+    dropout: float = arg("part of the inputs that is dropped", default=0.0, least=0, most=0.9)
+    targets: tuple[Literal["attn", "cross_attn", "mlp"], ...] = arg(
+        "slots whose linear maps get one; default: all", default=("attn", "cross_attn", "mlp")
+    )
+
+
+@node
 class Finetune(Node):
     """Training of the whole model on its task (stage 2 of 2506.05340, Eq. 1)."""
 
@@ -218,6 +231,9 @@ class Finetune(Node):
     label_dropout: float = arg("part of examples with the null label", default=0.1, least=0, most=1)
     distill_weight: float = arg("weight of an added loss to the teacher's output; 0: none", default=0.0, least=0)
     train: Literal["all", "new"] = arg("which weights train", default="all")
+    lora: Lora | None = arg(
+        "train additions to old weights in their place; new parts train whole; merged at the end", default=None
+    )
     precision: Literal["no", "bf16", "fp16"] = arg("mixed precision of accelerate", default="no")
     checkpoint: int = arg("steps between resumable checkpoints", default=200, least=1)
     seed: int = arg("seed of every draw", default=0, least=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
@@ -117,7 +117,9 @@ def _frozen_inside(context: Context, part: Part, task: Task) -> list[str]:
 
 def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
     """Finetune the whole model, from the last checkpoint if a run was killed."""
+    from archspec.runtime.learn.draws import seed_of
     from archspec.runtime.learn.finetune import Course, FinetuneSettings, choose_trainable, finetune
+    from archspec.runtime.learn.lora import LoraSettings, adapt, merge
 
     (task,) = tasks
     start, settings = time.perf_counter(), settings_of(FinetuneSettings, task)
@@ -125,7 +127,11 @@ def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
     new = task.settings.get("new")
     trained = None if new is None else [path for sites in new for path in _places(context, sites)]
     frozen = [place for path in task.settings.get("frozen", ()) for place in places(context.program, path)]
-    choose_trainable(model, trained, frozen)
+    lora = task.settings.get("lora")
+    choose_trainable(model, trained, frozen, none=bool(lora))
+    if lora:
+        low = settings_of(LoraSettings, replace(task, settings=lora))
+        adapt(model, low, _homes(context, low.sites), seed_of(settings.seed, "lora"))
 
     def log(step: int, numbers: Mapping[str, float]) -> None:
         context.journal.log(task.id, step, numbers)
@@ -139,9 +145,15 @@ def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
     course = Course(dataset, objective, context.workspace.work(task.key), context.device, teacher, log)
     with context.journal.progress("finetune", settings.steps):
         facts = finetune(model, course, settings)
+    merged = set(merge(model)) if lora else set()
     if main:
-        weights = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+        everything = model.named_parameters(remove_duplicate=False)
+        weights = {name: p for name, p in everything if p.requires_grad or name in merged}
         context.workspace.keep(task.key, _report(task, [], time.perf_counter() - start, **facts), weights)
+
+
+def _homes(context: Context, sites: Sequence[str]) -> list[str]:
+    return [place for path in sites for place in places(context.program, path)]
 
 
 def _places(context: Context, sites: Sequence[str]) -> tuple[str, ...]:

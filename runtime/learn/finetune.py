@@ -176,8 +176,9 @@ def to_teacher(objective: str, prediction: Tensor, taught: Tensor) -> Tensor:
     return F.mse_loss(prediction.float(), taught.float())
 
 
-def choose_trainable(model: nn.Module, new: Iterable[str] | None, frozen: Iterable[str]) -> None:
-    """Let the parameters under the paths `new` (None: all) train, except those under the paths `frozen`."""
+def choose_trainable(model: nn.Module, new: Iterable[str] | None, frozen: Iterable[str], *, none: bool = False) -> None:
+    """Let the parameters under the paths `new` (None: all) train, except those under the paths `frozen`. AS733 where
+    nothing does, unless `none` may."""
 
     def under(name: str, paths: Iterable[str]) -> bool:
         return any(name == path or name.startswith(path + ".") for path in paths)
@@ -186,7 +187,7 @@ def choose_trainable(model: nn.Module, new: Iterable[str] | None, frozen: Iterab
     for name, parameter in model.named_parameters():
         wanted = trained is None or under(name, trained)
         parameter.requires_grad_(wanted and not under(name, fixed))
-    if not any(p.requires_grad for p in model.parameters()):
+    if not none and not any(p.requires_grad for p in model.parameters()):
         raise fail("AS733", "nothing is left to train", None, "freeze fewer sites, or write train all")
 
 

@@ -18,6 +18,7 @@ from archspec.semantics.check.sharing import shared_sites_are_alike
 from archspec.semantics.check.stages import (
     data_is_there,
     evaluation_fits_the_host,
+    lora_has_old_weights,
     names_are_used,
     paths_exist,
     settings_have_effect,
@@ -35,6 +36,7 @@ OF_STAGES: tuple[Check, ...] = (
     data_is_there,
     names_are_used,
     something_learns,
+    lora_has_old_weights,
     settings_have_effect,
     training_settings_are_sane,
     evaluation_fits_the_host,

@@ -94,6 +94,20 @@ def _something_is_new(resolved: ResolvedSpec, collector: Collector) -> None:
         collector.report("AS321", message, spec.finetune.span("train"), "write train all")
 
 
+def lora_has_old_weights(resolved: ResolvedSpec, collector: Collector) -> None:
+    """Low-rank additions need old weights that train, and maps to be added to."""
+    finetune = resolved.spec.finetune
+    if finetune is None or finetune.lora is None:
+        return
+    if finetune.train == "new":
+        message = "lora adds to old weights, and train new leaves them as they are"
+        collector.report("AS321", message, finetune.span("train"), "leave train out: with lora, new parts train whole")
+    slots = {site.slot for site in resolved.structure.sites}
+    if resolved.structure.sites and slots.isdisjoint(finetune.lora.targets):
+        hint = f"write one of {', '.join(sorted(slots & {'attn', 'cross_attn', 'mlp'}))}"
+        collector.report("AS321", "the host has no site that lora could add to", finetune.lora.span("targets"), hint)
+
+
 def _freeze_has_effect(edit: ResolvedEdit, resolved: ResolvedSpec, collector: Collector) -> None:
     """Freezing matters to what would be trained: everything, or the new parts."""
     finetune = resolved.spec.finetune
