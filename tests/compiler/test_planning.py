@@ -119,7 +119,7 @@ def test_a_change_alters_the_keys_of_what_depends_on_it(tiny_dit: Path, old: str
 def test_lora_names_the_sites_of_old_weights(tiny_dit: Path) -> None:
     stages = STAGES.replace("steps: 10", "steps: 10, lora: {rank: 4, targets: [attn]}")
     finetune = next(task for task in planned(tiny_dit, EDITS, stages).tasks if task.kind == "finetune")
-    assert finetune.settings["lora"]["sites"] == [f"transformer_blocks.{i}.attn1" for i in (0, 2)]  # 1 is new, 3 is frozen
+    assert finetune.settings["lora"]["sites"] == [f"transformer_blocks.{i}.attn1" for i in (0, 2)]  # 1 and 3 are new
     assert finetune.settings["lora"]["alpha"] == 4
     assert finetune.settings["new"]
 
