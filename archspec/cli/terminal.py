@@ -9,6 +9,9 @@ from archspec.render.board import Board
 if TYPE_CHECKING:
     from rich.console import Console
 
+WIDEST = 400
+"""Of a table, in characters."""
+
 
 def quiet_libraries() -> None:
     """Silence progress bars and advice of diffusers and transformers; errors still come."""
@@ -23,6 +26,7 @@ def quiet_libraries() -> None:
 
 def print_board(board: Board, console: Console) -> None:
     """Print a leaderboard; on what is no terminal it is as wide as it needs to be."""
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -32,6 +36,7 @@ def print_board(board: Board, console: Console) -> None:
     for row in board.rows:
         style = {"host": "bold", "control": "dim"}.get(row.role, "")
         table.add_row(*map(Text, row.cells), style=style)
-    console.width = max(console.width, console.measure(table).maximum)
+    wanted = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    console.width = max(console.width, wanted)
     console.print()
     console.print(table)
