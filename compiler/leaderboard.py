@@ -1,7 +1,7 @@
 """The leaderboard of a sweep: what is known of each member, and one row for members that differ in their seed alone.
 
-`results(out, members)` reads the folder, whoever ran what; `board` makes rows of it, sorted by the first metric. Figures
-of several seeds are mean ± half of the 95 % interval. What a member cost is what its plan costs alone: tasks that it
+`results(out, members)` reads the folder, whoever ran what; `board` makes rows of it, sorted by the first metric.
+Figures of several seeds are mean ± half of the 95 % interval. What a member cost is what its plan costs alone: tasks that it
 shares with others count for each.
 """
 
@@ -165,8 +165,8 @@ def _values(group: Iterable[Result], side: str, metric: str) -> list[float]:
 
 def _ratios(group: Iterable[Result], metric: str) -> list[float]:
     """Return result over host, seed by seed."""
-    sides = [r.measured for r in group if r.measured and metric in r.measured["host"] and metric in r.measured["result"]]
-    return [found["result"][metric] / found["host"][metric] for found in sides if found["host"][metric]]
+    sides = [(r.measured["host"].get(metric), r.measured["result"].get(metric)) for r in group if r.measured]
+    return [result / host for host, result in sides if host and result is not None]
 
 
 def _shown(metric: str, values: Sequence[float]) -> str:

@@ -148,8 +148,7 @@ def _compile(spec: Path, place: Place, watch: Watch, tally: Tally) -> bool:
         compile_spec(spec, place.folder, member=place.member.id or None, overwrite=True)
         Workspace(place.folder).share(place.out / "artifacts")
         place.note(compiled=True)
-        return True
-    return False
+    return place.is_compiled
 
 
 def _work(places: Sequence[Place]) -> dict[str, int]:

@@ -45,9 +45,7 @@ DOING = {
 @click.option("--run", is_flag=True, help="Execute the plan afterwards, as `archspec run` does.")
 @click.option("--force", is_flag=True, help="Replace a result that has been trained since it was compiled.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(
-    spec: str, out: str | None, member: str | None, link: bool, run: bool, force: bool, as_json: bool
-) -> int:
+def command(spec: str, out: str | None, member: str | None, link: bool, run: bool, force: bool, as_json: bool) -> int:
     """Compile SPEC to a checkpoint folder.
 
     The edit is proved on the host's captured graph, priced, and written in one rename: a failure or Ctrl-C leaves

@@ -37,9 +37,7 @@ METRICS = (
 @click.option("--json", "as_json", is_flag=True, help="Print plain data.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Price at this number of tokens per example.")
 @click.option("--list-passes", is_flag=True, help="Print the compiler's passes in order, and stop.")
-def command(
-    spec: str | None, member: str | None, as_json: bool, tokens: int | None, list_passes: bool
-) -> int:
+def command(spec: str | None, member: str | None, as_json: bool, tokens: int | None, list_passes: bool) -> int:
     """Show sites, instructions, costs and tasks of a spec; of one with a matrix, its members and what all of them cost,
     or one member with `--member`."""
     if list_passes:

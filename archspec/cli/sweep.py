@@ -1,7 +1,7 @@
 """`archspec sweep SPEC -o OUT`: every member of a spec's matrix compiled, run and measured; one leaderboard.
 
-The leaderboard is printed and written as `leaderboard.json`, `leaderboard.md` and `index.html`. With `--shard I/N` a part of
-the members is worked on and nothing is assembled; the same command without it finds what is finished and does that.
+The leaderboard is printed and written as `leaderboard.json`, `leaderboard.md` and `index.html`. With `--shard I/N` a part
+of the members is worked on and nothing is assembled; the same command without it finds what is finished and does that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from archspec.language.matrix import Member
 from archspec.language.parse import load_members
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from archspec.compiler.leaderboard import Result
     from archspec.compiler.sweep import Tally, Watch
 
@@ -30,7 +32,9 @@ UNASKED = 64
 @click.command()
 @click.argument("spec", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
-@click.option("--member", "wanted", metavar="AXIS=VALUE,...", multiple=True, help="Only these members (may be repeated).")
+@click.option(
+    "--member", "wanted", metavar="AXIS=VALUE,...", multiple=True, help="Only these members (may be repeated)."
+)
 @click.option("--shard", metavar="I/N", help="Work on the I-th of N parts of the members, for job arrays.")
 @click.option("--device", help="Device, such as cuda:1 (default: the fastest at hand).")
 @click.option("--yes", is_flag=True, help=f"Do it, even with more than {UNASKED} members.")
@@ -93,8 +97,12 @@ def _watched(count: int) -> Iterator[Watch]:
             doing=lambda text: bars.update(bar, description=text),
             ahead=lambda flops: bars.update(bar, total=max(flops, 1)),
             done=lambda flops: bars.advance(bar, flops),
-            failed=lambda member, error: console.print(f"failed: {member.id or 'the spec'}: {error}", markup=False, soft_wrap=True),
+            failed=lambda member, error: _tell(console, f"failed: {member.id or 'the spec'}: {error}"),
         )
+
+
+def _tell(console: Console, text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def _report(spec: Path, found: Sequence[Result], tally: Tally) -> dict[str, Any]:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archspec.render.board import Board
+from archspec.render.board import Board, Role
 from archspec.render.page import card, details, page
 
 if TYPE_CHECKING:
     from archspec.compiler.leaderboard import Result
 
 NOTE = """\
-Figures over several seeds: mean ± half of the 95 % interval of the mean (Student's t). x host: result over host from the \
-same noise, seed by seed. images: noised examples that the plan runs a model on, every pass and those held out counted. \
-CPU s: of the member's plan alone; what members share was done once. FLOPs of one forward pass."""
+Figures over several seeds: mean ± half of the 95 % interval of the mean (Student's t). x host: result over host from \
+the same noise, seed by seed. images: noised examples that the plan runs a model on, every pass and those held out \
+counted. CPU s: of the member's plan alone; what members share was done once. FLOPs of one forward pass."""
 
 
 def page_of(spec: Path, table: Board, found: Sequence[Result], report: dict[str, Any]) -> str:
@@ -36,5 +36,5 @@ def _card(result: Result) -> str:
     chips = [f"{name} {value:.4g}" for name, value in measured["result"].items()]
     text = "; ".join(result.problems) or f"{result.state}, in {result.folder}"
     body = details("expectations", "\n".join(result.expect)) if result.expect else ""
-    role = "control" if result.state == "failed" else "graft"
+    role: Role = "control" if result.state == "failed" else "graft"
     return card(result.member.id or "the spec", role, chips, text, body)

@@ -319,8 +319,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS180",
         "a malformed matrix",
-        "`matrix` is a map from the names of axes to their values: a list, or a map of named values. An axis has at least "
-        "one value, and is not called `arm`: that is the axis of `arms`.",
+        "`matrix` is a map from the names of axes to their values: a list, or a map of named values. An axis has at "
+        "least one value, and is not called `arm`: that is the axis of `arms`.",
         "matrix: {seed: 3}",
         "matrix: {seed: [0, 1, 2]}",
     ),
@@ -363,10 +363,10 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS186",
         "a malformed arm",
-        "`arms` is a map from names to what each changes: keys of a spec, laid over it as a child of `extends` would be. "
-        "What makes the members (`matrix`, `arms`, `extends`, `archspec`) is the same for all arms.",
+        "`arms` is a map from names to what each changes: keys of a spec, laid over it as a child of `extends` would "
+        "be. What makes the members (`matrix`, `arms`, `extends`, `archspec`) is the same for all arms.",
         "arms: {control: random}",
-        "arms: {control: {edits: {init: {kind: random}}}}",
+        "arms: {ours: {}, control: {edits: {init: random}}}",
     ),
     Code(
         "AS187",

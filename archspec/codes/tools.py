@@ -79,8 +79,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS813",
         "one member must be chosen",
-        "A spec with a matrix stands for several. What works on one of them takes its labels; those of axes that are left "
-        "open must not matter.",
+        "A spec with a matrix stands for several. What works on one of them takes its labels; that of an axis with one "
+        "value may be left out.",
         bad="archspec compile sweep.yaml",
         good="archspec compile sweep.yaml --member op=hyena_x,seed=0",
     ),

@@ -1,4 +1,4 @@
-"""Which members of a matrix are meant: `--member op=hyena_x,seed=0`, and what findings say of the members they are in."""
+"""Which members of a matrix are meant (`--member op=hyena_x,seed=0`), and which of them a finding is told to be in."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """The matrix: one spec that stands for many, its *members*.
 
     matrix: {op: [hyena_x, local_attention], seed: [0, 1], exclude: [{op: hyena_x, seed: 1}]}
-    arms: {ours: {}, control: {edits: {init: {kind: random}}, distill: none}}
+    arms: {ours: {}, control: {edits: {init: random}, distill: none}}
 
 `expand(tree, collector)` returns a member for every combination of the values of the axes and of the arms. Arms are an
-axis too, called `arm`, whose values are laid over the spec as a child of `extends` would be. A member's tree has neither
-matrix nor arms nor holes: it is a spec like any other, and its spans are those of the user's text.
+axis too, called `arm`, whose values are laid over the spec as a child of `extends` would be. A member's tree has
+neither matrix nor arms nor holes: it is a spec like any other, and its spans are those of the user's text.
 
 A value of an axis is called by its label: its name, where the axis is a map of names, else its text.
 """

@@ -187,7 +187,11 @@ def _definition(cls: type[Node], definitions: Schema) -> Schema:
     if cls.shorthand is None:
         return schema
     short = next(f for f in declared(cls) if f.name == cls.shorthand)
-    scalar = _open({"enum": list(OPERATORS)}) if cls is OperatorCall else _property(short, get_type_hints(cls)[short.name], {})
+    scalar = (
+        _open({"enum": list(OPERATORS)})
+        if cls is OperatorCall
+        else _property(short, get_type_hints(cls)[short.name], {})
+    )
     return {"description": summary(cls), "anyOf": [scalar, schema]}
 
 

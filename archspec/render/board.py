@@ -21,8 +21,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """`texts`: how many of the first columns hold words, the others numbers. `bar`: the column whose cells have a bar on
-    the page, as long as `value` is beside the largest of those that are no control."""
+    """`texts`: how many of the first columns hold words, the others numbers. `bar`: the column whose cells have a bar
+    on the page, as long as `value` is beside the largest of those that are no control."""
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]

@@ -6,7 +6,8 @@
 Building, resolving and checking report together: each goes on with what the one before could make of the spec
 (`archspec.language.partial`), so an early mistake hides no later one, and none is told twice. Only without a syntax
 tree is there nothing to go on with. A host that is not at hand is no error: what does not need it is still checked, and
-a note says so. Of a spec with a matrix every member is looked at; a finding is told once, with the members that it is in.
+a note says so. Of a spec with a matrix every member is looked at; a finding is told once, with the members that it is
+in.
 """
 
 from __future__ import annotations

@@ -173,9 +173,7 @@ def run_evaluate(context: Context, tasks: Sequence[Task], main: bool) -> None:
 
     for task in tasks:
         watch, kept = _Watch(), Kept(context.workspace, str(context.lock.base.get("fingerprint")))
-        found = evaluate(
-            context.folder, context.host_home.top, task.settings, context.near, context.device, kept=kept
-        )
+        found = evaluate(context.folder, context.host_home.top, task.settings, context.near, context.device, kept=kept)
         context.workspace.keep(task.key, _report(task, [], watch.lap(), measured=found))
 
 

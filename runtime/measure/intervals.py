@@ -26,4 +26,5 @@ def half_width(found: Sequence[float]) -> float:
     """Return half of the width of the 95 % interval of the mean of at least two values."""
     from scipy.stats import t
 
-    return float(t.ppf(0.975, len(found) - 1)) * stdev(found) / len(found) ** 0.5
+    half: float = float(t.ppf(0.975, len(found) - 1)) * stdev(found) / len(found) ** 0.5
+    return half

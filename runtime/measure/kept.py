@@ -1,7 +1,7 @@
 """What was drawn from a host and seen of it, kept under a key like the result of a task.
 
-A host's samples depend on the host, the request and the device alone, so every result that is measured beside it can use
-the same ones: of one checkpoint after another learning, or of all members of a sweep, which share their artifacts.
+A host's samples depend on the host, the request and the device alone, so every result that is measured beside it can
+use the same ones: of one checkpoint after another learning, or of all members of a sweep, which share their artifacts.
 """
 
 from __future__ import annotations

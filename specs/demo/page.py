@@ -11,15 +11,16 @@ from board import COLUMNS, TITLES, Entry, board_of, order, row
 from archspec.render.page import card, details, page, picture
 
 LEAD = """\
-The host draws handwritten digits. Each spec changes its architecture; the compiler proves that the change fits, initializes \
-the new parts from the old ones, and runs what little training the spec asks for. All of it, with the measurements, took \
-{seconds:.0f} seconds on this machine."""
+The host draws handwritten digits. Each spec changes its architecture; the compiler proves that the change fits, \
+initializes the new parts from the old ones, and runs what little training the spec asks for. All of it, with the \
+measurements, took {seconds:.0f} seconds on this machine."""
 NOTE = """\
-{samples} samples, {steps} steps, the same noise for every model. FD: Frechet distance to the real digits in the features of \
-a small classifier trained on them; comparable within this page only, and not FID. Error to host: relative error of each \
-sample to the host's from the same noise. Latency: of one forward pass, timed in turn with the host's in one run. CPU s: \
-compiling and learning on one thread, start-up included. FLOPs of one forward pass. The controls are two of the plans with \
-their new parts from random weights (hyena_x's regression forgets its start: docs/results/digits.md tells that and more)."""
+{samples} samples, {steps} steps, the same noise for every model. FD: Frechet distance to the real digits in the \
+features of a small classifier trained on them; comparable within this page only, and not FID. Error to host: \
+relative error of each sample to the host's from the same noise. Latency: of one forward pass, timed in turn with \
+the host's in one run. CPU s: compiling and learning on one thread, start-up included. FLOPs of one forward pass. \
+The controls are two of the plans with their new parts from random weights (hyena_x's regression forgets its start: \
+docs/results/digits.md tells that and more)."""
 
 
 def write_page(entries: list[Entry], out: Path, seconds: float) -> Path:
