@@ -149,8 +149,8 @@ def compile_spec(
     overwrite: bool = False,
     progress: Progress = lambda stage: None,
 ) -> CompileResult:
-    """Compile a spec, or the `member` of its matrix, to a folder. `link`: hard-link files of the base instead of copying
-    their bytes. `overwrite`: also replace a result that has been trained since. Raises ArchspecError; nothing is
+    """Compile a spec, or the `member` of its matrix, to a folder. `link`: hard-link files of the base instead of
+    copying their bytes. `overwrite`: also replace a result that has been trained since. Raises ArchspecError; nothing is
     half-written then."""
     clock, path = Clock(progress), Path(path)
     with clock("load"):

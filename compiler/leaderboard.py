@@ -1,8 +1,8 @@
 """The leaderboard of a sweep: what is known of each member, and one row for members that differ in their seed alone.
 
 `results(out, members)` reads the folder, whoever ran what; `board` makes rows of it, sorted by the first metric.
-Figures of several seeds are mean ± half of the 95 % interval. What a member cost is what its plan costs alone: tasks that it
-shares with others count for each.
+Figures of several seeds are mean ± half of the 95 % interval. What a member cost is what its plan costs alone:
+tasks that it shares with others count for each.
 """
 
 from __future__ import annotations

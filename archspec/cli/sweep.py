@@ -1,7 +1,8 @@
 """`archspec sweep SPEC -o OUT`: every member of a spec's matrix compiled, run and measured; one leaderboard.
 
-The leaderboard is printed and written as `leaderboard.json`, `leaderboard.md` and `index.html`. With `--shard I/N` a part
-of the members is worked on and nothing is assembled; the same command without it finds what is finished and does that.
+The leaderboard is printed and written as `leaderboard.json`, `leaderboard.md` and `index.html`. With `--shard I/N` a
+part of the members is worked on and nothing is assembled; the same command without it finds what is finished and does
+that.
 """
 
 from __future__ import annotations
