@@ -14,14 +14,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, log10
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from scipy.stats import t
+from archspec.runtime.measure.intervals import interval, spread
 
 ROOT = Path(__file__).parents[1]
 SPECS = ROOT / "specs" / "digits"
@@ -91,23 +91,27 @@ def seeded(name: str, seed: int, folder: Path) -> Path:
     return path
 
 
-def measure(name: str, seed: int, folder: Path, hosts: dict[int, Any]) -> Run:
-    """Compile, run and measure; nothing that is finished is done again. `hosts`: what was drawn from the host, by seed,
-    so that it is sampled once for all results of a seed."""
+def measure(name: str, seed: int, folder: Path) -> Run:
+    """Compile, run and measure; nothing that is finished is done again. Tasks, and what is drawn from the host with a
+    seed, are shared by all results."""
     from archspec.compiler.driver import compile_spec
     from archspec.runtime.execution.execute import execute
+    from archspec.runtime.execution.images import images_of
+    from archspec.runtime.execution.workspace import Workspace
 
     path, out = seeded(name, seed, folder), folder / f"{name}-{seed}"
     if not (out / ".archspec" / "compiled").exists():
         compile_spec(path, out, overwrite=True)
+    workspace = Workspace(out)
+    workspace.share(folder / "artifacts")
     start = time.process_time()
     report = execute(out, device="cpu", only=("fit", "regress", "finetune"))
     ran = any(done.state == "ran" for done in report.tasks)
     seconds = _spent(out.with_name(f"{out.name}.cpu_seconds"), time.process_time() - start if ran else 0.0)
-    measured = _measured(out, report.plan, hosts)
+    measured = _measured(out, report.plan)
     result = measured["result"]
     values = (measured["host"]["fd"], result["fd"], result["agreement"], result["paired"])
-    return Run(*values, images_of(task for task in report.plan.tasks if task.kind != "evaluate"), seconds)
+    return Run(*values, images_of(report.plan.tasks, HELD_OUT), seconds)
 
 
 def _spent(path: Path, seconds: float) -> float:
@@ -117,65 +121,22 @@ def _spent(path: Path, seconds: float) -> float:
     return before + seconds
 
 
-def _measured(out: Path, plan: Any, hosts: dict[int, Any]) -> Any:
+def _measured(out: Path, plan: Any) -> Any:
     """Measure host and result from the same noise, or read what was measured of the same weights before."""
-    import torch
-
     from archspec.runtime.execution.workspace import Workspace
-    from archspec.runtime.measure.evaluate import MEASURES, Bench
+    from archspec.runtime.measure.evaluate import evaluate
+    from archspec.runtime.measure.kept import Kept
     from archspec.runtime.store.home import home
+    from archspec.runtime.store.lock import read_lock
 
     (task,) = [one for one in plan.tasks if one.kind == "evaluate"]
     known = out.with_name(f"{out.name}.{task.key}.json")  # beside it: compiling anew replaces the folder
     if not known.exists():
-        origin, seed = Workspace(out).origin(), int(task.settings["seed"])
-        host = home(origin["base"])
-        bench = Bench(home(out), home(host.top), task.settings, origin["near"], torch.device("cpu"), lambda _: None)
-        if seed in hosts:
-            bench._pixels["host"], bench._verdicts["host"] = hosts[seed]
-        found: dict[str, dict[str, Any]] = {"host": {}, "result": {}}
-        for metric in bench.metrics:
-            for side, values in MEASURES[metric](bench).items():
-                found[side].update(values)
-        hosts[seed] = bench._pixels["host"], bench._verdicts["host"]
-        known.write_text(json.dumps(found), "utf-8")
+        workspace = Workspace(out)
+        origin, kept = workspace.origin(), Kept(workspace, str(read_lock(out).base["fingerprint"]))
+        found = evaluate(out, home(origin["base"]).top, task.settings, origin["near"], kept=kept)
+        known.write_text(json.dumps({side: found[side] for side in ("host", "result")}), "utf-8")
     return json.loads(known.read_text("utf-8"))
-
-
-def images_of(tasks: Iterable[Any]) -> int:
-    """Return how many noised images these tasks run a model on, each pass and the held-out ones counted.
-
-    Tasks of a wave share the teacher's passes; a fit that chooses neurons needs two, and two judgements. A cached
-    regression sees each example once.
-    """
-    passes: dict[tuple[str, str], int] = {}
-    for task in tasks:
-        s = task.settings
-        if task.kind == "fit":
-            key, images = f"{task.wave}", (2 if s.get("donor") else 1) * s["samples"] + 2 * HELD_OUT
-        elif task.kind == "regress":
-            key, images = f"{task.wave}", s["samples"] * (1 if s["cache"] else s["epochs"]) + HELD_OUT
-        else:
-            key, images = task.id, s["steps"] * s["batch"]
-        passes[task.kind, key] = max(images, passes.get((task.kind, key), 0))
-    return sum(passes.values())
-
-
-def interval(values: Iterable[float], digits: int = 2) -> str:
-    """Return "mean ± half width" of the 95 % interval.
-
-    >>> interval([1.0, 2.0, 3.0])
-    '2.00 ± 2.48'
-    """
-    found = list(values)
-    low, high = spread(found)
-    return f"{mean(found):.{digits}f} ± {(high - low) / 2:.{digits}f}"
-
-
-def spread(found: list[float]) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of the mean."""
-    half = float(t.ppf(0.975, len(found) - 1)) * stdev(found) / len(found) ** 0.5
-    return mean(found) - half, mean(found) + half
 
 
 def row(title: str, runs: list[Run]) -> str:
@@ -306,12 +267,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, choices=range(2, 21))
     options = parser.parse_args()
     results: dict[str, list[Run]] = {}
-    hosts: dict[int, Any] = {}
     for claim in CLAIMS:
         for name in (claim.spec, *claim.controls.values()):
             for seed in range(options.seeds):
                 start = time.perf_counter()
-                run = measure(name, seed, options.out, hosts)
+                run = measure(name, seed, options.out)
                 results.setdefault(name, []).append(run)
                 print(
                     f"{name} seed {seed}: FD {run.fd:.3f}, host {run.host:.3f} ({time.perf_counter() - start:.0f} s)",

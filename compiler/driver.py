@@ -151,15 +151,17 @@ def compile_spec(
     path: str | Path,
     out: str | Path | None = None,
     *,
+    member: str | None = None,
     link: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda stage: None,
 ) -> CompileResult:
-    """Compile a spec to a folder. `link`: hard-link files of the base instead of copying their bytes. `overwrite`:
-    also replace a result that has been trained since. Raises ArchspecError; nothing is half-written then."""
+    """Compile a spec, or the `member` of its matrix, to a folder. `link`: hard-link files of the base instead of
+    copying their bytes. `overwrite`: also replace a result that has been trained since. Raises ArchspecError; nothing
+    is half-written then."""
     clock, path = Clock(progress), Path(path)
     with clock("load"):
-        spec = load(path)
+        spec = load(path, member)
     target = Path(out) if out is not None else OUT / spec.name
     check_output(target, overwrite)
     ready = _prepare(spec, path, clock, whole=True)
@@ -170,11 +172,11 @@ def compile_spec(
 
 
 @uncollected()
-def prepare(path: str | Path, progress: Progress = lambda stage: None) -> Prepared:
+def prepare(path: str | Path, progress: Progress = lambda stage: None, member: str | None = None) -> Prepared:
     """Run every stage up to the plan. Writes nothing."""
     clock = Clock(progress)
     with clock("load"):
-        spec = load(path)
+        spec = load(path, member)
     return _prepare(spec, Path(path), clock, whole=False)
 
 

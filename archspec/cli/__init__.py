@@ -28,6 +28,7 @@ VERBS: Mapping[str, str] = {
     "plan": "Show sites, instructions, costs and tasks of a spec.",
     "compile": "Compile a spec into a checkpoint folder.",
     "run": "Carry out the plan of a compiled checkpoint.",
+    "sweep": "Compile, run and rank every member of a spec's matrix.",
     "sample": "Sample from a checkpoint.",
     "eval": "Measure a checkpoint beside its host.",
     "show": "Describe a checkpoint.",

@@ -40,11 +40,12 @@ DOING = {
 @click.command()
 @click.argument("spec", type=click.Path(exists=False, dir_okay=False))
 @click.option("-o", "--out", type=click.Path(file_okay=False), help="Folder to write [default: out/NAME OF THE SPEC].")
+@click.option("--member", metavar="AXIS=VALUE,...", help="Which member of the spec's matrix to compile.")
 @click.option("--link", is_flag=True, help="Hard-link files of the base where possible; writes only what is new.")
 @click.option("--run", is_flag=True, help="Execute the plan afterwards, as `archspec run` does.")
 @click.option("--force", is_flag=True, help="Replace a result that has been trained since it was compiled.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(spec: str, out: str | None, link: bool, run: bool, force: bool, as_json: bool) -> int:
+def command(spec: str, out: str | None, member: str | None, link: bool, run: bool, force: bool, as_json: bool) -> int:
     """Compile SPEC to a checkpoint folder.
 
     The edit is proved on the host's captured graph, priced, and written in one rename: a failure or Ctrl-C leaves
@@ -53,7 +54,7 @@ def command(spec: str, out: str | None, link: bool, run: bool, force: bool, as_j
     from archspec.compiler.driver import compile_spec
 
     with _progress() as tell:
-        result = compile_spec(spec, out, link=link, overwrite=force, progress=tell)
+        result = compile_spec(spec, out, member=member, link=link, overwrite=force, progress=tell)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2))
     else:

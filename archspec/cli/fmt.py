@@ -15,13 +15,19 @@ from typing import Literal
 
 import click
 
-from archspec.diagnostics import ArchspecError, Collector, fail
+from archspec.diagnostics import ArchspecError, Collector, Diagnostic, fail
 from archspec.language.build import build
-from archspec.language.parse import DSL, YAML, parse_tree, read_source
+from archspec.language.choice import merged
+from archspec.language.holes import holes
+from archspec.language.matrix import has_members
+from archspec.language.parse import DSL, YAML, load_members, parse_tree, read_source
 from archspec.language.spec import Spec
 from archspec.source import Source
 from archspec.syntax.fmt import format_dsl, format_yaml
+from archspec.syntax.tree import Map
 
+LOOKED_AT = 64
+"""Most members of a matrix that are built before a spec changes its spelling."""
 Spelling = Literal["yaml", "arch"]
 
 
@@ -84,9 +90,18 @@ def print_as(source: Source, old: Spelling, new: Spelling) -> str:
     tree = parse_tree(source)
     if new != old:
         collector = Collector()
-        build(tree, Spec, collector)
+        if has_members(tree) or next(holes(tree), None):  # whole only with what it extends
+            merged([(m, _wrong(m.tree)) for m in load_members(source, collector)[:LOOKED_AT]], collector)
+        else:
+            collector.add(_wrong(tree))
         collector.raise_if_errors()
     return format_yaml(tree) if new == "yaml" else format_dsl(tree)
+
+
+def _wrong(tree: Map) -> tuple[Diagnostic, ...]:
+    found = Collector()
+    build(tree, Spec, found)
+    return tuple(found)
 
 
 def _refuse_overwriting(done: list[Formatted], collector: Collector) -> None:

@@ -33,11 +33,13 @@ METRICS = (
 
 @click.command()
 @click.argument("spec", required=False, type=click.Path(dir_okay=False))
+@click.option("--member", metavar="AXIS=VALUE,...", help="Which member of the spec's matrix to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain data.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Price at this number of tokens per example.")
 @click.option("--list-passes", is_flag=True, help="Print the compiler's passes in order, and stop.")
-def command(spec: str | None, as_json: bool, tokens: int | None, list_passes: bool) -> int:
-    """Show sites, instructions, costs and tasks of a spec."""
+def command(spec: str | None, member: str | None, as_json: bool, tokens: int | None, list_passes: bool) -> int:
+    """Show sites, instructions, costs and tasks of a spec; of one with a matrix, its members and what all of them cost,
+    or one member with `--member`."""
     if list_passes:
         from archspec.compiler.rewrite.pipeline import list_passes as passes
 
@@ -49,7 +51,13 @@ def command(spec: str | None, as_json: bool, tokens: int | None, list_passes: bo
     from archspec.compiler.driver import prepare
 
     quiet_libraries()
-    ready = prepare(spec)
+    if member is None:
+        from archspec.cli.plan_members import members_of, show_members
+
+        members = members_of(spec)
+        if len(members) > 1:
+            return show_members(spec, members, as_json)
+    ready = prepare(spec, member=member)
     cost = ready.cost if tokens in (None, ready.cost.tokens) else ready.cost.again(tokens)
     estimate = _estimates(ready.plan.tasks)
     if as_json:

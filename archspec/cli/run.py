@@ -44,7 +44,7 @@ def command(
     from archspec.runtime.execution.workspace import Workspace
 
     read_plan(out)
-    part = _shard(shard)
+    part = shard_of(shard)
     quiet_libraries()
     errors = Console(stderr=True)
     journal = Journal(Workspace(out).root, errors if errors.is_terminal else None)
@@ -69,7 +69,7 @@ def _expectations(report: RunReport, out: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _shard(text: str | None) -> tuple[int, int] | None:
+def shard_of(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)

@@ -1,6 +1,16 @@
-"""What verbs that load models share: the libraries' own bars and notices are kept off the terminal."""
+"""What verbs share: the libraries' own bars and notices are kept off the terminal; leaderboards are printed."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from archspec.render.board import Board
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDEST = 400
+"""Of a table, in characters."""
 
 
 def quiet_libraries() -> None:
@@ -12,3 +22,21 @@ def quiet_libraries() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+def print_board(board: Board, console: Console) -> None:
+    """Print a leaderboard; on what is no terminal it is as wide as it needs to be."""
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for number, column in enumerate(board.columns):
+        table.add_column(column, justify="left" if number < board.texts else "right", no_wrap=True)
+    for row in board.rows:
+        style = {"host": "bold", "control": "dim"}.get(row.role, "")
+        table.add_row(*map(Text, row.cells), style=style)
+    wanted = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    console.width = max(console.width, wanted)
+    console.print()
+    console.print(table)

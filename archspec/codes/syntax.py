@@ -316,4 +316,63 @@ CODES: tuple[Code, ...] = (
         "drop: blocks[i % (n - n) == 0]",
         "drop: blocks[i % 2 == 0]",
     ),
+    Code(
+        "AS180",
+        "a malformed matrix",
+        "`matrix` is a map from the names of axes to their values: a list, or a map of named values. An axis has at "
+        "least one value, and is not called `arm`: that is the axis of `arms`.",
+        "matrix: {seed: 3}",
+        "matrix: {seed: [0, 1, 2]}",
+    ),
+    Code(
+        "AS181",
+        "a value of an axis is written twice",
+        "Each value makes members of its own; the same one twice would make two members that are the same.",
+        "matrix: {seed: [0, 0]}",
+        "matrix: {seed: [0, 1]}",
+    ),
+    Code(
+        "AS182",
+        "an axis that is never used",
+        "The members of such an axis would differ in name alone. `$name` says where its values belong.",
+        "matrix: {seed: [0, 1]}\nfinetune: {seed: 0}",
+        "matrix: {seed: [0, 1]}\nfinetune: {seed: $seed}",
+    ),
+    Code(
+        "AS183",
+        "an unknown axis",
+        "`$name` stands for a value of the axis `name` of the matrix. A dollar that is none is written `$$`.",
+        "matrix: {seed: [0, 1]}\nfinetune: {seed: $sed}",
+        "matrix: {seed: [0, 1]}\nfinetune: {seed: $seed}",
+    ),
+    Code(
+        "AS184",
+        "an entry of exclude or include that fits nothing",
+        "An entry is a map from axes to values. `exclude` names values that the axes have, and at least one member has "
+        "all of them; `include` may bring new values, but no new axes.",
+        "matrix: {seed: [0, 1], exclude: [{seed: 2}]}",
+        "matrix: {seed: [0, 1, 2], exclude: [{seed: 2}]}",
+    ),
+    Code(
+        "AS185",
+        "no members, or too many",
+        "The members are the product of all axes without what is excluded: at least one, and at most 4096.",
+        "matrix: {seed: [0], exclude: [{seed: 0}]}",
+        "matrix: {seed: [0, 1], exclude: [{seed: 0}]}",
+    ),
+    Code(
+        "AS186",
+        "a malformed arm",
+        "`arms` is a map from names to what each changes: keys of a spec, laid over it as a child of `extends` would "
+        "be. What makes the members (`matrix`, `arms`, `extends`, `archspec`) is the same for all arms.",
+        "arms: {control: random}",
+        "arms: {ours: {}, control: {edits: {init: random}}}",
+    ),
+    Code(
+        "AS187",
+        "a key that no edit has",
+        "The `edits` of an arm, written as a map, go into every edit that has such a key; here none has.",
+        "edits: [{drop: blocks[0]}]\narms: {a: {}, b: {edits: {init: random}}}",
+        "edits: [{replace: blocks[0].mlp, with: mlp}]\narms: {a: {}, b: {edits: {init: random}}}",
+    ),
 )

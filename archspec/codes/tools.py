@@ -76,4 +76,33 @@ CODES: tuple[Code, ...] = (
         bad="archspec diff spec.yaml out/result --values",
         good="archspec diff specs/hosts/digits out/result --values",
     ),
+    Code(
+        "AS813",
+        "one member must be chosen",
+        "A spec with a matrix stands for several. What works on one of them takes its labels; that of an axis with one "
+        "value may be left out.",
+        bad="archspec compile sweep.yaml",
+        good="archspec compile sweep.yaml --member op=hyena_x,seed=0",
+    ),
+    Code(
+        "AS814",
+        "no such member",
+        "--member takes axes and labels of their values, apart by commas: the names of named values, else their text.",
+        bad="archspec plan sweep.yaml --member op=hyenax",
+        good="archspec plan sweep.yaml --member op=hyena_x",
+    ),
+    Code(
+        "AS815",
+        "a sweep of many members",
+        "Each member is compiled, taught and measured. More than 64 are rarely meant: say that these are.",
+        bad="archspec sweep large.yaml -o out",
+        good="archspec sweep large.yaml -o out --yes",
+    ),
+    Code(
+        "AS816",
+        "not the folder of this sweep",
+        "A sweep writes into a new folder, or goes on in one that an earlier sweep of the same spec's name has made.",
+        bad="archspec sweep sweep.yaml -o .",
+        good="archspec sweep sweep.yaml -o out/sweep",
+    ),
 )

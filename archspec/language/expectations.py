@@ -137,6 +137,17 @@ def parse_expectation(text: str, span: Span | None = None) -> Expectation:
     return Expectation(text, metric, placed, op, value, relative, slack, span)
 
 
+def check_expectation(text: str, span: Span | None = None) -> str:
+    """Return an expectation whose holes may be open, after looking at its syntax. Raises ArchspecError."""
+    try:
+        if words.HOLE.search(text):
+            grammar.parse(text, "expectation")
+            return text
+    except Refused as refused:
+        raise refused.at(span, text) from None
+    return parse_expectation(text, span).text
+
+
 def parse_bytes(text: str) -> int | None:
     """Return the bytes that `2GiB` or `500MB` says, None if it says none.
 
@@ -156,6 +167,7 @@ def _parts(text: str) -> _Parts:
     """Return metric, arguments (a selector as its offsets), comparison, value, whether it is relative, its slack."""
     if not text.strip():
         raise Refused("AS135", "expected an expectation, found nothing", 0, len(text), ("for example `depth == 14`",))
+    words.refuse_holes(text)
     tree = grammar.parse(text, "expectation")
     tokens = [child for child in tree.children if isinstance(child, str)]
     name = next(token for token in tokens if token.type == "NAME")

@@ -1,26 +1,26 @@
 """From a file to a Spec: reading, the choice of the spelling, `extends`.
 
-`extends` works on syntax trees. Maps merge key by key; lists and scalars of the child replace the parent's; a stanza
-that the child sets to `none` is removed. A parent may be written in the other spelling, and may extend a third. Paths
-in a spec are relative to its own file, so those that a parent contributes (fields declared with `path=True`) are
-rewritten relative to the child's folder while merging: what reads the merged spec needs to know one folder only.
+`extends` works on syntax trees (`archspec.language.merge`). A parent may be written in the other spelling, and may
+extend a third. What a parent contributes has its paths rewritten relative to the child's folder: what reads the merged
+spec needs to know one folder only. A merged tree with a matrix is several specs (`archspec.language.matrix`): whoever
+wants one of them says which.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from archspec.diagnostics import Collector, fail, nearest
-from archspec.language import shapes
-from archspec.language.fields import Node
-from archspec.language.partial import Partial, build_spec
-from archspec.language.spec import EDITS, Spec
+from archspec.language.choice import choose
+from archspec.language.matrix import Member, expand
+from archspec.language.merge import is_none, merge, moved
+from archspec.language.partial import build_spec
+from archspec.language.spec import Spec
 from archspec.source import Source, Span
 from archspec.syntax.dsl_syntax import parse_dsl
-from archspec.syntax.tree import Entry, Map, Scalar, Seq, Tree
+from archspec.syntax.tree import Map, Scalar
 from archspec.syntax.yaml_syntax import MAX_SIZE, parse_yaml
 
 YAML, DSL = (".yaml", ".yml"), (".arch",)
@@ -28,21 +28,22 @@ MAX_CHAIN = 16
 """Longest chain of `extends`."""
 
 
-def load(path: str | Path) -> Spec:
-    """Read a spec file with all that it extends. Raises ArchspecError."""
-    return _spec(load_tree(path))
+def load(path: str | Path, member: str | None = None) -> Spec:
+    """Read a spec file with all that it extends. `member` names one of its matrix. Raises ArchspecError."""
+    return _spec(load_tree(path), member)
 
 
-def load_source(source: Source) -> Spec:
+def load_source(source: Source, member: str | None = None) -> Spec:
     """Parse a text with all that it extends; its paths start at the folder of its name. Raises ArchspecError."""
-    return _spec(_extended(parse_tree(source), Path(source.name), ()))
+    return _spec(_extended(parse_tree(source), Path(source.name), ()), member)
 
 
-def load_partial(of: Path | Source, collector: Collector) -> Partial:
-    """Build what can be built of a file or a text; its mistakes are reported. Raises ArchspecError when there is no
-    syntax tree: a mistake in the syntax, or an `extends` that cannot be followed."""
-    tree = load_tree(of) if isinstance(of, Path) else _extended(parse_tree(of), Path(of.name), ())
-    return build_spec(tree, collector)
+def load_members(of: str | Path | Source, collector: Collector) -> tuple[Member, ...]:
+    """Return the members of a file or a text, none after a report of what is wrong with its matrix: one, the spec
+    itself, where it has none. Raises ArchspecError when there is no syntax tree: a mistake in the syntax, or an
+    `extends` that cannot be followed."""
+    tree = _extended(parse_tree(of), Path(of.name), ()) if isinstance(of, Source) else load_tree(of)
+    return expand(tree, collector)
 
 
 def parse(source: Source) -> Spec:
@@ -95,9 +96,11 @@ def _neighbour(path: Path) -> tuple[str, ...]:
     return nearest(path.name, names)
 
 
-def _spec(tree: Map) -> Spec:
+def _spec(tree: Map, member: str | None = None) -> Spec:
     collector = Collector()
-    partial = build_spec(tree, collector)
+    members = expand(tree, collector)
+    collector.raise_if_errors()
+    partial = build_spec(choose(members, member, tree).tree, collector)
     collector.raise_if_errors()
     return partial.spec
 
@@ -118,7 +121,7 @@ def _extended(tree: Map, path: Path, children: tuple[Path, ...]) -> Map:
     if len(chain) > MAX_CHAIN:
         raise fail("AS152", f"more than {MAX_CHAIN} specs extend each other", span)
     parent = _extended(parse_tree(read_source(target, span)), target, chain)
-    return merge(_moved(parent, Spec, target.parent, path.parent), tree, Spec)
+    return merge(moved(parent, Spec, target.parent, path.parent), tree, Spec)
 
 
 def _short(path: Path, near: Path) -> str:
@@ -127,90 +130,4 @@ def _short(path: Path, near: Path) -> str:
 
 def _without_none(tree: Map) -> Map:
     """Leave out the stanzas that are `none`."""
-    return replace(tree, entries=tuple(entry for entry in tree.entries if not _is_none(entry.value)))
-
-
-def _is_none(tree: Tree) -> bool:
-    return isinstance(tree, Scalar) and tree.text == "none" and not tree.quoted
-
-
-def merge(parent: Map, child: Map, cls: type[Node] | None = None) -> Map:
-    """Return the child over the parent. `cls` is the class of both, where it is known.
-
-    Keys stand in the parent's order, then the child's new ones; the span is the child's.
-    """
-    merged = {entry.key.value: entry for entry in parent.entries}
-    for entry in child.entries:
-        below = merged.get(entry.key.value)
-        if cls is Spec and _is_none(entry.value):
-            merged.pop(entry.key.value, None)
-        elif below is not None and isinstance(entry.value, Map):
-            inner = _class(cls, str(entry.key.value))
-            merged[entry.key.value] = replace(entry, value=_over(below.value, entry.value, inner))
-        else:
-            merged[entry.key.value] = entry
-    return Map(tuple(merged.values()), child.span, child.comments)
-
-
-def _over(below: Tree, child: Map, cls: type[Node] | None) -> Map:
-    """Merge a map over what the parent has there: `data: digits` counts as `data: {from: digits}`."""
-    short = shapes.shorthand(cls) if cls else None
-    if isinstance(below, Scalar) and short and isinstance(below.value, str):
-        below = Map((Entry(Scalar(short, short, below.span), below),), below.span)
-    return merge(below, child, cls) if isinstance(below, Map) else child
-
-
-def _class(cls: type[Node] | None, key: str) -> type[Node] | None:
-    """Return the class of the node under a key, if there is just one."""
-    field = shapes.keys(cls).get(key) if cls else None
-    found = list(shapes.nodes(shapes.hints(cls)[field.name])) if cls and field else []
-    return found[0] if len(found) == 1 else None
-
-
-def _moved(tree: Map, cls: type[Node], old: Path, new: Path) -> Map:
-    """Return the tree with the paths of its path fields made relative to the folder `new` instead of `old`."""
-    if old.resolve() == new.resolve():
-        return tree
-    known = shapes.keys(cls)
-    return replace(tree, entries=tuple(_moved_entry(entry, cls, known, old, new) for entry in tree.entries))
-
-
-def _moved_entry(entry: Entry, cls: type[Node], known: Mapping[str, object], old: Path, new: Path) -> Entry:
-    field = known.get(str(entry.key.value))
-    if field is None:
-        return entry
-    name, rules = getattr(field, "name"), getattr(field, "metadata")  # noqa: B009
-    if rules.get("path"):
-        return replace(entry, value=_rebased(entry.value, old, new))
-    classes = list(shapes.nodes(shapes.hints(cls)[name]))
-    return replace(entry, value=_moved_value(entry.value, classes, old, new)) if classes else entry
-
-
-def _moved_value(tree: Tree, classes: list[type[Node]], old: Path, new: Path) -> Tree:
-    if isinstance(tree, Seq):
-        return replace(tree, items=tuple(_moved_value(item, classes, old, new) for item in tree.items))
-    cls = _edit_class(tree) if len(classes) > 1 else classes[0]
-    if cls is None:
-        return tree
-    if isinstance(tree, Map):
-        return _moved(tree, cls, old, new)
-    short = shapes.shorthand(cls)
-    return _rebased(tree, old, new) if short and shapes.keys(cls)[short].metadata.get("path") else tree
-
-
-def _edit_class(tree: Tree) -> type[Node] | None:
-    verbs = {cls.verb: cls for cls in EDITS}
-    written = tuple(tree.keys()) if isinstance(tree, Map) else ()
-    return next((verbs[key] for key in written if key in verbs), None)
-
-
-def _rebased(tree: Tree, old: Path, new: Path) -> Tree:
-    """Rewrite a relative path: what begins with `./` or `../`, or exists. Anything else (a hub id, the name of a
-    bundled data set) is left."""
-    if not isinstance(tree, Scalar) or not isinstance(tree.value, str) or os.path.isabs(tree.value):
-        return tree
-    if not tree.value.startswith(("./", "../")) and not (old / tree.value).exists():
-        return tree
-    moved = Path(os.path.relpath((old / tree.value).resolve(), new.resolve())).as_posix()
-    moved = moved if moved.startswith("../") else f"./{moved}"
-    return replace(tree, value=moved, text=moved, quoted=True)
+    return replace(tree, entries=tuple(entry for entry in tree.entries if not is_none(entry.value)))

@@ -15,7 +15,7 @@ from archspec.diagnostics import Collector, meant
 from archspec.language import shapes
 from archspec.language.build import Builder, Wrong
 from archspec.language.selectors import Selector, names_in
-from archspec.language.spec import EDITS, Insert, OperatorCall, Replace, Spec
+from archspec.language.spec import EDITS, Distill, Eval, Finetune, Init, Insert, OperatorCall, Replace, Spec
 from archspec.syntax.tree import Entry, Map, Seq, Tree
 
 VERBS = frozenset(cls.verb for cls in EDITS)
@@ -100,7 +100,7 @@ class _Parts(Builder):
         if "edits" in self.parts:
             self.parts |= VERBS
         gaps = Gaps(frozenset(self.parts), frozenset(self.lets), tuple(self.edits))
-        return Partial(Spec(origin=tree, **{"name": "", **self.values}), gaps)
+        return Partial(_seeded(Spec(origin=tree, **{"name": "", **self.values})), gaps)
 
     def _part(self, key: str, rules: Any, tree: Tree) -> None:
         """Build what stands under one key of the spec: edits, expectations and names one by one, else as a whole."""
@@ -144,3 +144,21 @@ class _Parts(Builder):
         target = aside.attempt(found.get(verb or ""), Selector)
         calls = verb in (Replace.verb, Insert.verb)
         self.edits.append(Broken(target, aside.attempt(found.get("with"), OperatorCall) if calls else None))
+
+
+SEEDED = (Init, Distill, Finetune, Eval)
+"""What the spec's `seed` is for: not the choice of a subset of the data, which is what a result depends on."""
+
+
+def _seeded(spec: Spec) -> Spec:
+    """Give the spec's seed to every init and stage that states none of its own."""
+    if spec.seed is None:
+        return spec
+    stages = {name: _with_seed(getattr(spec, name), spec.seed) for name in ("distill", "finetune", "eval")}
+    edits = (replace(e, init=_with_seed(e.init, spec.seed)) if hasattr(e, "init") else e for e in spec.edits)
+    return replace(spec, edits=tuple(edits), **stages)
+
+
+def _with_seed(node: Any, seed: int) -> Any:
+    stated = isinstance(node, SEEDED) and node.origin is not None and node.origin.entry("seed") is not None
+    return node if stated or node is None else replace(node, seed=seed)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from archspec.language.arms import FIXED
 from archspec.language.expectations import Expectation
 from archspec.language.fields import Node, declared, written
 from archspec.language.selectors import Selector
@@ -28,6 +29,7 @@ Schema = dict[str, Any]
 
 INTEGER = r"^[+-]?\d[\d_]*$"
 NUMBER = r"^[+-]?(\d[\d_]*)?\.?\d+([eE][+-]?\d+)?\s*%?$"
+HOLE: Schema = {"$ref": "#/definitions/hole"}
 BYTES = r"^\d[\d_]*(\.\d+)?\s*([kKMGT]i?)?B?$"
 
 
@@ -35,12 +37,38 @@ def spec_schema() -> Schema:
     """Return the schema of a whole spec file."""
     definitions: Schema = {}
     root = _object(Spec, definitions)
+    root["properties"] |= _several(root["properties"])
+    definitions["hole"] = {"description": "`$axis`: a value of the matrix", "type": "string", "pattern": r"\$[A-Za-z_]"}
     root["anyOf"] = [{"required": ["base"]}, {"required": ["extends"]}]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "archspec",
         **root,
         "definitions": dict(sorted(definitions.items())),
+    }
+
+
+def _several(properties: Schema) -> Schema:
+    """Return the schemas of `matrix` and `arms`. An arm has the keys of a spec, and its edits may be a map."""
+    items = {"type": "array", "items": {"type": "object", "minProperties": 1}}
+    axis = {"anyOf": [{"type": "array", "minItems": 1}, {"type": "object", "minProperties": 1}]}
+    own = {
+        key: {"description": body["description"], "allOf": [{"$ref": f"#/properties/{key}"}]}
+        for key, body in properties.items()
+        if key not in (*FIXED, "edits")
+    }
+    every = {"description": "keys that go into every edit which has them", "type": "object"}
+    edits = {"description": "edits, or a change to all", "anyOf": [{"$ref": "#/properties/edits"}, every]}
+    arm = {"type": ["object", "null"], "properties": {**own, "edits": edits}, "additionalProperties": False}
+    lists = {
+        "exclude": {"description": "members that are left out, by values of axes", **items},
+        "include": {"description": "members that are added, by values of axes", **items},
+    }
+    matrix = {"type": "object", "properties": lists, "additionalProperties": axis, "minProperties": 1}
+    arms = {"type": "object", "additionalProperties": arm, "minProperties": 1}
+    return {
+        key: {"description": properties[key]["description"], "anyOf": [schema, {"enum": ["none"]}]}
+        for key, schema in (("matrix", matrix), ("arms", arms))
     }
 
 
@@ -71,7 +99,7 @@ def summary(cls: type) -> str:
 
 def _property(field: Any, hint: Any, definitions: Schema) -> Schema:
     """Return the schema of a field: its type, bounds and documentation."""
-    schema = _type(hint, definitions, field.metadata)
+    schema = _open(_type(hint, definitions, field.metadata))
     if "$ref" in schema:
         schema = {"allOf": [schema]}
     if isinstance(field.default, str | int | float | bool):
@@ -79,6 +107,13 @@ def _property(field: Any, hint: Any, definitions: Schema) -> Schema:
     if field.metadata.get("example") is not None:
         schema["examples"] = [field.metadata["example"]]
     return {"description": field.metadata["doc"], **schema}
+
+
+def _open(schema: Schema) -> Schema:
+    """Return a schema that also takes `$axis`, unless it takes any text or anything."""
+    if not schema or schema == {"type": "string"}:
+        return schema
+    return {"anyOf": [*(schema["anyOf"] if schema.keys() == {"anyOf"} else [schema]), HOLE]}
 
 
 def _type(hint: Any, definitions: Schema, meta: Mapping[str, Any]) -> Schema:
@@ -89,10 +124,12 @@ def _type(hint: Any, definitions: Schema, meta: Mapping[str, Any]) -> Schema:
     if origin in (Union, UnionType):
         return _union(args, definitions, meta)
     if origin is tuple:
-        return {"type": "array", "items": _type(args[0], definitions, {})}
+        return {"type": "array", "items": _open(_type(args[0], definitions, {}))}
     if origin is not None and issubclass(origin, Mapping):
+        if args[1] is Any:
+            return {"type": "object"}
         keys = {"enum": list(meta["keys"])} if meta.get("keys") else {"pattern": _whole(meta["pattern"])}
-        return {"type": "object", "propertyNames": keys, "additionalProperties": _type(args[1], definitions, {})}
+        return {"type": "object", "propertyNames": keys, "additionalProperties": _open(_type(args[1], definitions, {}))}
     return _class(hint, definitions, meta)
 
 
@@ -150,7 +187,11 @@ def _definition(cls: type[Node], definitions: Schema) -> Schema:
     if cls.shorthand is None:
         return schema
     short = next(f for f in declared(cls) if f.name == cls.shorthand)
-    scalar = {"enum": list(OPERATORS)} if cls is OperatorCall else _property(short, get_type_hints(cls)[short.name], {})
+    scalar = (
+        _open({"enum": list(OPERATORS)})
+        if cls is OperatorCall
+        else _property(short, get_type_hints(cls)[short.name], {})
+    )
     return {"description": summary(cls), "anyOf": [scalar, schema]}
 
 
@@ -175,7 +216,7 @@ def _operator(definitions: Schema) -> Schema:
         }
         for name in OPERATORS
     ]
-    op = {"description": "operator", "enum": list(OPERATORS)}
+    op = {"description": "operator", **_open({"enum": list(OPERATORS)})}
     return {"type": "object", "properties": {"op": op}, "required": ["op"], "allOf": rules}
 
 

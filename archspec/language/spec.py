@@ -259,7 +259,7 @@ class Eval(Node):
 
 @node
 class Spec(Node):
-    """A whole spec file."""
+    """A whole spec file. Of a member of a matrix, `matrix` and `arms` are empty (`archspec.language.matrix`)."""
 
     archspec: Literal[1] = arg("version of the language", default=1)
     name: str = arg(
@@ -270,6 +270,9 @@ class Spec(Node):
     description: str | None = arg("one paragraph for the model card", default=None)
     extends: str | None = arg("spec to inherit from, path relative to this file", default=None)
     base: Base | None = arg("the host; may come from `extends`", default=None)
+    seed: int | None = arg("seed of every init and stage that states none", default=None, least=0)
+    matrix: Mapping[str, Any] = arg("axes: `$axis` stands for one of its values", default_factory=dict)
+    arms: Mapping[str, Any] = arg("variants, each told by what it changes of the spec", default_factory=dict)
     let: Mapping[str, Selector] = arg("named selectors", default_factory=dict, pattern=r"[A-Za-z_]\w*")
     edits: tuple[Edit, ...] = arg("edits", default=())
     data: Data | None = arg("default data of all stages", default=None)

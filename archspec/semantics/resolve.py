@@ -78,6 +78,7 @@ class ResolvedSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the spec as plain data with every default written out and every selector followed by its sites."""
         data: dict[str, Any] = explicit(self.spec)
+        del data["matrix"], data["arms"], data["seed"]  # a member has none, and the seed is in every stage
         data["edits"] = [_edit_json(edit) for edit in self.edits]
         for stage in ("finetune", "eval"):
             if data[stage] and data[stage]["data"] is None:

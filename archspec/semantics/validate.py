@@ -6,7 +6,8 @@
 Building, resolving and checking report together: each goes on with what the one before could make of the spec
 (`archspec.language.partial`), so an early mistake hides no later one, and none is told twice. Only without a syntax
 tree is there nothing to go on with. A host that is not at hand is no error: what does not need it is still checked, and
-a note says so.
+a note says so. Of a spec with a matrix every member is looked at; a finding is told once, with the members that it is
+in.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity
 from archspec.host.locate import check_fingerprint, locate, structure_of
 from archspec.host.structure import Structure
 from archspec.language.build import build_signature
-from archspec.language.parse import DSL, load_partial
-from archspec.language.partial import Partial
-from archspec.language.spec import Replace
+from archspec.language.choice import merged
+from archspec.language.matrix import Member
+from archspec.language.parse import DSL, load_members
+from archspec.language.partial import Partial, build_spec
+from archspec.language.spec import Base, Replace
 from archspec.semantics.check import check, check_without_host
 from archspec.semantics.resolve import resolve_partial
 from archspec.source import Source
@@ -39,11 +42,28 @@ def validate_source(source: Source) -> tuple[Diagnostic, ...]:
 def _findings(of: Path | Source, near: Path) -> tuple[Diagnostic, ...]:
     collector = Collector()
     try:
-        partial = load_partial(of, collector)
+        members = load_members(of, collector)
     except ArchspecError as error:
         collector.add(error.diagnostics)
         return tuple(collector)
-    structure = _host(partial, near, collector)
+    hosts: Hosts = {}
+    merged([(member, _of_member(member, near, hosts)) for member in members], collector)
+    return tuple(collector)
+
+
+Hosts = dict[tuple[Base | None, bool], tuple[Structure | None, tuple[Diagnostic, ...]]]
+"""Base, whether it is missing by a mistake -> its structure, and what is wrong with it: read once for all members."""
+
+
+def _of_member(member: Member, near: Path, hosts: Hosts) -> tuple[Diagnostic, ...]:
+    collector = Collector()
+    partial = build_spec(member.tree, collector)
+    key = partial.spec.base, partial.gaps.has("base")
+    if key not in hosts:
+        found = Collector()
+        hosts[key] = _host(partial, near, found), tuple(found)
+    structure, problems = hosts[key]
+    collector.add(problems)
     if structure is None:
         collector.add(_parameters(partial))
         collector.add(check_without_host(partial))

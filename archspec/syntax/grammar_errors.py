@@ -79,7 +79,7 @@ def explain(error: UnexpectedInput, text: str, rule: Start) -> Refused:
 
 def expected(accepts: frozenset[str]) -> str:
     """Name what could stand at a place, the widest words first."""
-    rest, names = set(accepts), []
+    rest, names = set(accepts) - {"HOLE"}, []  # an axis may stand for anything: saying so would help nobody
     for group, name in ((_STATEMENT, "a statement"), (_SELECTOR, "a selector"), (_VALUE, "a value")):
         if group <= rest:
             names.append(name)

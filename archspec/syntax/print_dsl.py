@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from archspec.diagnostics import ArchspecError, fail
 from archspec.language import shapes
-from archspec.language.expectations import parse_expectation
-from archspec.language.selectors import parse_selector
+from archspec.language.expectations import check_expectation
+from archspec.language.selectors import check_selector
 from archspec.source import Span
 from archspec.syntax import words
 from archspec.syntax.comments import BLANK, UNPRINTABLE, has_comments
@@ -24,7 +24,7 @@ from archspec.syntax.tree import Entry, Map, Scalar, Seq, Tree, resolve_scalar
 
 WIDTH = 100
 
-_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_WORD = re.compile(r"\$?[A-Za-z_][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"[+-]?([0-9][0-9_]*(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?[A-Za-z]*%?")
 _KINDS = {"description": 0, "extends": 0, "base": 0, "let": 1, "edits": 2, "expect": 4}
 """What stands together without a blank line; all else are stages."""
@@ -256,17 +256,17 @@ def _string(value: Tree, what: str) -> str:
 
 
 def _key(key: Scalar) -> str:
-    if not _WORD.fullmatch(str(key.value)):
+    if not _WORD.fullmatch(str(key.value)) or str(key.value).startswith("$"):
         raise _unspeakable(f"the key '{key.value}'", key.span)
     return str(key.value)
 
 
 def _selector(value: Tree) -> str:
-    return parse_selector(_string(value, "selector"), value.span).text.strip()
+    return check_selector(_string(value, "selector"), value.span).strip()
 
 
 def _expectation(value: Tree) -> str:
-    return parse_expectation(_string(value, "expectation"), value.span).text.strip()
+    return check_expectation(_string(value, "expectation"), value.span).strip()
 
 
 def _unspeakable(what: str, span: Span) -> ArchspecError:

@@ -14,7 +14,7 @@ WIDTH = 100
 HEADS = ("op", "kind", "from")
 """Keys of maps that read as a call, and so go on one line even at the top level."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9_./+(][^\x00-\x1f\x7f-\xa0\ud800-\udfff\u2028\u2029\ufeff]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_./+($][^\x00-\x1f\x7f-\xa0\ud800-\udfff\u2028\u2029\ufeff]*")
 _FLOW_SIGNS = re.compile(r"[\[\]{},]")
 
 

@@ -15,7 +15,7 @@ from archspec.source import Span
 
 Start = Literal["spec", "selector", "expectation"]
 
-STANZAS = ("description", "extends", "base", "data", "distill", "finetune", "eval")
+STANZAS = ("description", "extends", "base", "data", "distill", "finetune", "eval", "seed", "matrix", "arms")
 CLAUSES = ("with", "init", "by", "merge", "times", "to", "tie")
 SELECTING = ("to",)
 """Clauses that hold a selector."""
@@ -33,6 +33,10 @@ OPAQUE = r""""(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|\#[^\n]*"""
 
 SIGNS = re.compile(rf"{OPAQUE}|[\[({{\])}}]")
 CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+HOLE = re.compile(r"\$(\$|[A-Za-z_][A-Za-z0-9_]*)")
+"""Where the value of an axis of the matrix stands; `$$` is a dollar."""
 
 
 @dataclass
@@ -62,6 +66,13 @@ def place(span: Span | None, text: str, start: int, end: int) -> Span | None:
         if written[offset : offset + len(text)] == text:
             return span.source.span(span.start + offset + start, span.start + offset + max(end, start))
     return span
+
+
+def refuse_holes(text: str) -> None:
+    """Refuse a text in which a value is still to be put. Raises Refused."""
+    found = HOLE.search(text)
+    if found:
+        raise Refused("AS183", f"'{found[0]}' is no axis of the matrix", found.start(), found.end())
 
 
 def unclosed(text: str) -> tuple[int, str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
@@ -44,21 +44,34 @@ def _kept(part: Part) -> dict[str, Tensor]:
     return dict(part.module.state_dict())
 
 
-def _report(task: Task, outcomes: Sequence[Outcome], seconds: float, **facts: Any) -> dict[str, Any]:
-    seconds = round(seconds, 3)
-    return {"task": task.id, "kind": task.kind, "outcomes": [asdict(o) for o in outcomes], "seconds": seconds} | facts
+def _report(task: Task, outcomes: Sequence[Outcome], spent: Spent, **facts: Any) -> dict[str, Any]:
+    return {"task": task.id, "kind": task.kind, "outcomes": [asdict(o) for o in outcomes]} | spent.to_json() | facts
+
+
+@dataclass(frozen=True)
+class Spent:
+    """`wall` and `cpu` are seconds; `cpu` is of this process, all its threads."""
+
+    wall: float
+    cpu: float
+
+    def __truediv__(self, parts: int) -> Spent:
+        return Spent(self.wall / parts, self.cpu / parts)
+
+    def to_json(self) -> dict[str, float]:
+        return {"seconds": round(self.wall, 3), "cpu_seconds": round(self.cpu, 3)}
 
 
 class _Watch:
-    """Tells the seconds since it was last asked."""
+    """Tells what was spent since it was last asked."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
+        self._last = Spent(time.perf_counter(), time.process_time())
 
-    def lap(self) -> float:
-        now = time.perf_counter()
-        self._last, passed = now, now - self._last
-        return passed
+    def lap(self) -> Spent:
+        now = Spent(time.perf_counter(), time.process_time())
+        last, self._last = self._last, now
+        return Spent(now.wall - last.wall, now.cpu - last.cpu)
 
 
 def run_fits(context: Context, tasks: Sequence[Task], main: bool) -> None:
@@ -66,16 +79,18 @@ def run_fits(context: Context, tasks: Sequence[Task], main: bool) -> None:
     from archspec.runtime.learn.fit import FitSettings, Teacher, fit
 
     for group in _alike(tasks, ("samples", "ridge", "sequential", "gate_weighted", "seed", "batch", "objective")):
-        start, settings = time.perf_counter(), settings_of(FitSettings, group[0])
+        watch, settings = _Watch(), settings_of(FitSettings, group[0])
         student = context.student(group)
         parts = [find_part(student, context.program, task.sites) for task in group]
         donors = {p.name: t.settings["donor"] for p, t in zip(parts, group, strict=True) if t.settings.get("donor")}
         teacher = Teacher(context.host, student if settings.sequential else None)
         with context.journal.progress(f"fit {_many(group)}", settings.samples):
-            found = fit(parts, teacher, _feed(context, group[0]), settings, donors, context.journal.advance)
-        seconds = (time.perf_counter() - start) / len(group)
+            feed = _feed(context, group[0])
+            found = fit(parts, teacher, feed, settings, donors, context.journal.advance)
+        spent = watch.lap() / len(group)
         for task, part in zip(group, parts, strict=True):
-            context.workspace.keep(task.key, _report(task, [found[part.name]], seconds), _kept(part))
+            report = _report(task, [found[part.name]], spent, held_out=feed.held_out)
+            context.workspace.keep(task.key, report, _kept(part))
 
 
 def run_regressions(context: Context, tasks: Sequence[Task], main: bool) -> None:
@@ -96,7 +111,8 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
 
     def finished(outcome: Outcome) -> None:
         task, part = by_name[outcome.site]
-        context.workspace.keep(task.key, _report(task, [outcome], watch.lap()), _kept(part))
+        report = _report(task, [outcome], watch.lap(), held_out=feed.held_out)
+        context.workspace.keep(task.key, report, _kept(part))
 
     def log(name: str, step: int, numbers: Mapping[str, float]) -> None:
         context.journal.log(by_name[name][0].id, step, numbers)
@@ -122,7 +138,7 @@ def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
     from archspec.runtime.learn.lora import LoraSettings, adapt, merge
 
     (task,) = tasks
-    start, settings = time.perf_counter(), settings_of(FinetuneSettings, task)
+    watch, settings = _Watch(), settings_of(FinetuneSettings, task)
     model = context.student([task])
     new = task.settings.get("new")
     trained = None if new is None else [path for sites in new for path in _places(context, sites)]
@@ -149,7 +165,7 @@ def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
     if main:
         everything = model.named_parameters(remove_duplicate=False)
         weights = {name: p for name, p in everything if p.requires_grad or name in merged}
-        context.workspace.keep(task.key, _report(task, [], time.perf_counter() - start, **facts), weights)
+        context.workspace.keep(task.key, _report(task, [], watch.lap(), **facts), weights)
 
 
 def _homes(context: Context, sites: Sequence[str]) -> list[str]:
@@ -165,11 +181,12 @@ def _places(context: Context, sites: Sequence[str]) -> tuple[str, ...]:
 def run_evaluate(context: Context, tasks: Sequence[Task], main: bool) -> None:
     """Measure the published checkpoint beside its host."""
     from archspec.runtime.measure.evaluate import evaluate
+    from archspec.runtime.measure.kept import Kept
 
     for task in tasks:
-        start = time.perf_counter()
-        found = evaluate(context.folder, context.host_home.top, task.settings, context.near, context.device)
-        context.workspace.keep(task.key, _report(task, [], time.perf_counter() - start, measured=found))
+        watch, kept = _Watch(), Kept(context.workspace, str(context.lock.base.get("fingerprint")))
+        found = evaluate(context.folder, context.host_home.top, task.settings, context.near, context.device, kept=kept)
+        context.workspace.keep(task.key, _report(task, [], watch.lap(), measured=found))
 
 
 def _alike(tasks: Sequence[Task], names: Sequence[str]) -> list[list[Task]]:

@@ -1,7 +1,8 @@
 """What a run keeps beside a checkpoint: `<folder>/.archspec/`, local to this machine and safe to delete.
 
     origin.json          where base and spec were when the folder was compiled (the checkpoint itself holds no path)
-    artifacts/<key>/     one folder per finished task: weights.safetensors, report.json
+    artifacts/<key>/     one folder per finished task: weights.safetensors, report.json; a link to the artifacts of
+                         all its members, in a sweep
     work/<key>/          checkpoints of a task that is under way
     compiled/            the weights as they were compiled, once trained ones have taken their place
     log.jsonl            metrics, one line each; `tensorboard/` has the same
@@ -77,9 +78,23 @@ class Workspace:
             (partial / REPORT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", "utf-8")
             self.artifact(key).parent.mkdir(parents=True, exist_ok=True)
             if not self.finished(key):
-                partial.rename(self.artifact(key))
+                _settle(partial, self.artifact(key))
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(self.work(key), ignore_errors=True)
+
+    def share(self, store: Path) -> None:
+        """Keep artifacts in the folder `store`, as others do: `artifacts` becomes a relative link to it."""
+        own = self.root / "artifacts"
+        with writing(own):
+            store.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(exist_ok=True)
+            if own.is_symlink():
+                own.unlink()
+            elif own.is_dir():
+                for artifact in own.iterdir():
+                    _settle(artifact, store / artifact.name)
+                shutil.rmtree(own)
+            own.symlink_to(os.path.relpath(store.resolve(), self.root.resolve()), target_is_directory=True)
 
     @contextmanager
     def scratch(self, key: str) -> Iterator[Path]:
@@ -118,6 +133,15 @@ class Workspace:
         except Timeout:
             hint = "wait for it to end; `archspec run OUT --shard i/n` lets several work at once"
             raise fail("AS731", f"another run is at work on '{self.folder}'", None, hint) from None
+
+
+def _settle(made: Path, final: Path) -> None:
+    """Rename a finished folder, unless another process was quicker to make the same."""
+    try:
+        made.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
 
 
 def replace_text(path: Path, text: str) -> None:

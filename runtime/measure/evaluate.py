@@ -31,9 +31,11 @@ from archspec.runtime.data.needs import Needs, needs_of
 from archspec.runtime.learn.draws import generator
 from archspec.runtime.measure.classifier import Classifier, Verdict, find_classifier
 from archspec.runtime.measure.frechet import frechet_distance
+from archspec.runtime.measure.kept import Kept
 from archspec.runtime.measure.latency import compare_latency
 from archspec.runtime.measure.sample import Request, decode, sample
 from archspec.runtime.objectives import make_objective
+from archspec.runtime.store.files import hash_file
 from archspec.runtime.store.home import Home, home
 from archspec.runtime.store.lock import is_compiled, read_lock
 from archspec.runtime.store.opening import open_model
@@ -51,10 +53,11 @@ def evaluate(
     near: Path,
     device: str | torch.device = "cpu",
     progress: Progress = lambda _: None,
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
     """Measure the model in `folder` beside `host` (None: alone). `settings`: the keys of `archspec.language.spec.Eval`;
-    `near`: where the relative paths in it start."""
-    bench = Bench(home(folder), home(host) if host else None, settings, near, torch.device(device), progress)
+    `near`: where the relative paths in it start; `kept`: where what the host draws is kept."""
+    bench = Bench(home(folder), home(host) if host else None, settings, near, torch.device(device), progress, kept)
     report: dict[str, Any] = {"settings": bench.settings_used, "host": {}, "result": {}, "spread": {}}
     for metric in bench.metrics:
         progress(metric)
@@ -73,8 +76,9 @@ class Bench:
     near: Path
     device: torch.device
     progress: Progress
+    kept: Kept | None = None
     _models: dict[str, nn.Module] = field(default_factory=dict)
-    _pixels: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _drawn: dict[str, Tensor] = field(default_factory=dict)
     _verdicts: dict[str, Verdict] = field(default_factory=dict)
 
     def setting(self, name: str, default: Any) -> Any:
@@ -163,18 +167,45 @@ class Bench:
             self._models[side] = open_model(self.place_of(side), self.device)
         return self._models[side]
 
-    def samples(self, side: str) -> tuple[Tensor, Tensor]:
-        """Return (what the model drew, its pixels)."""
-        if side not in self._pixels:
-            self.progress(f"sampling from the {side}")
-            drawn = sample(self.model(side), self.place_of(side), self.request)
-            self._pixels[side] = (drawn, decode(self.place_of(side), drawn))
-        return self._pixels[side]
+    def drawn(self, side: str) -> Tensor:
+        """Return what the model drew: pixels or latents."""
+        if side not in self._drawn:
+            made = self._of_host(side, self._draws, lambda: {"drawn": self._sampled(side)})
+            self._drawn[side] = made["drawn"]
+        return self._drawn[side]
+
+    def _sampled(self, side: str) -> Tensor:
+        self.progress(f"sampling from the {side}")
+        return sample(self.model(side), self.place_of(side), self.request)
 
     def verdict(self, side: str) -> Verdict:
         if side not in self._verdicts:
-            self._verdicts[side] = self.classifier.judge(self.samples(side)[1])
+            made = self._of_host(side, [*self._draws, self._judge], lambda: self._judged(side))
+            self._verdicts[side] = Verdict(made["features"], made["classes"])
         return self._verdicts[side]
+
+    def _judged(self, side: str) -> dict[str, Tensor]:
+        found = self.classifier.judge(decode(self.place_of(side), self.drawn(side)))
+        return {"features": found.features, "classes": found.classes}
+
+    def _of_host(self, side: str, what: list[Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Make tensors, or find what was made of the same host before."""
+        known = self.kept if side == "host" and self.host_place else None
+        return known.tensors(what, make) if known else make()
+
+    @cached_property
+    def _draws(self) -> list[Any]:
+        """What the host's samples depend on beside its content."""
+        place, request = self.place_of("host"), self.request
+        numbers = [request.samples, request.steps, request.guidance, request.seed, request.batch]
+        return ["samples", numbers, place.scheduler, self.device.type]
+
+    @cached_property
+    def _judge(self) -> list[Any]:
+        """What a verdict depends on beside the samples: the classifier, and what turns latents into pixels."""
+        folders = [self.classifier_folder, self.place_of("host").autoencoder]
+        files = [file for folder in folders if folder for file in sorted(folder.iterdir()) if file.is_file()]
+        return [[file.name, hash_file(file)] for file in files if file.suffix in (".json", ".safetensors")]
 
     def data(self, needs: Needs) -> Examples:
         assert self.data_settings is not None
@@ -205,7 +236,7 @@ def _agreement(bench: Bench) -> Found:
 
 
 def _paired(bench: Bench) -> Found:
-    host, result = bench.samples("host")[0].double(), bench.samples("result")[0].double()
+    host, result = bench.drawn("host").double(), bench.drawn("result").double()
     error = (result - host).square().mean().sqrt()
     return {"result": {"paired": float(error / host.square().mean().sqrt()), "paired_rmse": float(error)}}
 

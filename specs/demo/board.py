@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from archspec.render.board import Board, Role, Row
 
 TITLES = {
     "host": ("host", "the digits DiT as trained: 6 blocks, width 96"),
@@ -33,16 +32,15 @@ class Entry:
     picture: Path = Path()
 
     @property
-    def role(self) -> str:
-        """`host`, `control` or `graft`."""
+    def role(self) -> Role:
         return "host" if self.name == "host" else "control" if self.name.endswith("_random") else "graft"
 
 
-def row(entry: Entry, host: Entry) -> tuple[str, ...]:
+def row(entry: Entry, host: Entry) -> Row:
     """Return the cells of one model."""
     costs = entry.costs["result"]
     result = entry.report["result"]
-    return (
+    cells = (
         TITLES[entry.name][0],
         f"{costs['params'] / 1e6:.2f} M",
         f"{costs['flops'] / 1e6:.1f} M",
@@ -53,6 +51,7 @@ def row(entry: Entry, host: Entry) -> tuple[str, ...]:
         f"{result['latency'] / entry.report['host']['latency']:.2f}x" if entry.name != "host" else "",
         f"{entry.cpu:.0f}" if entry.cpu else "",
     )
+    return Row(cells, entry.role, result["fd"])
 
 
 def order(entries: list[Entry]) -> list[Entry]:
@@ -60,15 +59,6 @@ def order(entries: list[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda e: (e.name != "host", e.report["result"]["fd"]))
 
 
-def print_board(entries: list[Entry], console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for column in COLUMNS:
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for entry in order(entries):
-        style = {"host": "bold", "control": "dim"}.get(entry.role, "")
-        table.add_row(*row(entry, entries[0]), style=style)
-    console.print()
-    console.width = max(console.width, 140)  # of a pipe it is 80, too narrow
-    console.print(table)
+def board_of(entries: list[Entry]) -> Board:
+    """Return the leaderboard; the first entry is the host's."""
+    return Board(COLUMNS, tuple(row(entry, entries[0]) for entry in order(entries)), bar=COLUMNS.index("FD"))

@@ -21,7 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from board import Entry, print_board
+from board import Entry, board_of
+
+from archspec.cli.terminal import print_board
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "specs" / "hosts" / "digits"
@@ -132,7 +134,7 @@ def main() -> int:
         console.print(f"[red]failed[/]  {error}", markup=True)
         return 1
     seconds = time.perf_counter() - start
-    print_board(entries, console)
+    print_board(board_of(entries), console)
     page = write_page(entries, out, seconds)
     console.print(f"\n{seconds:.0f} s; the samples side by side: [bold]{page}[/]")
     return 0

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from archspec.diagnostics import Collector
 from archspec.language import shapes
 from archspec.language.expectations import METRICS, parse_expectation
-from archspec.language.parse import parse, parse_tree
+from archspec.language.matrix import expand
+from archspec.language.parse import parse_tree
+from archspec.language.partial import build_spec
 from archspec.language.selectors import parse_selector
 from archspec.language.spec import EDITS, Spec
 from archspec.source import Source
@@ -34,12 +37,21 @@ def test_every_block_is_of_a_known_kind() -> None:
     assert {info for info, _ in BLOCKS} == kinds
 
 
+def members(source: Source) -> list[Spec]:
+    """Return the spec, or each of its matrix."""
+    collector = Collector()
+    found = [build_spec(member.tree, collector).spec for member in expand(parse_tree(source), collector)]
+    collector.raise_if_errors()
+    return found
+
+
 @pytest.mark.parametrize(("info", "body"), SPECS)
 def test_specs_parse_and_change_their_spelling(info: str, body: str) -> None:
     source = whole(info, body)
-    spec, tree = parse(source), parse_tree(source)
-    assert parse(Source("a.arch", format_dsl(tree))) == spec
-    assert parse(Source("a.yaml", format_yaml(tree))) == spec
+    specs, tree = members(source), parse_tree(source)
+    assert specs
+    assert members(Source("a.arch", format_dsl(tree))) == specs
+    assert members(Source("a.yaml", format_yaml(tree))) == specs
 
 
 def lines(kind: str) -> list[str]:

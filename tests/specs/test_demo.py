@@ -44,10 +44,10 @@ def entries(demo: Any, folder: Path) -> list[Any]:
 def test_board_has_the_host_first_then_the_best(demo: Any, tmp_path: Path) -> None:
     found = entries(demo, tmp_path)
     assert [e.name for e in demo["board"].order(found)] == ["host", "hyena_x", "mlp_r3", "parallel_pairs_random"]
-    cells = dict(zip(demo["board"].COLUMNS, demo["board"].row(found[1], found[0]), strict=True))
+    cells = dict(zip(demo["board"].COLUMNS, demo["board"].row(found[1], found[0]).cells, strict=True))
     assert (cells["params"], cells["FLOPs"], cells["FD"], cells["x host"]) == ("1.23 M", "20.0 M", "0.900", "3.00x")
     assert cells["latency"] == "1.50x"
-    assert demo["board"].row(found[0], found[0])[6] == ""
+    assert demo["board"].row(found[0], found[0]).cells[6] == ""
 
 
 def test_page_stands_alone_and_escapes(demo: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from archspec.language.selectors import expressions as ast
 from archspec.source import Span
 from archspec.syntax import grammar
-from archspec.syntax.words import Refused
+from archspec.syntax.words import HOLE, Refused, refuse_holes
 
 if TYPE_CHECKING:
     from lark import Token, Tree
@@ -33,12 +33,24 @@ def parse_selector(text: str, span: Span | None = None) -> ast.Selector:
         raise refused.at(span, text) from None
 
 
+def check_selector(text: str, span: Span | None = None) -> str:
+    """Return a selector whose holes may be open, after looking at its syntax. Raises ArchspecError."""
+    try:
+        if HOLE.search(text):
+            grammar.parse(text, "selector")
+            return text
+    except Refused as refused:
+        raise refused.at(span, text) from None
+    return parse_selector(text, span).text
+
+
 @cache
 def _expression(text: str) -> ast.Expression:
     if len(text) > MAX_LENGTH:
         raise Refused("AS131", f"a selector has at most {MAX_LENGTH} characters", 0, len(text))
     if not text.strip():
         raise Refused("AS130", "expected a selector, found nothing", 0, len(text), ("`blocks[*]` selects every block",))
+    refuse_holes(text)
     return expression(grammar.parse(text, "selector"))
 
 

@@ -1,0 +1,183 @@
+"""The leaderboard of a sweep: what is known of each member, and one row for members that differ in their seed alone.
+
+`results(out, members)` reads the folder, whoever ran what; `board` makes rows of it, sorted by the first metric.
+Figures of several seeds are mean ± half of the 95 % interval. What a member cost is what its plan costs alone:
+tasks that it shares with others count for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from archspec.compiler.sweep import Place
+from archspec.language.matrix import Member
+from archspec.plan import Plan, Task, digest
+from archspec.quantity import quantity
+from archspec.render.board import Board, Row
+from archspec.runtime.execution.execute import read_plan
+from archspec.runtime.execution.images import images_of
+from archspec.runtime.execution.workspace import Workspace
+from archspec.runtime.measure.intervals import half_width
+from archspec.runtime.store.lock import read_lock
+
+SEED = "seed"
+"""The axis over which figures are averaged."""
+BETTER = frozenset({"agreement"})
+"""Metrics of which more is better."""
+RATES = frozenset({"agreement", "paired"})
+"""Metrics that are shown in per cent."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """`measured` is what `evaluate` gives; `keys` are those of the member's tasks."""
+
+    member: Member
+    folder: Path
+    state: str
+    problems: tuple[str, ...] = ()
+    costs: Any = None
+    measured: Any = None
+    images: int = 0
+    cpu: float = 0.0
+    keys: tuple[str, ...] = ()
+    expect: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        found = {
+            "member": self.member.id,
+            "axes": dict(self.member.labels),
+            "folder": self.folder.as_posix(),
+            "state": self.state,
+            "problems": list(self.problems),
+        }
+        if self.costs is None:
+            return found
+        costs = {side: {name: self.costs[side][name] for name in ("params", "flops")} for side in ("host", "result")}
+        return found | {
+            "costs": costs,
+            "measured": self.measured,
+            "images": self.images,
+            "cpu_seconds": round(self.cpu, 3),
+            "tasks": list(self.keys),
+        }
+
+
+def results(out: Path, members: Iterable[Member]) -> list[Result]:
+    """Return what the folder knows of each member. `state`: finished, waits or failed."""
+    return [_result(Place(out, member)) for member in members]
+
+
+def _result(place: Place) -> Result:
+    folder, problems = place.folder.relative_to(place.out), tuple(place.known.get("problems", ()))
+    if not place.is_compiled:
+        return Result(place.member, folder, "failed" if problems else "waits", problems)
+    plan, lock, workspace = read_plan(place.folder), read_lock(place.folder), Workspace(place.folder)
+    finished = all(workspace.finished(task.key) for task in plan.tasks)
+    reports = {task.key: workspace.report(task.key) for task in plan.tasks if workspace.finished(task.key)}
+    taught = [task for task in plan.tasks if task.kind != "evaluate"]
+    return Result(
+        place.member,
+        folder,
+        "finished" if finished else "failed" if problems else "waits",
+        () if finished else problems,
+        lock.results["cost"],
+        next((found["measured"] for found in reports.values() if "measured" in found), None),
+        images_of(taught, max((found.get("held_out", 0) for found in reports.values()), default=0)),
+        sum(reports[task.key].get("cpu_seconds", 0.0) for task in taught if task.key in reports),
+        tuple(task.key for task in plan.tasks),
+        tuple(lock.spec["resolved"]["expect"]),
+    )
+
+
+def distinct(plans: Iterable[Plan]) -> list[Task]:
+    """Return the tasks of several plans, each once."""
+    return list({task.key: task for plan in plans for task in plan.tasks}.values())
+
+
+def metrics_of(found: Sequence[Result]) -> list[str]:
+    """Return what was measured, in the order in which the specs name it."""
+    named = [metric for result in found if result.measured for metric in result.measured["settings"]["metrics"]]
+    return list(dict.fromkeys(named))
+
+
+def board(found: Sequence[Result]) -> Board:
+    """Return the leaderboard: the host of each way of measuring, then groups of members, the best first."""
+    done = [result for result in found if result.costs is not None]
+    axes = [axis for axis in (found[0].member.labels if found else {}) if axis != SEED]
+    metrics = metrics_of(done)
+    columns = (*axes, "params", "FLOPs", *(c for m in metrics for c in _titles(m)), "images", "CPU s")
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in done:
+        groups.setdefault(tuple(result.member.labels[axis] for axis in axes), []).append(result)
+    rows = [_row(labels, group, metrics) for labels, group in groups.items()]
+    sign = -1 if metrics and metrics[0] in BETTER else 1
+    rows.sort(key=lambda row: (row.value is None, sign * (row.value or 0.0)))
+    bar = columns.index(metrics[0]) if metrics else None
+    return Board(columns, (*_hosts(done, len(axes), metrics), *rows), max(1, len(axes)), bar)
+
+
+def _titles(metric: str) -> tuple[str, ...]:
+    return (metric,) if metric == "paired" else (metric, "x host")
+
+
+def _row(labels: tuple[str, ...], group: Sequence[Result], metrics: Sequence[str]) -> Row:
+    costs = group[0].costs["result"]
+    cells = [*labels, quantity(costs["params"], "count"), quantity(costs["flops"], "count")]
+    for metric in metrics:
+        cells.append(_shown(metric, _values(group, "result", metric)))
+        if metric != "paired":
+            cells.append(_figures(_ratios(group, metric), 2, "x"))
+    cpu = mean(result.cpu for result in group)
+    cells += [f"{group[0].images:,}", f"{cpu:.0f}" if cpu >= 10 else f"{cpu:.1f}"]
+    first = _values(group, "result", metrics[0]) if metrics else []
+    return Row(tuple(cells), "graft", mean(first) if first else None)
+
+
+def _hosts(done: Sequence[Result], axes: int, metrics: Sequence[str]) -> list[Row]:
+    """Return a row for each way in which the host was measured, whatever the seed."""
+    ways: dict[str, list[Result]] = {}
+    for result in done:
+        if result.measured:
+            settings = {k: v for k, v in result.measured["settings"].items() if k != SEED}
+            ways.setdefault(digest(settings), []).append(result)
+    return [_host(group, axes, metrics) for group in ways.values()]
+
+
+def _host(group: Sequence[Result], axes: int, metrics: Sequence[str]) -> Row:
+    seeds = {result.measured["settings"][SEED]: result for result in group}  # the host is the same for all of a seed
+    costs, once = group[0].costs["host"], list(seeds.values())
+    cells = ["host", *[""] * (axes - 1)][: max(1, axes)] if axes else []
+    cells += [quantity(costs["params"], "count"), quantity(costs["flops"], "count")]
+    for metric in metrics:
+        cells += [_shown(metric, _values(once, "host", metric)), *[""] * (len(_titles(metric)) - 1)]
+    first = _values(once, "host", metrics[0])
+    return Row((*cells, "", ""), "host", mean(first) if first else None)
+
+
+def _values(group: Iterable[Result], side: str, metric: str) -> list[float]:
+    return [r.measured[side][metric] for r in group if r.measured and metric in r.measured[side]]
+
+
+def _ratios(group: Iterable[Result], metric: str) -> list[float]:
+    """Return result over host, seed by seed."""
+    sides = [(r.measured["host"].get(metric), r.measured["result"].get(metric)) for r in group if r.measured]
+    return [result / host for host, result in sides if host and result is not None]
+
+
+def _shown(metric: str, values: Sequence[float]) -> str:
+    if metric in RATES:
+        return _figures([100 * value for value in values], 1, "%")
+    return _figures([1000 * value for value in values], 2, " ms") if metric == "latency" else _figures(values, 3)
+
+
+def _figures(values: Sequence[float], digits: int, unit: str = "") -> str:
+    """Return the mean, with half of the 95 % interval where there are several values."""
+    if not values:
+        return ""
+    half = f" ± {half_width(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{half}{unit}"
