@@ -187,9 +187,9 @@ class _Planner:
         return True, f"cached: {size} save {epochs - 1} of {epochs} runs of the teacher"
 
     def _held(self, part: Taught) -> int:
-        """Bytes of the inputs and outputs of a site."""
-        tokens = part.site.shape.tokens or self.prices.tokens or 1
-        return 2 * CACHED_BYTES * int(self.distill["samples"]) * tokens * part.site.shape.width
+        """Bytes of the inputs and outputs of a site, and of the gates behind it where they are asked for."""
+        tokens, arrays = part.site.shape.tokens or self.prices.tokens or 1, 3 if self.distill["gate_weighted"] else 2
+        return arrays * CACHED_BYTES * int(self.distill["samples"]) * tokens * part.site.shape.width
 
     def _regress_cost(self, part: Taught, cached: bool) -> Cost:
         samples, epochs = self.distill["samples"], self.distill["epochs"]

@@ -205,7 +205,8 @@ def _labels(one: Map, axes: list[Axis], collector: Collector, *, new: bool) -> P
         if label not in axis.values and (not new or name == ARM):
             hints = nearest(label, axis.values) or (f"its values are {', '.join(axis.values)}",)
             collector.report("AS184", f"axis '{name}' has no value '{label}'", value.span, *hints)
-        elif label not in axis.values:
+            continue
+        if label not in axis.values:
             axes[number] = replace(axis, values={**axis.values, label: value})
         found[name] = label
     return found

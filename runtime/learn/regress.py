@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from archspec.diagnostics import fail
+from archspec.diagnostics import ArchspecError, Collector, fail
 from archspec.runtime.learn.cache import ActivationCache
 from archspec.runtime.learn.draws import Stream, seed_of
 from archspec.runtime.learn.feed import Feed
@@ -133,12 +133,13 @@ class Pupil:
         return {"held_out_loss": mean, "relative_error": error.value}
 
     def finish(self, part: Part) -> Outcome:
-        """Write the best weights into the model's own part."""
+        """Write the best weights into the model's own part. AS727 where even those it began with give no number."""
         if not math.isfinite(self.best):
-            hint = "use a smaller lr, or clip"
-            raise fail("AS727", f"the regression of '{part.name}' diverged", None, hint)
+            hint = "look at its init: the weights that it begins with overflow"
+            raise fail("AS727", f"the regression of '{part.name}' diverged from the start", None, hint)
         part.module.load_state_dict(self.state)
-        facts = {"loss_before": self.start, "loss_after": self.best, "steps": self.settings.steps}
+        steps = self.settings.steps if self.diverged is None else self.diverged
+        facts = {"loss_before": self.start, "loss_after": self.best, "steps": steps}
         facts |= {} if self.diverged is None else {"diverged": self.diverged}
         return Outcome(part.name, self.errors[0], self.kept_error, self.best < self.start, facts)
 
@@ -172,12 +173,16 @@ def regress(
     cached = shared.cache > 0
     lessons: _Lessons = _Cached(pupils, host, feed, shared, folder) if cached else _Live(pupils, host, feed, shared)
     found: dict[str, Outcome] = {}
+    failed = Collector()
     for names in [[name] for name in pupils] if cached else [list(pupils)]:
         _train([pupils[name] for name in names], lessons, shared, log)
-        for part, _ in parts:
-            if part.name in names:
+        for part in (part for part, _ in parts if part.name in names):
+            try:
                 found[part.name] = pupils[part.name].finish(part)
                 finished(found[part.name])
+            except ArchspecError as error:
+                failed.add(error.diagnostics)
+    failed.raise_if_errors()
     return found
 
 

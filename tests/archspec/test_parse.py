@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from archspec.diagnostics import ArchspecError, Diagnostic
-from archspec.language.parse import load, load_tree, parse, parse_tree, read_source
+from archspec.diagnostics import ArchspecError, Collector, Diagnostic
+from archspec.language.parse import load, load_members, load_source, load_tree, parse_tree, read_source
 from archspec.language.spec import Data, Finetune
 from archspec.source import Source
 from archspec.syntax.fmt import format_dsl, format_yaml
@@ -44,13 +44,15 @@ def place(diagnostic: Diagnostic) -> tuple[str, str, int, int]:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_formatted_and_the_same_in_both_spellings(path: Path) -> None:
-    assert load(path).base is not None
     source = read_source(path)
     tree = parse_tree(source)
     printed = {".yaml": format_yaml(tree), ".arch": format_dsl(tree)}
     assert printed[path.suffix] == source.text
-    specs = [parse(Source(f"spec{suffix}", text)) for suffix, text in printed.items()]
-    assert specs[0] == specs[1] == parse(source)
+    texts = [Source(str(path.with_suffix(suffix)), text) for suffix, text in printed.items()]
+    for member in load_members(path, Collector()):
+        mine, *others = (load_source(text, member.id or None) for text in (source, *texts))
+        assert mine.base is not None
+        assert others == [mine, mine]
 
 
 def test_maps_merge_lists_and_scalars_replace(tmp_path: Path) -> None:
