@@ -1,8 +1,8 @@
 """Low-rank training of old weights with peft: adapters put in before a finetuning, merged into plain weights after it.
 
 What is emitted holds no adapter, so it loads like any other checkpoint. Adapters start from the task's seed, and begin
-as nothing (B = 0), so a run that was killed puts the same ones in before it loads its last checkpoint. A moving average is
-one of the factors, as peft's users have it.
+as nothing (B = 0), so a run that was killed puts the same ones in before it loads its last checkpoint. A moving average
+is one of the factors.
 """
 
 from __future__ import annotations

@@ -7,20 +7,50 @@ from pathlib import Path
 
 import pytest
 
-from archspec.compiler.driver import compile_spec, prepare
-from archspec.diagnostics import ArchspecError
+from archspec.compiler.driver import Prepared, compile_spec, prepare
+from archspec.diagnostics import ArchspecError, Collector
+from archspec.language.parse import load_members
 
 SPECS = Path(__file__).parents[2] / "specs" / "grafting"
+ATTENTION, MLP = 28 * 5_313_024, 28 * (8 * 1152**2 + 5 * 1152)
+"""Parameters of all attentions and of all MLPs of DiT-XL/2."""
+PRINTED = {
+    "hyena_se": (0.22, 0.33, 0.43),
+    "hyena_x": (0.16, 0.24, 0.33),
+    "hyena_y": (0.05, 0.08, 0.11),
+    "swa": (0.0, 0.0, 0.0),
+    "mamba2": (28.02, 42.04, 56.05),
+    "r3": (-12.5, -18.75, -25.0),
+    "r6": (25.0, 37.5, 50.0),
+    "mlp hyena_x": (0.02, 0.03, 0.03),
+}
+"""Tab. 4: change in parameters, per cent of the operator's, at 50, 75 and 100 % of the blocks."""
+SIZES = ("half", "most", "all")
+CASES = [(op, blocks) for op in PRINTED for blocks in SIZES if blocks == "most" or op in ("mamba2", "mlp hyena_x")]
+"""Most operators at one ratio alone: they differ in nothing but the number of sites."""
 
 
-@pytest.mark.parametrize("path", sorted(SPECS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_real_sizes(path: Path) -> None:
-    ready = prepare(path)
+def sound(ready: Prepared) -> None:
     assert ready.spec.expect
     assert all(outcome.holds for outcome in ready.outcomes)
     assert ready.proof.parameters.result == ready.cost.result.params > 600_000_000
     assert ready.proof.numbers.difference is not None
     assert ready.proof.numbers.difference < 1e-5
+
+
+@pytest.mark.parametrize("path", sorted(SPECS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_real_sizes(path: Path) -> None:
+    first = load_members(path, Collector())[0]
+    sound(prepare(path, member=first.id or None))
+
+
+@pytest.mark.parametrize(("op", "blocks"), CASES)
+def test_parameters_of_table_4(op: str, blocks: str) -> None:
+    table, whole = ("tab4_mlp", MLP) if op in ("r3", "r6", "mlp hyena_x") else ("tab4_attention", ATTENTION)
+    ready = prepare(SPECS / f"{table}.yaml", member=f"op={op.removeprefix('mlp ')},blocks={blocks}")
+    sound(ready)
+    change = 100 * (ready.cost.result.params - ready.cost.host.params) / whole
+    assert change == pytest.approx(PRINTED[op][SIZES.index(blocks)], abs=0.006)
 
 
 def test_a_config_is_not_enough_to_compile(tmp_path: Path) -> None:
