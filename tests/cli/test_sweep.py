@@ -100,8 +100,6 @@ def test_a_member_that_fails_is_told_at_the_end(
     spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = SPEC.replace("steps: [1, 2]", "steps: [3]").replace("batch: 4", "batch: 4, lr: $lr")
-        "finetune: {steps: $steps, batch: 4", "finetune: {steps: $steps, batch: 4, lr: $lr"
-    )
     spec.write_text(text.replace("seed: [0, 1]", "seed: [0]\n  lr: [1e-3, 1e30]") + "expect: [fd <= 1000x]\n")
     assert run(monkeypatch, "sweep", spec, "-o", tmp_path / "out", "--device", "cpu") == 1
     told = capsys.readouterr()
