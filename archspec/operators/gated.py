@@ -14,6 +14,7 @@ from archspec.language.fields import arg, node
 from archspec.operators.base import Facts, Problem, Signature, linear
 
 Filters = Literal["random", "identity"]
+Layout = Literal["raster", "grid"]
 
 
 @node
@@ -31,7 +32,7 @@ class GatedConvolution(Signature):
         "channels of q, of k and of v; default: the teacher's heads x head_dim", default=None, least=1
     )
     causal: bool | None = arg("no token sees a later one; default: true, on the grid false", default=None)
-    layout: Literal["raster", "grid"] = arg("raster: 1-D kernel in token order; grid: K x K kernel", default="raster")
+    layout: Layout = arg("raster: 1-D kernel in token order; grid: K x K kernel", default="raster")
     filters: Filters = arg(
         "filters before training: torch's random ones, or 1 at the token itself; init inherit sets those of q and k",
         default="random",

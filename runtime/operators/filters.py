@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, conv2d, pad
 
 from archspec.host.structure import SiteShape
-from archspec.operators.gated import Filters, GatedConvolution
-from archspec.runtime.operators import depthwise
+from archspec.operators.gated import Filters, GatedConvolution, Layout
 from archspec.runtime.operators.base import grid_of
 from archspec.runtime.operators.causal_conv import causal_conv
 
@@ -54,31 +53,76 @@ class ShortFilters(nn.Module):
         self.bias[:gates] = 1.0
 
 
+def taps(kernel: int, causal: bool) -> tuple[int, int]:
+    """Return the taps before and after the token itself: all before it, or as many to either side ('same').
+
+    >>> taps(4, True), taps(4, False)
+    ((3, 0), (2, 1))
+    """
+    return (kernel - 1, 0) if causal else (kernel // 2, kernel - 1 - kernel // 2)
+
+
 class TokenConvolution(ShortFilters):
     """(batch, tokens, channels) -> the same, with zeros around the first and the last token."""
 
-    def __init__(self, config: GatedConvolution, name: str, filters: Filters, shape: SiteShape) -> None:
-        kernel = config.kernels[name]
-        back, grid = config.back(kernel), config.layout == "grid"
-        size = (kernel, kernel) if grid else (kernel,)
-        super().__init__(config.channels(name), size, back * kernel + back if grid else back, filters)
-        self.shape, self.sides = shape, (back, kernel - 1 - back)
+    def __init__(
+        self,
+        channels: int,
+        kernel: int,
+        shape: SiteShape,
+        *,
+        causal: bool = True,
+        layout: Layout = "raster",
+        filters: Filters = "random",
+    ) -> None:
+        (before, after), axes = taps(kernel, causal), 2 if layout == "grid" else 1
+        own = before * kernel + before if axes == 2 else before
+        super().__init__(channels, (kernel,) * axes, own, filters)
+        self.shape, self.before, self.after = shape, before, after
 
-    def forward(self, u: Tensor) -> Tensor:
-        channels, line = u.shape[2], u.transpose(1, 2)
+    def forward(self, u: Tensor, past: Tensor | None = None) -> Tensor:
+        """Convolve. `past`: what `recent` returned of the tokens before; None at the beginning."""
+        channels, sides, line = u.shape[2], (self.before, self.after), u.transpose(1, 2)
         if self.weight.dim() == 4:
             image = torch.unflatten(line, 2, grid_of(u.shape[1], self.shape))
-            y = conv2d(pad(image, self.sides * 2), self.weight, self.bias, groups=channels).flatten(2)
-        elif self.sides[1] == 0:
+            y = conv2d(pad(image, sides * 2), self.weight, self.bias, groups=channels).flatten(2)
+        elif past is not None:
+            line = torch.cat((past.to(u.dtype).transpose(1, 2), line), 2)
+            y = conv1d(pad(line, (0, self.after)), self.weight, self.bias, groups=channels)
+        elif self.after == 0:
             y = causal_conv(line, self.weight, self.bias)
         else:
-            y = conv1d(pad(line, self.sides), self.weight, self.bias, groups=channels)
+            y = conv1d(pad(line, sides), self.weight, self.bias, groups=channels)
         return y.transpose(1, 2)
+
+    def recent(self, u: Tensor, past: Tensor | None = None) -> Tensor:
+        """Return the inputs (batch, taps before the token itself, channels) that the next tokens need again."""
+        known = u.new_zeros(len(u), self.before, u.shape[2]) if past is None else past.to(u.dtype)
+        last = u[:, max(0, u.shape[1] - self.before) :]
+        return torch.cat((known, last), 1)[:, last.shape[1] :]
 
 
 def slow_convolution(
     u: Tensor, state: Mapping[str, Tensor], config: GatedConvolution, name: str, shape: SiteShape
 ) -> Tensor:
-    """The definition of `TokenConvolution`, tap by tap."""
+    """The definition of one convolution of a row."""
     grid = grid_of(u.shape[1], shape) if config.layout == "grid" else None
-    return depthwise.reference(u, state[f"{name}.weight"], state[f"{name}.bias"], grid, bool(config.causal))
+    return slow_tokens(u, state[f"{name}.weight"], state[f"{name}.bias"], grid, bool(config.causal))
+
+
+def slow_tokens(u: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int] | None, causal: bool) -> Tensor:
+    """The definition of `TokenConvolution`: u (batch, tokens, channels), weight (channels, 1, taps [x taps])."""
+    rows, columns = grid or (1, u.shape[1])
+    kernel = weight.shape[-1]
+    filters = weight.reshape(len(weight), -1, kernel)
+    (before, _), above = taps(kernel, causal), kernel // 2 if grid else 0
+    out = []
+    for i in range(u.shape[1]):
+        total = bias.expand(len(u), -1)
+        for a in range(filters.shape[1]):
+            for b in range(kernel):
+                row, column = i // columns + a - above, i % columns + b - before
+                if 0 <= row < rows and 0 <= column < columns:
+                    total = total + filters[:, a, b] * u[:, row * columns + column]
+        out.append(total)
+    return torch.stack(out, 1)

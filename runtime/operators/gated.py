@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from archspec.host.structure import Port, SiteShape
+from archspec.operators.gated import Filters
 from archspec.operators.gated import GatedConvolution as Signature
 from archspec.runtime.operators import memory
 from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt
+from archspec.runtime.operators.filters import TokenConvolution
 from archspec.runtime.operators.scores import key_weights
 
 GATE = 0.1
@@ -42,6 +44,12 @@ class GatedConvolution(Operator):
     def make_filters(self) -> None:
         """Make the convolutions, by their names in `Signature.kernels`. Between the projections, as they are drawn."""
         raise NotImplementedError
+
+    def filters(self, name: str, first: Filters) -> TokenConvolution:
+        """Make one of the convolutions."""
+        c = self.config
+        size = c.channels(name), c.kernels[name]
+        return TokenConvolution(*size, self.shape, causal=bool(c.causal), layout=c.layout, filters=first)
 
     def gate(self, u: Tensor, present: Tensor | None) -> Tensor:
         """u (batch, tokens, 3 inner) -> (batch, tokens, inner). `present`: see `shown`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from archspec.host.structure import SiteShape
 from archspec.operators.hyena_se import HyenaSe as Signature
-from archspec.runtime.operators.filters import TokenConvolution, slow_convolution
+from archspec.runtime.operators.filters import slow_convolution
 from archspec.runtime.operators.gated import GatedConvolution, shown
 
 
@@ -20,8 +20,8 @@ class HyenaSe(GatedConvolution):
     config: Signature
 
     def make_filters(self) -> None:
-        self.conv = TokenConvolution(self.config, "conv", self.config.filters, self.shape)
-        self.inner_conv = TokenConvolution(self.config, "inner_conv", self.config.inner_filters, self.shape)
+        self.conv = self.filters("conv", self.config.filters)
+        self.inner_conv = self.filters("inner_conv", self.config.inner_filters)
 
     def gate(self, u: Tensor, present: Tensor | None) -> Tensor:
         q, k, v = self.conv(shown(u, present)).chunk(3, dim=-1)

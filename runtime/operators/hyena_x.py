@@ -9,7 +9,7 @@ from torch import Tensor
 
 from archspec.host.structure import SiteShape
 from archspec.operators.hyena_x import HyenaX as Signature
-from archspec.runtime.operators.filters import TokenConvolution, slow_convolution
+from archspec.runtime.operators.filters import slow_convolution
 from archspec.runtime.operators.gated import GatedConvolution, shown
 
 
@@ -20,7 +20,7 @@ class HyenaX(GatedConvolution):
     config: Signature
 
     def make_filters(self) -> None:
-        self.conv = TokenConvolution(self.config, "conv", self.config.filters, self.shape)
+        self.conv = self.filters("conv", self.config.filters)
 
     def gate(self, u: Tensor, present: Tensor | None) -> Tensor:
         q, k, v = self.conv(shown(u, present)).chunk(3, dim=-1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from archspec.host.structure import SiteShape
 from archspec.operators.hyena_y import HyenaY as Signature
-from archspec.runtime.operators.filters import TokenConvolution, slow_convolution
+from archspec.runtime.operators.filters import slow_convolution
 from archspec.runtime.operators.gated import GatedConvolution, shown
 
 
@@ -21,7 +21,7 @@ class HyenaY(GatedConvolution):
     config: Signature
 
     def make_filters(self) -> None:
-        self.inner_conv = TokenConvolution(self.config, "inner_conv", self.config.filters, self.shape)
+        self.inner_conv = self.filters("inner_conv", self.config.filters)
 
     def gate(self, u: Tensor, present: Tensor | None) -> Tensor:
         q, k, v = u.chunk(3, dim=-1)

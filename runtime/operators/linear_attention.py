@@ -17,8 +17,9 @@ from torch.nn.functional import linear, logsigmoid, pad, silu
 
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.linear_attention import LinearAttention as Signature
-from archspec.runtime.operators import depthwise, memory
+from archspec.runtime.operators import memory
 from archspec.runtime.operators.base import EMPTY, Context, grid_of
+from archspec.runtime.operators.filters import TokenConvolution, slow_tokens
 from archspec.runtime.operators.heads import Heads, State, merge, reference_heads, sizes
 from archspec.runtime.operators.scan import scan, single_precision
 from archspec.runtime.operators.scores import key_weights, spread
@@ -39,8 +40,8 @@ class LinearAttention(Heads):
         super().__init__(config, shape, port, layer)
         heads, _, size = sizes(config)
         inner = heads * size
-        kind = nn.Conv2d if config.layout == "grid" else nn.Conv1d
-        self.conv = kind(inner, inner, config.conv, groups=inner) if config.conv else None
+        options: Any = {"causal": bool(config.causal), "layout": config.layout}
+        self.conv = TokenConvolution(inner, config.conv, shape, **options) if config.conv else None
         self.gate = nn.Linear(shape.width, inner) if config.gate else None
         self.decay = nn.Parameter(torch.zeros(heads)) if config.decay else None
 
@@ -62,8 +63,9 @@ class LinearAttention(Heads):
         recent = None
         if self.conv is not None:
             values = v if present is None else v * present[..., None].to(v.dtype)
-            local, recent = self._convolve(merge(spread(values, groups)), old[1])
-            y = y + local
+            inputs = merge(spread(values, groups))
+            y = y + self.conv(inputs, old[1])
+            recent = None if layer is None else self.conv.recent(inputs, old[1])
         if layer is not None and state is not None:
             layer.replace(state, x.shape[1], recent)
         return y if self.gate is None else y * silu(self.gate(x))
@@ -84,14 +86,6 @@ class LinearAttention(Heads):
         else:
             sums, last = decayed_sums(q, k, v, logsigmoid(self.decay.to(wide)), state)
         return sums[..., :-1] / (sums[..., -1:] + self.config.eps), last
-
-    def _convolve(self, v: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the convolution of v (batch, tokens, inner), and the values that the next tokens need."""
-        assert self.conv is not None
-        config = self.config
-        if config.layout == "grid":
-            return depthwise.over_grid(self.conv, v, config.conv, grid_of(v.shape[1], self.shape)), None
-        return depthwise.over_raster(self.conv, v, config.conv, bool(config.causal), past)
 
     @torch.no_grad()
     def inherit(self, teacher: State) -> None:
@@ -134,7 +128,7 @@ def _reference_conv(
         return 0.0
     grid = grid_of(v.shape[2], shape) if config.layout == "grid" else None
     v = merge(v if present is None else v * present[..., None])
-    return depthwise.reference(v, state["conv.weight"], state["conv.bias"], grid, bool(config.causal))
+    return slow_tokens(v, state["conv.weight"], state["conv.bias"], grid, bool(config.causal))
 
 
 def feature(x: Tensor, name: str) -> Tensor:

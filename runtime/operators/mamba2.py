@@ -16,8 +16,9 @@ from torch.nn.functional import linear, rms_norm, silu, softplus
 
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.mamba2 import Mamba2 as Signature
-from archspec.runtime.operators import depthwise, memory
+from archspec.runtime.operators import memory
 from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt
+from archspec.runtime.operators.filters import TokenConvolution, slow_tokens
 from archspec.runtime.operators.scan import selective_scan, single_precision
 from archspec.runtime.operators.scores import key_weights
 
@@ -58,7 +59,7 @@ class Mamba2(Operator):
         inner, heads, parts = config.inner(shape), config.heads(shape), config.parts(shape)
         mixed = sum(parts[1:4])
         self.project = nn.Linear(shape.width, sum(parts), bias=bool(config.bias))
-        self.conv = nn.Conv1d(mixed, mixed, config.conv, groups=mixed)
+        self.conv = TokenConvolution(mixed, config.conv, shape)
         self.dt_bias, self.a_log, self.skip = (nn.Parameter(torch.zeros(heads)) for _ in range(3))
         self.norm = GatedNorm(inner, config.groups)
         self.readout = nn.Linear(inner, shape.width, bias=bool(config.out_bias))
@@ -91,7 +92,8 @@ class Mamba2(Operator):
         layer = memory.running_sum(context.cache, context.layer) if context.cache is not None else None
         old = (layer.keys, layer.values) if layer is not None and layer.is_initialized else (None, None)
         u = u if present is None else u * present.to(u.dtype)
-        u, recent = depthwise.over_raster(self.conv, u, self.config.conv, True, old[1])
+        recent = None if layer is None else self.conv.recent(u, old[1])
+        u = self.conv(u, old[1])
         u = silu(u) if present is None else silu(u) * present.to(u.dtype)
         with single_precision(u.device.type):
             y, state = self._scan(u, dt, old[0])
@@ -119,9 +121,7 @@ class Mamba2(Operator):
             for part, name in zip(own[1:4], "vkq", strict=True):
                 part.copy_(self._widened(teacher[f"{name}.{leaf}"])) if f"{name}.{leaf}" in teacher else part.zero_()
             own[4].zero_()
-        self.conv.weight.zero_()[..., -1] = 1.0
-        assert self.conv.bias is not None
-        self.conv.bias.zero_()
+        self.conv.pass_through()
         self.skip.zero_()
         self._open_gates(z)
         adopt(self.readout, teacher, "o")
@@ -157,7 +157,7 @@ def _recurrence(
     u: Tensor, dt: Tensor, keep: Tensor, weights: Mapping[str, Tensor], config: Any, shape: SiteShape
 ) -> Tensor:
     """One direction, one token at a time."""
-    u = silu(depthwise.reference(u * keep, weights["conv.weight"], weights["conv.bias"], None, True)) * keep
+    u = silu(slow_tokens(u * keep, weights["conv.weight"], weights["conv.bias"], None, True)) * keep
     x, b, c = torch.split(u, list(config.parts(shape)[1:4]), -1)
     heads = config.heads(shape)
     shared = heads // config.groups

@@ -94,7 +94,7 @@ def test_bidirectional_mirrors(rig: Callable[..., Any]) -> None:
     torch.testing.assert_close(made.mix(made.x.flip(1)).flip(1), made.mix(), rtol=1e-11, atol=1e-12)
     alone = rig("mamba2", "dit.attn", causal=True)
     both = alone.operator._mix, made.operator._mix
-    u = draw(2, 20, made.operator.conv.in_channels)
+    u = draw(2, 20, len(made.operator.conv.weight))
     dt = draw(2, 20, 3, seed=9)
     torch.testing.assert_close(both[0](u, dt, None, made.context), both[1](u, dt, None, made.context), rtol=0, atol=0)
 
