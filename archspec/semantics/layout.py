@@ -41,16 +41,11 @@ def tensor_sources(program: Program, structure: Structure) -> Sources:
     gone = shared | installs.keys()
     sources = {name: TensorSource(base=name) for name in shapes if not inside(name, gone)}
     for install in installs.values():
-        sources |= _installed(install)
+        sources |= _operator(install, install.path)
     for instruction in program:
         if isinstance(instruction, Relist):
             sources = _relisted(instruction, sources)
     return sources
-
-
-def _installed(install: Install) -> Sources:
-    """Return the tensors of an operator, under their names in the base's tree."""
-    return _operator(install, install.path)
 
 
 def _operator(install: Install, path: str) -> Sources:

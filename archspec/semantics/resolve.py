@@ -173,7 +173,7 @@ def _behind(block: Site, config: Signature, structure: Structure) -> Site:
     like = next(
         (site for site in structure.children(block) if site.slot in config.slots and site.slot != "norm"), block
     )
-    slot = like.slot if like is not block else next(iter(sorted(config.slots)))
+    slot = like.slot if like is not block else min(config.slots)
     return Site(f"{block.path}.{AFTER}", slot, like.shape, replace(block.port, returns=0), block.group, block.index)
 
 

@@ -35,10 +35,6 @@ def _names(*modules: str) -> frozenset[str]:
     return frozenset(f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias"))
 
 
-def _conv(target: str, source: str) -> Recipe:
-    return {f"{target}.{leaf}": Part(f"{source}.{leaf}") for leaf in ("weight", "bias")}
-
-
 def _window(path: str) -> Recipe:
     thirds = (linear(role, f"{path}.Wqkv", n, 3) for n, role in enumerate("qkv"))
     return {**{k: p for third in thirds for k, p in third.items()}, **linear("readout", f"{path}.out_proj")}
@@ -47,14 +43,14 @@ def _window(path: str) -> Recipe:
 def _gated(path: str, **filters: str) -> Recipe:
     """Return the recipe of a gated convolution; `filters`: our name of a convolution, theirs."""
     ends = linear("project", f"{path}.in_proj") | linear("readout", f"{path}.out_proj")
-    return {**ends, **{k: p for ours, theirs in filters.items() for k, p in _conv(ours, f"{path}.{theirs}").items()}}
+    return {**ends, **{k: p for ours, theirs in filters.items() for k, p in linear(ours, f"{path}.{theirs}").items()}}
 
 
 def _mamba(path: str) -> Recipe:
     names = {"project": "in_proj", "norm": "norm", "readout": "out_proj"}
     maps = {f"{ours}.weight": Part(f"{path}.{theirs}.weight") for ours, theirs in names.items()}
     own = {"dt_bias": "dt_bias", "a_log": "A_log", "skip": "D"}
-    return {**maps, **_conv("conv", f"{path}.conv1d"), **{k: Part(f"{path}.{name}") for k, name in own.items()}}
+    return {**maps, **linear("conv", f"{path}.conv1d"), **{k: Part(f"{path}.{name}") for k, name in own.items()}}
 
 
 def _mamba_sizes(shapes: Shapes, width: int) -> dict[str, Any]:
@@ -107,14 +103,7 @@ MODULES: tuple[Published, ...] = (
         lambda p: _gated(p, inner_conv="inner_filter"),
     ),
     Published("mamba2", "attn", "mamba2", MAMBA | _names("conv1d"), _mamba_sizes, _mamba),
-    Published(
-        "mlp",
-        "mlp",
-        "mlp",
-        _names("fc1", "fc2"),
-        lambda shapes, width: {"ratio": shapes["fc1.weight"][0] / width},
-        _mlp,
-    ),
+    Published("mlp", "mlp", "mlp", _names("fc1", "fc2"), _ratio, _mlp),
     Published("mlp_hyena_x", "mlp", "hyena_mlp", SHORT, _hyena_mlp, lambda p: _gated(p, conv="short_filter")),
 )
 

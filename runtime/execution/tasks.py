@@ -127,7 +127,7 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
 
 def _frozen_inside(context: Context, part: Part, task: Task) -> list[str]:
     """Return the names, within a part, of the modules that stay fixed."""
-    found = [place for path in task.settings.get("frozen", ()) for place in places(context.program, path)]
+    found = _homes(context, task.settings.get("frozen", ()))
     return [place.removeprefix(f"{part.paths[0]}.") for place in found]
 
 
@@ -142,7 +142,7 @@ def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
     model = context.student([task])
     new = task.settings.get("new")
     trained = None if new is None else [path for sites in new for path in _places(context, sites)]
-    frozen = [place for path in task.settings.get("frozen", ()) for place in places(context.program, path)]
+    frozen = _homes(context, task.settings.get("frozen", ()))
     lora = task.settings.get("lora")
     choose_trainable(model, trained, frozen, none=bool(lora))
     if lora:

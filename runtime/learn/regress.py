@@ -104,7 +104,8 @@ class Pupil:
         for group in self.optimizer.param_groups:
             group["lr"] = s.lr * rate(step, s.steps, warmup=s.warmup, schedule=s.schedule)
         loss = loss_of(self.part.run(seen), seen, s)
-        if not math.isfinite(loss.item()):
+        value = loss.item()
+        if not math.isfinite(value):
             self.diverged = step
             return math.nan
         self.optimizer.zero_grad(set_to_none=True)
@@ -112,7 +113,7 @@ class Pupil:
         if s.clip is not None:
             nn.utils.clip_grad_norm_(self.weights, s.clip)
         self.optimizer.step()
-        return loss.item()
+        return value
 
     @torch.no_grad()
     def judge(self, held_out: Iterator[Record]) -> dict[str, float]:

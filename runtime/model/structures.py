@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archspec.diagnostics import InternalError
 from archspec.instructions import LEARNED_MERGES
 from archspec.runtime.model.program import MERGES, SKIP_MERGES
 from archspec.runtime.operators.base import Operator
@@ -250,16 +249,24 @@ class Linked(Standin):
         """Return the output of this run, and forget it unless it may be asked for again."""
         found: Tensor | None = self.__dict__["held"]
         if found is None:
-            raise InternalError("a block reads the output of an earlier one that has not run")
+            raise RuntimeError(UNREAD)
         if not torch.is_grad_enabled():
             self.__dict__["held"] = None
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are of the block, not of what one run left in it."""
+        return self.__dict__ | {"held": None}
 
     def extra_repr(self) -> str:
         return f"merge={self.kind}, holds={self.__dict__['holds']}"
 
 
 NORM_EPS = 1e-6
+UNREAD = (
+    "a block reads the output of an earlier one that has not run; with gradient checkpointing, "
+    "write gradient_checkpointing_kwargs={'use_reentrant': False}"
+)
 
 
 def plain_skip(kind: str, width: int) -> Tensor:

@@ -55,6 +55,8 @@ class Context:
 
 
 EMPTY = Context()
+GATE = 0.1
+"""How far an inherited gate moves from its constant for an input of unit variance."""
 
 
 class Operator(nn.Module):
@@ -130,6 +132,24 @@ def put(target: Tensor, value: Tensor) -> None:
     if target.shape != value.shape:
         raise InternalError(f"a weight of shape {tuple(value.shape)} was put in place of {tuple(target.shape)}")
     target.copy_(value)
+
+
+def regrouped(value: Tensor, count: int, size: int) -> Tensor:
+    """Return the rows (heads * size, ...) of a teacher's heads for `count` heads: the mean of the heads that fall
+    together (Ainslie et al. 2023, Sec. 2.1), or repeats."""
+    if value.shape[0] == count * size:
+        return value
+    heads = torch.unflatten(value, 0, (-1, size))
+    if heads.shape[0] > count:
+        heads = torch.unflatten(heads, 0, (count, -1)).mean(1)
+    return heads.repeat_interleave(count // heads.shape[0], 0).flatten(0, 1)
+
+
+def gate_scale(weight: Tensor) -> Tensor:
+    """Return (rows, 1), what the rows w of a gate's map are multiplied by to start near a constant: GATE / |w|, at most
+    1, so that an input of unit variance moves the gate by about GATE, whatever the scale of the map."""
+    norms: Tensor = weight.norm(dim=1, keepdim=True)
+    return GATE / norms.clamp(min=GATE)
 
 
 def grid_of(tokens: int, shape: SiteShape) -> tuple[int, int]:

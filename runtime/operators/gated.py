@@ -19,11 +19,10 @@ from archspec.host.structure import Port, SiteShape
 from archspec.operators.gated import Filters
 from archspec.operators.gated import GatedConvolution as Signature
 from archspec.runtime.operators import memory
-from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt
+from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt, gate_scale, regrouped
 from archspec.runtime.operators.filters import TokenConvolution
 from archspec.runtime.operators.scores import key_weights
 
-GATE = 0.1
 """How far an inherited gate moves from one for an input of unit variance."""
 
 
@@ -85,27 +84,19 @@ class GatedConvolution(Operator):
         k ∘ v, are what the config says, the former without bias. So the operator starts as a short convolution of the
         teacher's values, which is nearer to attention than the cubic form of unscaled projections (docs/log.md).
         """
+        inner, size = self.readout.in_features, self.shape.head_dim or 1
         maps = {
-            f"project.{leaf}": torch.cat([self._widened(teacher[f"{name}.{leaf}"]) for name in "qkv"])
+            f"project.{leaf}": torch.cat([regrouped(teacher[f"{name}.{leaf}"], inner // size, size) for name in "qkv"])
             for leaf in ("weight", "bias")
             if f"q.{leaf}" in teacher
         }
         adopt(self.project, maps, "project")
         adopt(self.readout, teacher, "o")
-        norms = self.project.weight[: 2 * self.readout.in_features].norm(dim=1).clamp(min=GATE)
-        self.open_gates(GATE / norms)
+        self.open_gates(gate_scale(self.project.weight[: 2 * inner]).squeeze(1))
 
     def open_gates(self, scale: Tensor) -> None:
         """Let q and k be 1 + scale u. scale (2 inner,)."""
         raise NotImplementedError
-
-    def _widened(self, value: Tensor) -> Tensor:
-        """Repeat whole key/value heads up to the inner width."""
-        inner = self.config.inner or self.shape.width
-        if value.shape[0] == inner:
-            return value
-        heads = torch.unflatten(value, 0, (-1, self.shape.head_dim or 1))
-        return heads.repeat_interleave(inner // value.shape[0], 0).flatten(0, 1)
 
     @classmethod
     def reference(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from archspec.diagnostics import InternalError
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.heads import Heads as HeadsConfig
-from archspec.runtime.operators.base import Context, Operator, adopt, put
+from archspec.runtime.operators.base import Context, Operator, adopt, put, regrouped
 from archspec.runtime.operators.scores import four_dims, rotate
 
 State = Mapping[str, Tensor]
@@ -47,8 +47,10 @@ class Heads(Operator):
     def inherit(self, teacher: State) -> None:
         """Take q, k, v and the read-out. Key/value heads are averaged or repeated to the wanted number."""
         adopt(self.q, teacher, "q")
-        adopt(self.k, regrouped(teacher, "k", self.config), "k")
-        adopt(self.v, regrouped(teacher, "v", self.config), "v")
+        _, groups, size = sizes(self.config)
+        for name, linear in (("k", self.k), ("v", self.v)):
+            maps = {key: regrouped(value, groups, size) for key, value in teacher.items() if key[:2] == f"{name}."}
+            adopt(linear, maps, name)
         adopt(self.readout, teacher, "o")
         for name, norm in (("q_norm", self.q_norm), ("k_norm", self.k_norm)):
             if norm is not None and f"{name}.weight" in teacher:
@@ -77,20 +79,6 @@ def split(x: Tensor, heads: int) -> Tensor:
 def merge(x: Tensor) -> Tensor:
     """(batch, heads, tokens, size) -> (batch, tokens, heads * size)."""
     return x.transpose(1, 2).flatten(2)
-
-
-def regrouped(teacher: State, name: str, config: HeadsConfig) -> dict[str, Tensor]:
-    """Return the teacher's map `name` for the wanted key/value heads: the mean of the heads that fall together
-    (Ainslie et al. 2023, Sec. 2.1), or repeats."""
-    _, groups, size = sizes(config)
-    found: dict[str, Tensor] = {}
-    for leaf in ("weight", "bias"):
-        if f"{name}.{leaf}" in teacher:
-            heads = torch.unflatten(teacher[f"{name}.{leaf}"], 0, (-1, size))
-            if heads.shape[0] > groups:
-                heads = torch.unflatten(heads, 0, (groups, -1)).mean(1)
-            found[f"{name}.{leaf}"] = heads.repeat_interleave(groups // heads.shape[0], 0).flatten(0, 1)
-    return found
 
 
 def reference_heads(x: Tensor, state: State, config: HeadsConfig, context: Context) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,10 +16,9 @@ from torch.nn.functional import pad
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.hyena_mlp import HyenaMlp as Signature
 from archspec.runtime.learn.scores import norm_scores, select_neurons
-from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt, native_tokens, put
+from archspec.runtime.operators.base import EMPTY, GATE, Context, Operator, adopt, native_tokens, put
 from archspec.runtime.operators.causal_conv import causal_conv
 from archspec.runtime.operators.filters import ShortFilters
-from archspec.runtime.operators.gated import GATE
 
 BEND = 0.1
 """Half the curvature of an inherited activation. GELU's own at zero is 0.4, but z² outgrows it: for inputs of a trained

@@ -18,16 +18,15 @@ from torch.nn.functional import linear, logsigmoid, pad, silu
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.linear_attention import LinearAttention as Signature
 from archspec.runtime.operators import memory
-from archspec.runtime.operators.base import EMPTY, Context, grid_of
+from archspec.runtime.operators.base import EMPTY, GATE, Context, gate_scale, grid_of
 from archspec.runtime.operators.filters import TokenConvolution, slow_tokens
 from archspec.runtime.operators.heads import Heads, State, merge, reference_heads, sizes
 from archspec.runtime.operators.scan import scan, single_precision
 from archspec.runtime.operators.scores import key_weights, spread
 
 CHUNK = 64
-OPEN, GATE = 1.2784645, 0.1
-"""Beside what is inherited: the bias of a gate, whose silu is 1, and how far the gate's argument moves for an input of
-unit variance; also what random filters are multiplied by."""
+OPEN = 1.2784645
+"""The bias of a gate beside what is inherited: its silu is 1."""
 
 
 class LinearAttention(Heads):
@@ -95,8 +94,7 @@ class LinearAttention(Heads):
             for parameter in self.conv.parameters():
                 parameter.mul_(GATE)
         if self.gate is not None:
-            rows = self.gate.weight
-            rows.mul_(GATE / rows.norm(dim=1, keepdim=True).clamp(min=GATE))
+            self.gate.weight.mul_(gate_scale(self.gate.weight))
             self.gate.bias.fill_(OPEN)
 
     @staticmethod

@@ -17,7 +17,7 @@ from torch.nn.functional import linear, rms_norm, silu, softplus
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.mamba2 import Mamba2 as Signature
 from archspec.runtime.operators import memory
-from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt
+from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt, gate_scale, regrouped
 from archspec.runtime.operators.filters import TokenConvolution, slow_tokens
 from archspec.runtime.operators.scan import selective_scan, single_precision
 from archspec.runtime.operators.scores import key_weights
@@ -27,8 +27,6 @@ STEP = (1e-3, 1e-1)
 RATE = (1.0, 16.0)
 """Range of exp(a_log) before training, uniform."""
 EPSILON = 1e-5
-GATE = 0.1
-"""How far an inherited gate moves from its constant for an input of unit variance."""
 
 
 class GatedNorm(nn.Module):
@@ -116,10 +114,12 @@ class Mamba2(Operator):
         are near a constant. dt hangs on no input at first, decays stay as drawn. Without the skip, whose D = 1 drowns
         a sum whose dt are below 0.1: attention sees a token's own value once."""
         z, x, b, c, heads = self.config.parts(self.shape)
+        sets = self.config.groups, self.config.state
         for leaf, target in self.project.named_parameters():
             own = torch.split(target, [z, x, b, c, heads])
             for part, name in zip(own[1:4], "vkq", strict=True):
-                part.copy_(self._widened(teacher[f"{name}.{leaf}"])) if f"{name}.{leaf}" in teacher else part.zero_()
+                value = teacher.get(f"{name}.{leaf}")
+                part.zero_() if value is None else part.copy_(regrouped(value, *sets))
             own[4].zero_()
         self.conv.pass_through()
         self.skip.zero_()
@@ -129,13 +129,8 @@ class Mamba2(Operator):
     def _open_gates(self, count: int) -> None:
         if self.project.bias is not None:
             rows = self.project.weight[:count]
-            rows.mul_(GATE / rows.norm(dim=1, keepdim=True).clamp(min=GATE))
+            rows.mul_(gate_scale(rows))
             self.project.bias[:count] = 1.0
-
-    def _widened(self, value: Tensor) -> Tensor:
-        """Repeat whole key/value heads up to the number of groups."""
-        heads = torch.unflatten(value, 0, (-1, self.config.state))
-        return heads.repeat_interleave(self.config.groups // heads.shape[0], 0).flatten(0, 1)
 
     @staticmethod
     def reference(x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context) -> Tensor:

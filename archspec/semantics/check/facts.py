@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from archspec.host.structure import Site, Structure, TensorHeader
 from archspec.instructions import Entry, Relist, TensorSource
-from archspec.language.spec import Replace
+from archspec.language.spec import Insert, Replace
 from archspec.operators import restore
 from archspec.operators.base import Facts
 from archspec.semantics.check.places import above
@@ -90,18 +90,18 @@ class _Types:
 
 
 def _installed(resolved: ResolvedSpec) -> Iterator[tuple[str, Facts]]:
-    """Yield path -> facts of every new operator."""
+    """Yield path -> facts of every operator that stands at a site."""
     for edit in resolved.edits:
         if isinstance(edit.edit, Replace):
             for site, config in zip(edit.sites, edit.configs, strict=True):
                 yield site.path, config.facts(site.shape)
 
 
-def token_bound(resolved: ResolvedSpec) -> Iterator[tuple[Site, Replace]]:
-    """Yield the sites of new operators whose weights hold the number of tokens, each with its edit."""
+def token_bound(resolved: ResolvedSpec) -> Iterator[tuple[Site, Replace | Insert]]:
+    """Yield the places of new operators whose weights hold the number of tokens, each with its edit."""
     for edit in resolved.edits:
-        if isinstance(edit.edit, Replace):
-            for site, config in zip(edit.sites, edit.configs, strict=True):
+        if isinstance(edit.edit, Replace | Insert):
+            for site, config in zip(edit.places, edit.configs, strict=True):
                 if site.shape.width and config.facts(site.shape).token_bound:
                     yield site, edit.edit
 

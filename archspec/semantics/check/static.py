@@ -6,7 +6,7 @@ from archspec.diagnostics import ArchspecError, Collector, Label, Severity
 from archspec.host.structure import Site
 from archspec.language.expectations import Expectation
 from archspec.language.selectors import Selector, select
-from archspec.language.spec import Replace
+from archspec.language.spec import Insert, Replace
 from archspec.quantity import Number
 from archspec.semantics.check.facts import Figures, host_figures, result_figures, token_bound
 from archspec.semantics.check.families import OUTPUTS
@@ -34,7 +34,7 @@ def expectations_hold(resolved: ResolvedSpec, collector: Collector, whole: bool 
             _will_be_measured(expectation, resolved, collector)
 
 
-def _runs_at_its_size(expectation: Expectation, bound: tuple[Site, Replace], collector: Collector) -> None:
+def _runs_at_its_size(expectation: Expectation, bound: tuple[Site, Replace | Insert], collector: Collector) -> None:
     """Report what is expected at a number of tokens that weights of the result are not made for."""
     (site, edit), tokens = bound, expectation.args.get("tokens")
     if tokens is None or tokens == site.shape.tokens:
