@@ -1,5 +1,5 @@
-"""transformers' Qwen2 and Qwen3 (dense): Llama with biases of q, k and v (Qwen2), or with RMS norms of each head's queries
-and keys (Qwen3). Sliding windows, which configs name and do not use, are refused where they are used."""
+"""transformers' Qwen2 and Qwen3 (dense): Llama with biases of q, k and v (Qwen2), or with RMS norms of each head's
+queries and keys (Qwen3). Sliding windows, which configs name and do not use, are refused where they are used."""
 
 from __future__ import annotations
 
