@@ -98,6 +98,30 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _save(LlamaForCausalLM(LlamaConfig(**LLAMA)), tmp_path_factory.mktemp("hosts") / "tiny_llama")
 
 
+def _decoder(name: str, folder: Path, **changes: Any) -> Path:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    return _save(AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**LLAMA, **changes})), folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mistral: as the Llama, no window."""
+    return _decoder("mistral", tmp_path_factory.mktemp("hosts") / "tiny_mistral", sliding_window=None)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen2: as the Llama, with biases of q, k and v, and tied embeddings."""
+    return _decoder("qwen2", tmp_path_factory.mktemp("hosts") / "tiny_qwen2", tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen3: as the Llama, with heads of 16 (wider than the model) whose queries and keys are normed."""
+    return _decoder("qwen3", tmp_path_factory.mktemp("hosts") / "tiny_qwen3", head_dim=16)
+
+
 @pytest.fixture(scope="session")
 def tiny_plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ViT: a host of no known family (4 layers, width 32, 2 heads, 17 tokens).

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from archspec.diagnostics import Collector, nearest
 from archspec.host.fingerprint import same_data
@@ -54,6 +54,7 @@ class Attribute:
     optional: bool = False
     most: int = 2**31
     choices: tuple[Any, ...] = ()
+    """The only values that are understood; of a list, the only entries."""
 
     def fault(self, value: Any) -> str | None:
         """Return why `value` is impossible, None when it is fine."""
@@ -65,8 +66,12 @@ class Attribute:
             return f"must be 1 to {self.most}"
         return None
 
+    def understood(self, value: Any) -> bool:
+        entries = value if isinstance(value, list) else (value,)
+        return not self.choices or all(entry in self.choices for entry in entries)
 
-KINDS: Mapping[type, str] = {int: "a whole number", bool: "true or false", str: "a text"}
+
+KINDS: Mapping[type, str] = {int: "a whole number", bool: "true or false", str: "a text", list: "a list"}
 
 
 def count(default: int | None, most: int = 2**31, *, optional: bool = False) -> Attribute:
@@ -110,6 +115,8 @@ class Family:
     anatomy: Callable[[str, Mapping[str, Any], Span | None], Anatomy]
     legacy: Callable[[Mapping[str, Any]], str | None] = field(default=lambda config: None)
     """Return the class that the library loads in place of an outdated one, None when that is not of this family."""
+    task: Literal["images", "text"] = "images"
+    """What the host makes: which measures and objectives have a meaning for it."""
     outside: tuple[str, ...] = ()
     """Modules within blocks that the host also reads from outside of their block, which so cannot be taken away."""
 
@@ -150,7 +157,7 @@ class Family:
             attribute = self.handled[name]
             if fault := attribute.fault(value):
                 problems.report("AS604", f"config attribute '{name}' is {_short(value)}: it {fault}", span)
-            elif attribute.choices and value not in attribute.choices:
+            elif not attribute.understood(value):
                 self._refuse(name, value, problems, span)
         for name, value in config.items():
             if name not in self.handled and name not in self.ignored and not bookkeeping(name) and not _off(value):

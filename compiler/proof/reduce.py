@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from archspec.diagnostics import ArchspecError
-from archspec.families import FAMILIES, describe
+from archspec.families import FAMILIES, describe, family_of
 from archspec.host.structure import Structure
 from archspec.semantics.resolve import ResolvedSpec, resolve
 
@@ -38,17 +38,19 @@ def _pixart(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, An
     return own | ({"caption_channels": 8} if config.get("caption_channels") else {})
 
 
-def _llama(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
+def _decoder(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
     width = head_dim * config.get("num_attention_heads", 32)
     own = {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": 64}
+    family = family_of(config)
+    sized = {"head_dim": head_dim} if family and "head_dim" in family.handled else {}
     words = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
-    return own | words | ({"head_dim": head_dim} if "head_dim" in config else {})
+    return own | sized | words
 
 
 NARROWED: Mapping[str, Callable[[Mapping[str, Any], int, int], dict[str, Any]]] = {
     "dit": _dit,
     "pixart": _pixart,
-    "llama": _llama,
+    **{name: _decoder for name, family in FAMILIES.items() if family.task == "text"},
 }
 """Family -> the config entries of its reduced form."""
 

@@ -61,7 +61,8 @@ def config_class(host: type[Any]) -> type[Any]:
 
 
 def _register(config: type[Any]) -> None:
-    """Let every Auto class that knows the host's config know the grafted one."""
+    """Let every Auto class that knows the host's config know the grafted one. Some also give models of another config
+    for it (transformers 5 decides with a Qwen2 by a class of its own); such a model is none of the host's."""
     from transformers.models.auto import modeling_auto
 
     from archspec.runtime.ecosystem.interop import grafted_class
@@ -70,7 +71,8 @@ def _register(config: type[Any]) -> None:
     for auto in _autos(modeling_auto):
         known = auto._model_mapping.get(host, ())
         for model in known if isinstance(known, tuple) else (known,):
-            auto.register(config, grafted_class("transformers", model.__name__), exist_ok=True)
+            if model.config_class is host:
+                auto.register(config, grafted_class("transformers", model.__name__), exist_ok=True)
 
 
 def _autos(module: ModuleType) -> list[Any]:

@@ -23,7 +23,14 @@ from archspec.source import Source
 DIT: dict[str, Any] = {"_class_name": "DiTTransformer2DModel"}
 PIXART: dict[str, Any] = {"_class_name": "PixArtTransformer2DModel"}
 LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-DEFAULTS = {"dit": DIT, "pixart": PIXART, "llama": LLAMA}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "dit": DIT,
+    "pixart": PIXART,
+    "llama": LLAMA,
+    "mistral": {"architectures": ["MistralForCausalLM"], "sliding_window": None},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
+}
 
 DIT_XL: dict[str, Any] = {
     "_class_name": "Transformer2DModel",
@@ -464,7 +471,9 @@ def test_structure_against_the_real_module(config: dict[str, Any]) -> None:
         assert sum(p.numel() for p in model.parameters()) == 749_826_464
 
 
-@pytest.mark.parametrize("host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_plain"])
+@pytest.mark.parametrize(
+    "host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_mistral", "tiny_qwen2", "tiny_qwen3", "tiny_plain"]
+)
 def test_saved_hosts(host: str, request: pytest.FixtureRequest) -> None:
     from archspec.runtime.model.hosts import build
 

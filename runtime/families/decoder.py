@@ -1,4 +1,4 @@
-"""transformers' LlamaForCausalLM: causal language model with rotary positions and grouped queries."""
+"""Causal language models of transformers: Llama, Mistral, Qwen2, Qwen3."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ TOKENS = 64
 """Length of an example when none is asked for: a language model has no native one."""
 
 
-class Llama:
-    name = "llama"
+class Decoder:
+    """`name`: of the family."""
+
     objective: Objective = "lm"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def example(
         self,
