@@ -56,7 +56,7 @@ repro-digits: $(STAMP)  ## the digits results with three seeds and intervals; re
 	$(BIN)/python benchmarks/repro_digits.py
 
 host: $(STAMP)  ## train the embedded host again (about 12 minutes; deterministic, resumable)
-	$(BIN)/python specs/hosts/train_digits.py
+	$(BIN)/python specs/hosts/train.py
 
 clean:  ## remove the environment and all outputs
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
