@@ -298,4 +298,20 @@ CODES: tuple[Code, ...] = (
         bad="graft_weights: [{1: block_1/best.pt}]",
         good="graft_weights: {1: block_1/best.pt}",
     ),
+    Code(
+        "AS660",
+        "a probe that cannot be read",
+        "`probe` names a JSON file that `archspec probe` wrote: of a format that this version reads, and with finite "
+        "figures.",
+        bad="probe: leaderboard.json",
+        good="probe: dit.probe.json      # archspec probe HOST -o dit.probe.json",
+    ),
+    Code(
+        "AS661",
+        "a probe of another host",
+        "What was measured of one model says nothing of another, or of the same one with other weights. The file holds "
+        "the class of the host and the identity of its weights.",
+        bad="probe: dit-256.probe.json      # the base is DiT-XL-2-512",
+        good="probe: dit-512.probe.json",
+    ),
 )

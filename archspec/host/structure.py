@@ -105,6 +105,15 @@ class TensorHeader:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """A file that `archspec probe` wrote. `values`: measure -> module path -> figure; `digest` is of the content."""
+
+    file: str
+    digest: str
+    values: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
 class Structure:
     """All that is known of a host without running it."""
 
@@ -120,6 +129,8 @@ class Structure:
     sites: tuple[Site, ...]
     tensors: Mapping[str, TensorHeader] | None = None
     """None when only the config is at hand."""
+    probe: Probe | None = None
+    """What was measured of the host, when the spec names it."""
 
     def depth(self, group: str = "blocks") -> int:
         return sum(1 for s in self.sites if s.slot == "block" and s.group == group)

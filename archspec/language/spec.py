@@ -270,6 +270,9 @@ class Spec(Node):
     description: str | None = arg("one paragraph for the model card", default=None)
     extends: str | None = arg("spec to inherit from, path relative to this file", default=None)
     base: Base | None = arg("the host; may come from `extends`", default=None)
+    probe: str | None = arg(
+        "file that `archspec probe` wrote of the host, by which `top` and `bottom` rank sites", default=None, path=True
+    )
     seed: int | None = arg("seed of every init and stage that states none", default=None, least=0)
     matrix: Mapping[str, Any] = arg("axes: `$axis` stands for one of its values", default_factory=dict)
     arms: Mapping[str, Any] = arg("variants, each told by what it changes of the spec", default_factory=dict)

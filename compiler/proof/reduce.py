@@ -10,6 +10,7 @@ of 16 heads), so that mixed-up axes show.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from archspec.diagnostics import ArchspecError
@@ -75,7 +76,7 @@ def _candidates(resolved: ResolvedSpec) -> Iterator[ResolvedSpec]:
 
 
 def _described(structure: Structure, changes: Mapping[str, Any]) -> Structure:
-    return describe({**structure.config, **changes})
+    return replace(describe({**structure.config, **changes}), probe=structure.probe)
 
 
 def _fits(resolved: ResolvedSpec) -> bool:
