@@ -299,6 +299,28 @@ CODES: tuple[Code, ...] = (
         good="graft_weights: {1: block_1/best.pt}",
     ),
     Code(
+        "AS662",
+        "a candidate that fits no site",
+        "Each candidate of `search` must fit at least one of the sites that are searched: slot, widths, heads, grid.",
+        bad="search: {sites: blocks.mlp, candidates: [hyena_x], budget: [flops <= 0.9x]}",
+        good="search: {sites: blocks.attn, candidates: [hyena_x], budget: [flops <= 0.9x]}",
+    ),
+    Code(
+        "AS663",
+        "a search that cannot be held to its budget",
+        "A budget is an upper bound on what adds up over sites: params, flops, weights, latency. The host is searched "
+        "as it is: edits are what the search gives.",
+        bad="search: {sites: blocks.attn, candidates: [hyena_x], budget: [fd <= 1.1x]}",
+        good="search: {sites: blocks.attn, candidates: [hyena_x], budget: [flops <= 0.9x]}",
+    ),
+    Code(
+        "AS664",
+        "nothing to search",
+        "`archspec search` reads the `search` stanza of a spec.",
+        bad="archspec search specs/examples/digits.yaml -o found.yaml",
+        good="search: {sites: blocks.attn, candidates: [hyena_x], budget: [flops <= 0.9x]}",
+    ),
+    Code(
         "AS660",
         "a probe that cannot be read",
         "`probe` names a JSON file that `archspec probe` wrote: of a format that this version reads, and with finite "

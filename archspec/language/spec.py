@@ -258,6 +258,19 @@ class Eval(Node):
 
 
 @node
+class Search(Node):
+    """What `archspec search` chooses from: an operator for each site, at a price (Puzzle,
+    https://arxiv.org/abs/2411.19146, Sec. 3)."""
+
+    sites: Selector = arg("sites to choose for")
+    candidates: tuple[OperatorCall, ...] = arg("operators; beside them every site may stay as it is")
+    budget: tuple[Expectation, ...] = arg("upper bounds on params, flops, weights or latency of the result")
+    samples: int = arg("calibration samples of the fits that scores are of", default=256, least=1)
+    ridge: float = arg("ridge of these fits, as a fraction of the mean Gram diagonal", default=1e-4, least=0)
+    seed: int = arg("seed of random weights and of calibration", default=0, least=0)
+
+
+@node
 class Spec(Node):
     """A whole spec file. Of a member of a matrix, `matrix` and `arms` are empty (`archspec.language.matrix`)."""
 
@@ -282,4 +295,5 @@ class Spec(Node):
     distill: Distill | None = arg("regression; absent or `none`: none", default=None)
     finetune: Finetune | None = arg("finetuning; absent or `none`: none", default=None)
     eval: Eval | None = arg("measurement; absent or `none`: none", default=None)
+    search: Search | None = arg("what `archspec search` chooses edits from; absent or `none`: nothing", default=None)
     expect: tuple[Expectation, ...] = arg("assertions about the result", default=())

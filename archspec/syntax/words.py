@@ -15,7 +15,10 @@ from archspec.source import Span
 
 Start = Literal["spec", "selector", "expectation"]
 
-STANZAS = ("description", "extends", "base", "probe", "data", "distill", "finetune", "eval", "seed", "matrix", "arms")
+STANZAS = (
+    *("description", "extends", "base", "probe", "data"),
+    *("distill", "finetune", "eval", "search", "seed", "matrix", "arms"),
+)
 CLAUSES = ("with", "init", "by", "merge", "times", "to", "tie")
 SELECTING = ("to",)
 """Clauses that hold a selector."""

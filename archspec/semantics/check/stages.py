@@ -31,6 +31,7 @@ from archspec.language.spec import (
 )
 from archspec.semantics.check.families import has_null_label, metrics_of, objectives_of
 from archspec.semantics.check.places import item_span, written_keys
+from archspec.semantics.choices import resolve_search
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
 from archspec.syntax.tree import Map
@@ -175,6 +176,11 @@ def training_settings_are_sane(resolved: ResolvedSpec, collector: Collector) -> 
             _suspicious(collector, message, item_span(finetune, "milestones", late[0]), "leave it out")
         if list(finetune.milestones) != sorted(set(finetune.milestones)):
             _suspicious(collector, "milestones do not rise", finetune.span("milestones"), "write each once, in order")
+
+
+def search_has_choices(resolved: ResolvedSpec, collector: Collector) -> None:
+    """What `search` names must fit somewhere, and its budget be one."""
+    resolve_search(resolved.spec, resolved.structure, collector)
 
 
 def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> None:
