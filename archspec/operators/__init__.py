@@ -26,6 +26,7 @@ OPERATORS: Mapping[str, str] = {
     "local_attention": "archspec.operators.local_attention:LocalAttention",
     "low_rank": "archspec.operators.low_rank:LowRank",
     "mamba2": "archspec.operators.mamba2:Mamba2",
+    "mix_ffn": "archspec.operators.mix_ffn:MixFfn",
     "mlp": "archspec.operators.mlp:Mlp",
     "zero": "archspec.operators.zero:Zero",
 }

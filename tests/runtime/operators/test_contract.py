@@ -60,6 +60,11 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("hyena_mlp", "llama.mlp", {"channels": "shared", "out_bias": True}),
     ("mlp", "dit.mlp", {"ratio": 3}),
     ("mlp", "llama.mlp", {"hidden": 7, "gated": False}),
+    ("mix_ffn", "dit.mlp", {"gated": True, "activation": "silu", "early": True}),
+    ("mix_ffn", "dit.mlp", {"layout": "raster", "kernel": 4, "filters": "identity"}),
+    ("mix_ffn", "dit.mlp", {"causal": True, "kernel": 2, "ratio": 0.5, "bias": False}),
+    ("mix_ffn", "dit.mlp", {"kernel": 1}),
+    ("mix_ffn", "llama.mlp", {"kernel": 5, "out_bias": True}),
     ("low_rank", "llama.mlp", {"rank": 24}),
 ]
 MIXERS = [name for name in OPERATORS if "attn" in signature(name).slots and name not in ("identity", "zero")]
