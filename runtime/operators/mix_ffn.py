@@ -57,7 +57,9 @@ class MixFfn(Mlp):
     @staticmethod
     def reference(x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context) -> Tensor:
         act = ACTIVATIONS[config.activation]
-        maps = [linear(x, state[f"{n}.weight"], state.get(f"{n}.bias")) for n in ("up", "gate") if f"{n}.weight" in state]
+        maps = [
+            linear(x, state[f"{n}.weight"], state.get(f"{n}.bias")) for n in ("up", "gate") if f"{n}.weight" in state
+        ]
         u = torch.cat([act(part) if config.early else part for part in maps], -1)
         grid = grid_of(x.shape[1], shape) if config.layout == "grid" else None
         u = shown(u, presence(context, u))
