@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from archspec.host.structure import Site
 from archspec.instructions import Install, Instruction, Relist
 from archspec.language.spec import Init, Parallelize, Replace
+from archspec.operators import restore
+from archspec.operators.mlp import Mlp
 from archspec.semantics.resolve import ResolvedSpec
 
 
@@ -77,11 +79,9 @@ def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[
 
 def _donor(site: Site, install: Install) -> dict[str, str] | None:
     """Return where the host keeps its MLP, when `install` is a narrower one of the same form."""
-    if install.operator != "mlp" or not install.shape.hidden:
+    config = restore(install.operator, install.config)
+    if not isinstance(config, Mlp) or not install.shape.hidden:
         return None
-    from archspec.operators import restore
-
-    config = restore("mlp", install.config)
     whole = all(f"{name}.weight" in site.teacher for name in config.inherits(install.shape))
     narrower = int(install.config["hidden"]) < install.shape.hidden
     return dict(site.teacher) if whole and narrower and not any(config.obstacles(install.shape)) else None

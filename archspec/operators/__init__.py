@@ -28,6 +28,7 @@ OPERATORS: Mapping[str, str] = {
     "mamba2": "archspec.operators.mamba2:Mamba2",
     "mix_ffn": "archspec.operators.mix_ffn:MixFfn",
     "mlp": "archspec.operators.mlp:Mlp",
+    "moe": "archspec.operators.moe:Moe",
     "zero": "archspec.operators.zero:Zero",
 }
 

@@ -69,7 +69,8 @@ def fit(
     donors: Mapping[str, Mapping[str, str]] | None = None,
     tick: Tick = lambda _: None,
 ) -> dict[str, Outcome]:
-    """Fit all parts from one pass of the teacher (two where neurons are chosen). Parts must not contain one another.
+    """Fit all parts from one pass of the teacher (one more where neurons are chosen, and where a router is fitted).
+    Parts must not contain one another.
 
     `donors`: part name -> canonical weight names to the host's, for narrower MLPs whose neurons are to be chosen.
     """
@@ -77,6 +78,7 @@ def fit(
     before = _errors(parts, teacher, feed)
     if donors:
         _choose_neurons([p for p in parts if p.name in donors], teacher, feed, settings, donors)
+    _calibrate(parts, teacher, feed, settings)
     _solve(parts, teacher, feed, settings, tick)
     after = _errors(parts, teacher, feed)
     found = {}
@@ -99,6 +101,20 @@ def _choose_neurons(
         if not isinstance(part.module, Operator):
             raise InternalError(f"fit: '{part.name}' chooses neurons and is no operator")
         part.module.inherit(watches[part.name].choose(part.module.config.hidden))
+
+
+def _calibrate(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSettings) -> None:
+    """Let operators that have more than a read-out to fit see the tokens first."""
+    operators = {p.name: p.module for p in parts if isinstance(p.module, Operator)}
+    calibrations = {name: found for name, op in operators.items() if (found := op.calibration()) is not None}
+    if not calibrations:
+        return
+    chosen = [p for p in parts if p.name in calibrations]
+    for _, keywords in feed.batches(settings.samples):
+        for name, seen in teacher.records(chosen, keywords).items():
+            calibrations[name].update(operators[name].tokens(seen.args, seen.kwargs))
+    for calibration in calibrations.values():
+        calibration.finish(settings.ridge)
 
 
 def _solve(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSettings, tick: Tick) -> None:

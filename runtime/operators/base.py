@@ -16,7 +16,7 @@ The host calls an operator as it called the module that stood there; `Port` says
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,6 +57,16 @@ class Context:
 EMPTY = Context()
 
 
+class Calibration(Protocol):
+    """A closed form, beside that of the read-out, from the tokens that a teacher is given."""
+
+    def update(self, x: Tensor) -> None:
+        """See more tokens, (batch, tokens, width)."""
+
+    def finish(self, ridge: float) -> None:
+        """Write what was found into the operator. `ridge`: as of `least_squares.fit`."""
+
+
 class Operator(nn.Module):
     """Base of all operators. Subclasses set `signature` and build their modules in `__init__` after `super()`.
 
@@ -94,6 +104,10 @@ class Operator(nn.Module):
         them. Called once, after the random initialization."""
         raise InternalError(f"{type(self).__name__} inherits nothing")
 
+    def calibration(self) -> Calibration | None:
+        """Return what a fit does before it solves for the read-out; None: nothing."""
+        return None
+
     def identify(self) -> None:
         """Set weights so that the operator changes nothing in the residual stream: a read-out of zeros."""
         if self.readout is not None:
@@ -101,9 +115,14 @@ class Operator(nn.Module):
             if self.readout.bias is not None:
                 nn.init.zeros_(self.readout.bias)
 
+    def tokens(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """Return the tokens of a call by the host, (batch, tokens, width)."""
+        found: Tensor = kwargs[self.port.input] if self.port.input in kwargs else args[0]
+        return found
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         port = self.port
-        x = kwargs[port.input] if port.input in kwargs else args[0]
+        x = self.tokens(args, kwargs)
         context = Context(
             rotary=kwargs.get(port.rotary) if port.rotary else None,
             mask=kwargs.get(port.mask) if port.mask else None,

@@ -26,7 +26,7 @@ SITES = {
         width=24, heads=4, kv_heads=2, head_dim=8, causal=True, rotary=True, bias=False, out_bias=False, qk_norm=True
     ),
 }
-NEEDED = {"local_attention": {"window": 2}, "low_rank": {"rank": 7}}
+NEEDED = {"local_attention": {"window": 2}, "low_rank": {"rank": 7}, "moe": {"experts": 4}}
 AT_ANY_LENGTH = {"hyena_mlp": {"channels": "shared"}}
 """What an operator needs where the number of tokens is not fixed."""
 
