@@ -43,7 +43,7 @@ class MixFfn(Mlp):
         act = ACTIVATIONS[self.config.activation or ""]
         u = self.up(x) if self.gate is None else torch.cat((self.up(x), self.gate(x)), -1)
         u, present = with_past(act(u) if self.config.early else u, context, self.config.sides[0])
-        u = self.conv(shown(u, present))[:, -x.shape[1] :]
+        u = torch.narrow(self.conv(shown(u, present)), 1, u.shape[1] - x.shape[1], x.shape[1])
         if self.gate is None:
             return act(u)
         h, g = u.chunk(2, dim=-1)

@@ -45,7 +45,7 @@ class ExpertReadout(nn.Linear):
         if routes is None:
             return super().forward(h)
         experts = len(routes.counts)
-        parts = h.reshape(-1, h.shape[-1] // experts)[routes.slots].split(routes.counts)
+        parts = torch.split(h.reshape(-1, h.shape[-1] // experts)[routes.slots], routes.counts)
         columns = self.weight.chunk(experts, dim=1)
         y = torch.cat([linear(part, column) for part, column in zip(parts, columns, strict=True)])[routes.back]
         y = y.view(*h.shape[:-1], -1, self.out_features).sum(-2)
@@ -115,7 +115,7 @@ class Moe(Mlp):
 
     def _grouped(self, rows: Tensor, counts: list[int]) -> Tensor:
         """(pairs, width) sorted by expert -> (pairs, hidden / experts)."""
-        act, parts = ACTIVATIONS[self.config.activation or ""], rows.split(counts)
+        act, parts = ACTIVATIONS[self.config.activation or ""], torch.split(rows, counts)
         h = _each(parts, self.up)
         if self.gate is None:
             return torch.cat([act(part) for part in h])
