@@ -93,7 +93,7 @@ class _Planner:
 
     @cached_property
     def frozen(self) -> list[str]:
-        return sorted({s.path for e in self.resolved.edits if isinstance(e.edit, Freeze) for s in e.sites})
+        return sorted({p for e in self.resolved.edits if isinstance(e.edit, Freeze) for s in e.sites for p in s.paths})
 
     @property
     def _added(self) -> list[list[str]]:
@@ -214,7 +214,7 @@ class _Planner:
         """Return the settings of low-rank training, its slots as the sites that hold old weights."""
         replaced = {i.path for i in self.program if isinstance(i, Install)}
         old = (s for s in self.resolved.structure.sites if s.slot in stage["targets"] and s.path not in replaced)
-        sites = [site.path for site in old if not inside((site.path,), self.frozen)]
+        sites = [path for site in old for path in site.paths if not inside((path,), self.frozen)]
         alpha = stage["rank"] if stage["alpha"] is None else stage["alpha"]
         return {"rank": stage["rank"], "alpha": alpha, "dropout": stage["dropout"], "sites": sites}
 

@@ -43,6 +43,14 @@ CODES: tuple[Code, ...] = (
         good="edits: [{replace: 'blocks[*].attn', with: mix_ffn}]",
     ),
     Code(
+        "AS235",
+        "finetuning without a task",
+        "`BertModel` and `ViTModel` have no head, so there is no loss of a task to finetune by. They can follow the "
+        "host's own output, which `distill_weight` weighs.",
+        bad="finetune: {steps: 100}",
+        good="finetune: {steps: 100, distill_weight: 1}",
+    ),
+    Code(
         "AS250",
         "a site is replaced twice",
         "Two edits put an operator into the same site. Selectors name sites of the base, so the second does not apply "

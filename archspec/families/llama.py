@@ -126,4 +126,5 @@ FAMILY = Family(
         }
     ),
     anatomy=_anatomy,
+    task="text",
 )

@@ -224,7 +224,7 @@ class Finetune(Node):
     weight_decay: float = arg("AdamW weight decay", default=0.0, least=0)
     clip: float | None = arg("largest gradient norm", default=1.0, above=0)
     ema: float | None = arg("decay of the weights' moving average; null: none", default=0.999, above=0, most=1)
-    objective: Literal["auto", "flow", "epsilon", "lm"] = arg(
+    objective: Literal["auto", "flow", "epsilon", "lm", "mlm", "classification", "features"] = arg(
         "loss of the task; auto: the family's, from the scheduler", default="auto"
     )
     times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", default="logit_normal")

@@ -46,7 +46,8 @@ def new_parts(resolved: ResolvedSpec, program: tuple[Instruction, ...], near: Pa
     for instruction in program:
         match instruction:
             case Install():
-                yield _operator(instruction, inits[instruction.path], resolved.structure, near)
+                init = inits.get(instruction.path, Init(kind="identity"))  # of a site's second module: no weights
+                yield _operator(instruction, init, resolved.structure, near)
             case Relist():
                 yield from _merges(instruction, inits, near)
                 yield from _added(instruction, inits, resolved.structure, near)

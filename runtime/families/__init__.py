@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from archspec.diagnostics import InternalError
 from archspec.runtime.families.base import Example, Family
+from archspec.runtime.families.bert import Bert
 from archspec.runtime.families.dit import DiT
 from archspec.runtime.families.llama import Llama
 from archspec.runtime.families.pixart import PixArt
 from archspec.runtime.families.unknown import Unknown
+from archspec.runtime.families.vit import ViT
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (DiT(), PixArt(), Llama(), Unknown())}
+FAMILIES: dict[str, Family] = {family.name: family for family in (DiT(), PixArt(), Llama(), Bert(), ViT(), Unknown())}
 
 __all__ = ["FAMILIES", "Example", "Family", "family"]
 

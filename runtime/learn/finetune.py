@@ -170,7 +170,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def to_teacher(objective: str, prediction: Tensor, taught: Tensor) -> Tensor:
     """Return the distance of outputs: mean squared, or for logits (..., vocabulary) the KL divergence per token."""
-    if objective == "lm":
+    if objective in ("lm", "mlm", "classification"):
         own, theirs = (F.log_softmax(x.float(), dim=-1).flatten(0, -2) for x in (prediction, taught))
         return F.kl_div(own, theirs, reduction="batchmean", log_target=True)
     return F.mse_loss(prediction.float(), taught.float())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import fail
 from archspec.runtime.learn.least_squares import GramAccumulator
-from archspec.runtime.learn.taps import Record
+from archspec.runtime.learn.taps import Record, first_of
 
 DAMPING = 1e-4
 """Ridge on the Gram matrix, as a fraction of its mean diagonal."""
@@ -53,6 +53,7 @@ class NeuronWatch:
     def __init__(self, host: nn.Module, site: str, names: Mapping[str, str]) -> None:
         self.site = host.get_submodule(site)
         self.down = host.get_submodule(names["down.weight"].rpartition(".")[0])
+        self.whole = self.down in set(self.site.modules())
         self.teacher = {name: _tensor(host, path) for name, path in names.items()}
         weight = self.teacher["down.weight"]
         self.sums = GramAccumulator.empty(weight.shape[1], weight.shape[0], weight.device)
@@ -61,7 +62,9 @@ class NeuronWatch:
         """Run the MLP on a recorded call and add its hidden activations."""
         handle = self.down.register_forward_hook(lambda _, args, y: self.sums.update(args[0], y))
         try:
-            self.site(*record.args, **record.kwargs)
+            output = self.site(*record.args, **record.kwargs)
+            if not self.whole:  # the host maps down in another module
+                self.down(first_of(output))
         finally:
             handle.remove()
 

@@ -49,6 +49,24 @@ class Home:
         return self.architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
     @property
+    def is_masked_model(self) -> bool:
+        return self.architecture.endswith("ForMaskedLM")
+
+    @property
+    def is_classifier(self) -> bool:
+        return self.architecture.endswith("ForImageClassification")
+
+    @property
+    def is_headless(self) -> bool:
+        """Whether it is an encoder that gives features and answers nothing."""
+        return self.architecture.endswith("Model") and "model_type" in self.config and not self.is_diffusion
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it is given token ids."""
+        return not self.is_diffusion and isinstance(self.config.get("vocab_size"), int)
+
+    @property
     def is_diffusion(self) -> bool:
         return "_class_name" in self.config
 
@@ -78,8 +96,9 @@ class Home:
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """(channels, height, width) of what a diffusion host denoises."""
-        channels, size = self.config.get("in_channels"), self.config.get("sample_size")
+        """(channels, height, width) of what a diffusion host denoises, or of the images that an encoder is given."""
+        names = ("in_channels", "sample_size") if self.is_diffusion else ("num_channels", "image_size")
+        channels, size = (self.config.get(name) for name in names)
         if not isinstance(channels, int) or not isinstance(size, int):
             return None
         return (channels, size, size)
