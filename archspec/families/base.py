@@ -112,6 +112,8 @@ class Family:
     """Return the class that the library loads in place of an outdated one, None when that is not of this family."""
     task: Literal["images", "text", "encoder", "vision"] = "images"
     """What the host makes: which measures and objectives have a meaning for it."""
+    headless: frozenset[str] = frozenset()
+    """Those of its classes that give features and have no task of their own: they learn from a teacher alone."""
     outside: tuple[str, ...] = ()
     """Modules within blocks that the host also reads from outside of their block, which so cannot be taken away."""
     advice: str = "are config.json and the weights of the same model?"

@@ -131,4 +131,5 @@ FAMILY = Family(
     ignored=frozenset({"hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps", "classifier_dropout"}),
     anatomy=_anatomy,
     task="encoder",
+    headless=frozenset({"BertModel"}),
 )

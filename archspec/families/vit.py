@@ -118,5 +118,6 @@ FAMILY = Family(
     ),
     anatomy=_anatomy,
     task="vision",
+    headless=frozenset({"ViTModel"}),
     advice="load it and save it again with save_pretrained(folder, save_original_format=False)",
 )

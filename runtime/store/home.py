@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from archspec.diagnostics import fail
+from archspec.families import FAMILIES
 
 COMPONENTS = ("transformer", "unet", "model")
 """Subfolders in which a pipeline keeps the network that denoises."""
@@ -58,8 +59,8 @@ class Home:
 
     @property
     def is_headless(self) -> bool:
-        """Whether it is an encoder that gives features and answers nothing."""
-        return self.architecture.endswith("Model") and "model_type" in self.config and not self.is_diffusion
+        """Whether it is an encoder that gives features and has no task of its own."""
+        return any(self.architecture in family.headless for family in FAMILIES.values())
 
     @property
     def reads_text(self) -> bool:

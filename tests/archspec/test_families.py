@@ -23,7 +23,9 @@ from archspec.source import Source
 DIT: dict[str, Any] = {"_class_name": "DiTTransformer2DModel"}
 PIXART: dict[str, Any] = {"_class_name": "PixArtTransformer2DModel"}
 LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-DEFAULTS = {"dit": DIT, "pixart": PIXART, "llama": LLAMA}
+BERT: dict[str, Any] = {"architectures": ["BertForMaskedLM"], "model_type": "bert"}
+VIT: dict[str, Any] = {"architectures": ["ViTForImageClassification"], "model_type": "vit"}
+DEFAULTS = {"dit": DIT, "pixart": PIXART, "llama": LLAMA, "bert": BERT, "vit": VIT}
 
 DIT_XL: dict[str, Any] = {
     "_class_name": "Transformer2DModel",
@@ -80,7 +82,8 @@ def test_sites_of_a_block_in_the_order_in_which_they_run(name: str) -> None:
     block = next(s for s in structure.sites if s.slot == "block")
     slots = [s.slot for s in structure.children(block)]
     cross = ["cross_attn"] if name == "pixart" else []
-    assert slots == ["norm", "attn", *cross, "norm", "mlp"]
+    before = ["norm", "attn", *cross, "norm", "mlp"]
+    assert slots == (["attn", "norm", "mlp", "norm"] if name == "bert" else before)  # post-norm
     assert len(structure.sites) == structure.depth() * (len(slots) + 1)
     names = [s.name for s in structure.sites]
     assert len(set(names)) == len(names), "a name means one site"
@@ -435,6 +438,9 @@ def against_the_real_one(structure: Structure, model: Any) -> None:
         assert ("up.bias" in site.teacher, "down.bias" in site.teacher) == (site.shape.bias, site.shape.out_bias)
     for site in (s for s in structure.sites if s.slot == "norm" and s.teacher):
         assert state[site.teacher["weight"]] == (site.shape.width,)
+    for end in (s.exit for s in structure.sites if s.exit):
+        assert state[f"{end.path}.weight"][0] == end.shape.width
+        assert next(iter(inspect.signature(model.get_submodule(end.path).forward).parameters)) == end.port.input
 
 
 REAL: list[dict[str, Any]] = [
@@ -448,6 +454,11 @@ REAL: list[dict[str, Any]] = [
     {**LLAMA, "num_hidden_layers": 2, "attention_bias": True, "mlp_bias": True, "head_dim": 64},
     {**LLAMA, "num_hidden_layers": 2, "tie_word_embeddings": True, "is_llama_config": True, "rope_interleaved": False},
     {**LLAMA, "num_hidden_layers": 2, "architectures": ["LlamaModel"]},
+    {**BERT, "num_hidden_layers": 2, "hidden_size": 48, "vocab_size": 99, "type_vocab_size": 1},
+    {**BERT, "num_hidden_layers": 2, "tie_word_embeddings": False, "max_position_embeddings": 40},
+    {**BERT, "num_hidden_layers": 2, "architectures": ["BertModel"]},
+    {**VIT, "num_hidden_layers": 2, "qkv_bias": False, "image_size": 50, "id2label": {"0": "a", "1": "b", "2": "c"}},
+    {**VIT, "num_hidden_layers": 2, "architectures": ["ViTModel"], "pooler_output_size": 24, "num_channels": 1},
 ]
 
 
@@ -464,7 +475,7 @@ def test_structure_against_the_real_module(config: dict[str, Any]) -> None:
         assert sum(p.numel() for p in model.parameters()) == 749_826_464
 
 
-@pytest.mark.parametrize("host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_plain"])
+@pytest.mark.parametrize("host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_bert", "tiny_vit", "tiny_plain"])
 def test_saved_hosts(host: str, request: pytest.FixtureRequest) -> None:
     from archspec.runtime.model.hosts import build
 

@@ -108,10 +108,10 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
     [
         ("attention", UNKNOWN, {}, "heads", "the number of heads of this site is not known"),
         ("moe", DIT_MLP, {"experts": 5}, "experts", "5 experts do not divide the inner width 192"),
-        ("moe", DIT_MLP, {"top_k": 9}, "top_k", "top_k is 9 and there are 8 experts"),
+        ("moe", DIT_MLP, {"top_k": 3}, "top_k", "top_k is 3 and there are 2 experts"),
         ("mix_ffn", LLAMA_MLP, {"layout": "grid"}, "layout", "the tokens of this site form no 2-D grid"),
         ("mix_ffn", DIT_MLP, {"layout": "grid", "causal": True}, "layout", "a 2-D kernel is not causal"),
-        ("mix_ffn", LLAMA_MLP, {"causal": False}, "causal", "would see later tokens"),
+        ("mix_ffn", LLAMA_MLP, {"causal": False}, "causal", "the host is causal and this operator"),
         ("attention", DIT, {"heads": 5}, "heads", "5 heads do not divide the width 48"),
         ("attention", DIT, {"heads": 96}, "heads", "96 heads leave no feature of 48"),
         ("attention", DIT, {"kv_heads": 3}, "kv_heads", "3 key/value heads do not divide 4 heads"),

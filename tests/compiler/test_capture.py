@@ -21,6 +21,7 @@ from archspec.runtime.families import family
 from archspec.runtime.model.hosts import build, read_config
 
 HOSTS = [("tiny_dit", "dit"), ("tiny_pixart", "pixart"), ("tiny_llama", "llama"), ("tiny_plain", "unknown")]
+HOSTS += [("tiny_bert", "bert"), ("tiny_encoder", "bert"), ("tiny_vit", "vit")]
 
 
 def _host(folder: Path) -> tuple[Any, dict[str, Any]]:

@@ -14,6 +14,7 @@ from archspec.runtime.families import FAMILIES, family
 from archspec.runtime.model.hosts import build, host_class, read_config
 
 HOSTS = [("tiny_dit", "dit"), ("tiny_pixart", "pixart"), ("tiny_llama", "llama"), ("tiny_plain", "unknown")]
+HOSTS += [("tiny_bert", "bert"), ("tiny_encoder", "bert"), ("tiny_vit", "vit")]
 
 
 def _host(folder: Path, device: str = "meta") -> tuple[Any, dict[str, Any]]:
@@ -52,7 +53,7 @@ def test_ties_hold_on_meta(tiny_llama: Path) -> None:
 
 
 def test_every_family_is_reached_by_its_name() -> None:
-    assert set(FAMILIES) == {"dit", "pixart", "llama", "unknown"}
+    assert set(FAMILIES) == {"dit", "pixart", "llama", "bert", "vit", "unknown"}
     assert family("DiT") is FAMILIES["dit"]
 
 

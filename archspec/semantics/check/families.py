@@ -19,11 +19,9 @@ METRICS: Mapping[str, frozenset[str]] = {
 OBJECTIVES: Mapping[str, frozenset[str]] = {
     "images": frozenset({"auto", "flow", "epsilon"}),
     "text": frozenset({"auto", "lm"}),
-    "encoder": frozenset({"auto", "mlm", "features"}),
-    "vision": frozenset({"auto", "classification", "features"}),
+    "encoder": frozenset({"auto", "mlm"}),
+    "vision": frozenset({"auto", "classification"}),
 }
-HEADLESS = frozenset({"BertModel", "ViTModel"})
-"""Hosts without a task of their own: they learn from a teacher alone."""
 
 
 def metrics_of(structure: Structure) -> frozenset[str]:
@@ -37,10 +35,13 @@ def objectives_of(structure: Structure) -> frozenset[str] | None:
     family = FAMILIES.get(structure.family)
     if family is None:
         return None
-    known = OBJECTIVES[family.task]
-    if family.task not in ("encoder", "vision"):
-        return known
-    return frozenset({"auto", "features"}) if structure.architecture in HEADLESS else known - {"features"}
+    return frozenset({"auto", "features"}) if is_headless(structure) else OBJECTIVES[family.task]
+
+
+def is_headless(structure: Structure) -> bool:
+    """Whether a host has no task of its own."""
+    family = FAMILIES.get(structure.family)
+    return family is not None and structure.architecture in family.headless
 
 
 def has_null_label(structure: Structure) -> bool:

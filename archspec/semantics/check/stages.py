@@ -29,7 +29,7 @@ from archspec.language.spec import (
     Spec,
     selectors,
 )
-from archspec.semantics.check.families import HEADLESS, has_null_label, metrics_of, objectives_of
+from archspec.semantics.check.families import has_null_label, is_headless, metrics_of, objectives_of
 from archspec.semantics.check.places import item_span, written_keys
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
@@ -192,7 +192,7 @@ def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> No
         collector.report(
             "AS326", message, spec.finetune.span("objective"), f"write one of {', '.join(sorted(objectives))}"
         )
-    if spec.finetune and structure.architecture in HEADLESS and not spec.finetune.distill_weight:
+    if spec.finetune and is_headless(structure) and not spec.finetune.distill_weight:
         message = f"{host} has no head, so nothing but a teacher can finetune it"
         collector.report("AS235", message, _head(spec, "finetune"), "write distill_weight: 1")
     for stage in (spec.distill, spec.finetune):
