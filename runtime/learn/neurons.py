@@ -60,7 +60,9 @@ class NeuronWatch:
 
     def update(self, record: Record) -> None:
         """Run the MLP on a recorded call and add its hidden activations."""
-        handle = self.down.register_forward_hook(lambda _, args, y: self.sums.update(args[0], y))
+        handle = self.down.register_forward_hook(
+            lambda _, args, y: self.sums.update(record.real(args[0]), record.real(y))
+        )
         try:
             output = self.site(*record.args, **record.kwargs)
             if not self.whole:  # the host maps down in another module

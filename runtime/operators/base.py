@@ -61,7 +61,7 @@ class Calibration(Protocol):
     """A closed form, beside that of the read-out, from the tokens that a teacher is given."""
 
     def update(self, x: Tensor) -> None:
-        """See more tokens, (batch, tokens, width)."""
+        """See more tokens, (..., width)."""
 
     def finish(self, ridge: float) -> None:
         """Write what was found into the operator. `ridge`: as of `least_squares.fit`."""

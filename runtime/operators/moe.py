@@ -145,7 +145,7 @@ class Moe(Mlp):
 
     @torch.no_grad()
     def sizes(self, x: Tensor) -> Tensor:
-        """Return the norm of each expert's output, (batch, tokens, experts): what a perfect router goes by."""
+        """Return the norm of each expert's output, (..., experts) of x (..., width): what a perfect router goes by."""
         h = self._hidden(x, self.up, self.gate).chunk(self.config.experts, -1)
         columns = self.readout.weight.chunk(self.config.experts, 1)
         return torch.stack([linear(part, column).norm(dim=-1) for part, column in zip(h, columns, strict=True)], -1)
@@ -177,7 +177,7 @@ class RouterFit:
         self.sums = GramAccumulator.empty(weight.shape[1], weight.shape[0], weight.device)
 
     def update(self, x: Tensor) -> None:
-        """x (batch, tokens, width)."""
+        """x (..., width)."""
         self.sums.update(x, self.operator.sizes(x))
 
     @torch.no_grad()
