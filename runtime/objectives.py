@@ -324,13 +324,10 @@ def masked(place: Home) -> MaskedToken:
     """Return the objective of a masked language model; its tokenizer says which token is the mask."""
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place.model, local_files_only=True)
-    except (OSError, ValueError) as error:
+    tokenizer = AutoTokenizer.from_pretrained(place.tokenizer, local_files_only=True) if place.tokenizer else None
+    if tokenizer is None or tokenizer.mask_token_id is None:
         hint = "put the tokenizer's files beside config.json"
-        raise fail("AS708", f"no tokenizer says which token of {place.architecture} is the mask", None, hint) from error
-    if tokenizer.mask_token_id is None:
-        raise fail("AS708", f"the tokenizer of {place.architecture} has no mask", None, "write objective: features")
+        raise fail("AS708", f"no tokenizer says which token of {place.architecture} is the mask", None, hint)
     special = tuple(i for i in tokenizer.all_special_ids if i != tokenizer.mask_token_id)
     return MaskedToken(tokenizer.mask_token_id, int(place.config["vocab_size"]), special)
 

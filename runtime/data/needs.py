@@ -34,13 +34,12 @@ def needs_of(folder: Path, length: int | None = None) -> Needs:
     longest = place.config.get("max_position_embeddings") or place.config.get("n_positions") or TEXT_LENGTH
     sentences = place.reads_text and (place.is_masked_model or place.is_headless)
     most = SENTENCE_LENGTH if sentences else TEXT_LENGTH
-    has_tokenizer = any((place.model / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
     return Needs(
         shape=place.shape,
         classes=place.classes,
         length=length or min(most, int(longest)),
         vocabulary=place.config.get("vocab_size"),
-        tokenizer=place.model if has_tokenizer else None,
+        tokenizer=place.tokenizer,
         autoencoder=_real_autoencoder(place),
         sentences=sentences,
         home=place,

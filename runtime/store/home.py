@@ -14,6 +14,7 @@ from typing import Any
 
 from archspec.diagnostics import fail
 from archspec.families import FAMILIES
+from archspec.families.vit import LABELS
 
 COMPONENTS = ("transformer", "unet", "model")
 """Subfolders in which a pipeline keeps the network that denoises."""
@@ -88,8 +89,16 @@ class Home:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes, the null label not counted; it is the label after the last."""
+        """Number of classes that a host draws, or tells apart; the null label, after the last, is not counted."""
+        if self.is_classifier:
+            return len(self.config.get("id2label") or ()) or self.config.get("num_labels") or LABELS
         return self.config.get("num_embeds_ada_norm") if self.is_class_conditional else None
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder of its tokenizer."""
+        has = any((self.model / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+        return self.model if has else None
 
     @property
     def is_class_conditional(self) -> bool:
