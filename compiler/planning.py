@@ -25,7 +25,7 @@ from typing import Any
 
 from archspec.compiler.taught import Taught, inside, taught_parts
 from archspec.instructions import Install, Instruction, Relist, added, to_json
-from archspec.language.spec import Distill, Freeze
+from archspec.language.spec import Distill, Freeze, Init
 from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
 from archspec.quantity import quantity
 from archspec.semantics.resolve import ResolvedSpec, explicit
@@ -130,7 +130,7 @@ class _Planner:
         whole = not task.sites or task.settings.get("sequential")
         program = [i for i in self.program if whole or _concerns(i, task.sites)]
         first = [
-            [part.sites, part.init.kind, part.init.seed]
+            [part.sites, part.init.kind, part.init.seed, *_chosen(part.init)]
             for part in self.parts
             if whole or inside(part.sites, task.sites)
         ]
@@ -260,6 +260,11 @@ def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     one), and why."""
     found = {name: value for name, value in settings.items() if name not in ("checkpoint", "why")}
     return found | ({"cache": settings["cache"] > 0} if "cache" in settings else {})
+
+
+def _chosen(init: Init) -> list[str]:
+    """Return what a choice of neurons adds to what first weights hang on."""
+    return [] if init.neurons == "auto" else [init.neurons]
 
 
 def _concerns(instruction: Instruction, sites: Sequence[str]) -> bool:

@@ -61,7 +61,8 @@ def _operators(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterat
             if site.path in installs:
                 tensors = config.tensors(installs[site.path].shape)
                 features = tensors["readout.weight"][1] if "readout.weight" in tensors else 0
-                donor = _donor(site, installs[site.path])
+                by_data = edit.init is None or edit.init.neurons in ("auto", "greedy")
+                donor = _donor(site, installs[site.path]) if by_data else None
                 yield Taught(site.name, site, (site.path,), edit.init or Init(), features, bool(tensors), donor)
 
 

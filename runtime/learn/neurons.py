@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import fail
 from archspec.runtime.learn.least_squares import GramAccumulator
+from archspec.runtime.learn.narrowing import taken
 from archspec.runtime.learn.taps import Record, first_of
 
 DAMPING = 1e-4
@@ -74,13 +75,7 @@ class NeuronWatch:
         """Return the teacher's MLP with the neurons that stay alone, by canonical names."""
         gram = self.sums.centred()[0] if "down.bias" in self.teacher else self.sums.raw()[0]
         chosen = surviving_neurons(gram, self.teacher["down.weight"], keep)
-        return {name: _narrow(name, tensor, chosen.to(tensor.device)) for name, tensor in self.teacher.items()}
-
-
-def _narrow(name: str, tensor: Tensor, chosen: Tensor) -> Tensor:
-    if name.startswith(("up.", "gate.")):
-        return tensor[chosen]
-    return tensor[:, chosen] if name == "down.weight" else tensor
+        return {name: taken(name, tensor, chosen.to(tensor.device)) for name, tensor in self.teacher.items()}
 
 
 def _tensor(host: nn.Module, name: str) -> Tensor:

@@ -81,6 +81,9 @@ def _initial(site: Site, config: Signature, init: Init) -> Iterator[Finding]:
     if init.kind not in config.inits:
         known = ", ".join(config.inits)
         yield "AS310", Problem(None, f"{config.name} has no such initialization", f"{config.name} supports {known}")
+    elif init.kind == "inherit" and init.neurons == "greedy":
+        message = "greedy chooses neurons by data, and inherit reads none"
+        yield "AS310", Problem(None, message, "write init least_squares, or neurons nearest")
     elif init.kind == "inherit":
         yield from (("AS311", obstacle) for obstacle in config.obstacles(site.shape))
         missing = [name for name in config.inherits(site.shape) if f"{name}.weight" not in site.teacher]
