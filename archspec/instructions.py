@@ -29,6 +29,15 @@ class Install:
     """Index that the host's cache knows the site by (transformers)."""
     do: Literal["install"] = "install"
 
+    @property
+    def is_exit(self) -> bool:
+        """Whether it only takes away a site's second module (`Port.exit`): nothing that a reader asked for."""
+        return self.slot == EXIT
+
+
+EXIT = "exit"
+"""The slot of a site's second module."""
+
 
 @dataclass(frozen=True)
 class Share:
