@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from archspec.host.structure import Port, SiteShape
+from archspec.host.structure import EXIT, Port, SiteShape
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,6 @@ class Install:
     def is_exit(self) -> bool:
         """Whether it only takes away a site's second module (`Port.exit`): nothing that a reader asked for."""
         return self.slot == EXIT
-
-
-EXIT = "exit"
-"""The slot of a site's second module."""
 
 
 @dataclass(frozen=True)

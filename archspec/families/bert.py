@@ -132,4 +132,5 @@ FAMILY = Family(
     anatomy=_anatomy,
     task="encoder",
     headless=frozenset({"BertModel"}),
+    advice="are config.json and the weights of the same model? old names (`gamma`, `beta`) go by saving it again",
 )

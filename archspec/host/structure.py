@@ -70,6 +70,10 @@ class Port:
         return None if self.exit is None else f"{home}.{self.exit}" if home else self.exit
 
 
+EXIT = "exit"
+"""The slot of a site's second module, which no selector names."""
+
+
 @dataclass(frozen=True)
 class Site:
     """One place in the host. `path` is its module path in the base, for example `transformer_blocks.3.attn1`."""
@@ -92,7 +96,7 @@ class Site:
         """The second of its two modules, see `Port.exit`."""
         path = self.port.exit_of(self.path)
         shape = SiteShape(self.shape.width, self.shape.tokens, self.shape.grid, self.shape.causal)
-        return Site(path, "exit", shape, Port("input"), self.group, self.index) if path else None
+        return Site(path, EXIT, shape, Port("input"), self.group, self.index) if path else None
 
     @property
     def paths(self) -> tuple[str, ...]:
