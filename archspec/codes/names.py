@@ -40,7 +40,7 @@ CODES: tuple[Code, ...] = (
         "Texts are padded, and decoded token by token with a cache. The host passes mask and cache to its attentions "
         "alone, so an operator that mixes tokens in place of an MLP would mix padding in, and forget what came before.",
         bad="edits: [{replace: 'blocks[*].mlp', with: mix_ffn}]",
-        good="edits: [{replace: 'blocks[*].attn', with: mix_ffn}]",
+        good="edits: [{insert: 'blocks[*]', with: mix_ffn}]",
     ),
     Code(
         "AS235",

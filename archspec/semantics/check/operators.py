@@ -62,7 +62,7 @@ def _findings(site: Site, config: Signature, verb: Replace | Insert, known: bool
     yield from (("AS302", problem) for problem in problems)
     if not problems and known and _blind(site, config):
         message = "it mixes tokens, and the host tells this site neither which of them are padding nor what was before"
-        yield "AS234", Problem(None, message, f"put {config.name} in place of an attention")
+        yield "AS234", Problem(None, message, f"put {config.name} in place of an attention, or insert it behind blocks")
     if not problems and isinstance(verb, Insert) and verb.init.kind in TAUGHT:
         hint = "write init identity, random or artifact"
         yield "AS310", Problem(None, "nothing stood there that it could learn from", hint)
