@@ -69,7 +69,7 @@ def _operator(install: Install, init: Init, structure: Structure, near: Path) ->
     teacher = _read(structure, site.teacher) if site and kind in TAUGHT else {}
     if kind == "least_squares":
         kind = "inherit" if can_inherit(operator, teacher) else "random"
-    first: Way = "strongest" if init.neurons in ("auto", "greedy") else init.neurons
+    first: Way = init.neurons if init.neurons != "auto" and init.neurons != "greedy" else "strongest"
     initialize(operator, "random" if kind == "artifact" else kind, teacher, path_seed(init.seed, install.path), first)
     tensors = {name: tensor.detach() for name, tensor in operator.state_dict().items()}
     if kind == "artifact":

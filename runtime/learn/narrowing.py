@@ -82,7 +82,7 @@ def _nearest(rows: Tensor, down: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
 
     def look(which: Tensor) -> None:
         others = alive.nonzero().flatten()
-        for part in which.split(1024):
+        for part in torch.split(which, 1024):
             found = torch.cdist(rows[part], rows[others])
             found[part[:, None] == others] = float("inf")
             distance[part], index = found.min(1)
@@ -106,7 +106,7 @@ def _clusters(rows: Tensor, centres: Tensor, strength: Tensor) -> Tensor:
     """Return the group of each row; no group is empty."""
     owner = torch.full((len(rows),), -1)
     for _ in range(ROUNDS):
-        distances = torch.cat([torch.cdist(part, centres) for part in rows.split(1024)])
+        distances = torch.cat([torch.cdist(part, centres) for part in torch.split(rows, 1024)])
         new = _filled(distances, len(centres))
         if torch.equal(new, owner):
             break

@@ -157,7 +157,8 @@ def test_padding_counts_nowhere(tiny_encoder: Path) -> None:
     for columns in ({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, padded):
         student = apply(copy.deepcopy(host), program)
         part = find_part(student, program, (site.path,))
-        part.module.inherit({name: host.get_parameter(path) for name, path in site.teacher.items()})
+        inherit: Any = part.module.inherit
+        inherit({name: host.get_parameter(path) for name, path in site.teacher.items()})
         feed = Feed(Arrays(columns, "texts"), Features(), seed=1, batch=32)
         outcomes.append(fit([part], Teacher(host), feed, FitSettings(samples=96))[part.name])
         assert part.readout is not None
