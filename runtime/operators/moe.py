@@ -127,7 +127,7 @@ class Moe(Mlp):
         W_gate where there is one, else of W_up. The router scores an expert by the mean response of its neurons, each
         counted by the norm of its output."""
         kept = select_neurons(norm_scores(teacher), self.up.out_features)
-        name = "gate" if self.gate is not None else "up"
+        name = "gate" if "gate.weight" in teacher else "up"
         rows = teacher[f"{name}.weight"][kept.to(teacher[f"{name}.weight"].device)]
         groups = balanced_groups(rows, self.config.experts)
         self.keep(teacher, kept[groups.flatten().to(kept.device)])
