@@ -17,6 +17,8 @@ from archspec.source import Span
 
 ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 MLP = {"up": "fc1", "down": "fc2"}
+BLOCK = Port(mask="attention_mask")
+SELF = Port(returns=2, mask="attention_mask")
 PARTS = ("weight", "bias")
 LABELS = 2
 """Classes of a config that names none, as transformers has it."""
@@ -85,9 +87,9 @@ def _sites(path: str, index: int, shapes: Mapping[str, SiteShape], tensors: Mapp
         return Site(f"{path}.{name}", "norm", shapes["norm"], Port("input"), index=index, teacher=teacher)
 
     attn, mlp = f"{path}.attention", f"{path}.mlp"
-    yield Site(path, "block", shapes["block"], index=index)
+    yield Site(path, "block", shapes["block"], BLOCK, index=index)
     yield norm("layernorm_before")
-    yield Site(attn, "attn", shapes["attn"], Port(returns=2), index=index, teacher=teachers(attn, ATTENTION, tensors))
+    yield Site(attn, "attn", shapes["attn"], SELF, index=index, teacher=teachers(attn, ATTENTION, tensors))
     yield norm("layernorm_after")
     yield Site(mlp, "mlp", shapes["mlp"], index=index, teacher=teachers(mlp, MLP, tensors))
 

@@ -52,6 +52,7 @@ class Port:
     rotary: str | None = None
     """Parameter that holds (cos, sin), each (batch or 1, tokens, head_dim)."""
     mask: str | None = None
+    """Parameter that holds the attention mask; it is also the second argument, where the host passes two by place."""
     cache: str | None = None
     """Parameter that holds a transformers `Cache`."""
     context: str | None = None

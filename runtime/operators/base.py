@@ -120,12 +120,17 @@ class Operator(nn.Module):
         found: Tensor = kwargs[self.port.input] if self.port.input in kwargs else args[0]
         return found
 
+    def _mask(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+        if self.port.mask is None or self.port.mask in kwargs:
+            return kwargs.get(self.port.mask or "")
+        return args[1] if len(args) > 1 else None
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         port = self.port
         x = self.tokens(args, kwargs)
         context = Context(
             rotary=kwargs.get(port.rotary) if port.rotary else None,
-            mask=kwargs.get(port.mask) if port.mask else None,
+            mask=self._mask(args, kwargs),
             cache=kwargs.get(port.cache) if port.cache else None,
             layer=self.layer_idx or 0,
         )

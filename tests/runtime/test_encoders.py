@@ -35,6 +35,8 @@ EDITS = {
     "repeated": '  - {replace: "blocks[1].mlp", with: mlp}\n  - {repeat: "blocks[1]", times: 3}\n',
     "dropped and inserted": '  - {drop: "blocks[0]"}\n'
     '  - {insert: "blocks[2]", with: {op: mlp, ratio: 1}, init: random}\n',
+    "inserted mixers": '  - {insert: "blocks[1]", with: {op: local_attention, window: 3}, init: random}\n'
+    '  - {insert: "blocks[2]", with: {op: mix_ffn, ratio: 1, causal: false}, init: random}\n',
     "nothing": '  - {freeze: "blocks[0].attn"}\n',
 }
 
@@ -84,11 +86,23 @@ def test_saved_and_loaded_again_to_the_bit(
     assert same == (edits == "nothing")
 
 
-@pytest.mark.parametrize("edits", ["mixers", "grouped", "mlps", "low rank"])
+@pytest.mark.parametrize("edits", ["mixers", "grouped", "mlps", "low rank", "inserted mixers"])
 def test_padding_changes_nothing(edits: str, make: Make, tiny_encoder: Path) -> None:
     model, both = archspec.load(make(tiny_encoder, EDITS[edits])), sentences()
     alone = answer(model, {name: value[1:, :7] for name, value in both.items()})
     torch.testing.assert_close(answer(model, both)[1:, :7], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("edits", ["mixers", "inserted mixers"])
+def test_masked_patches_are_not_seen(edits: str, make: Make, tiny_vit: Path) -> None:
+    """transformers passes the mask of an image by place."""
+    model, both, mask = archspec.load(make(tiny_vit, EDITS[edits])), images(), torch.ones(2, 17, dtype=torch.long)
+    mask[:, 9:] = 0
+    first = answer(model, {**both, "attention_mask": mask})
+    pixels = both["pixel_values"].clone()
+    pixels[:, :, 8:] += 1.0  # of patches 8 to 15, tokens 9 to 16
+    torch.testing.assert_close(answer(model, {"pixel_values": pixels, "attention_mask": mask}), first)
+    assert (answer(model, {"pixel_values": pixels}) - answer(model, both)).abs().max() > 1e-3
 
 
 def test_a_sites_second_module_becomes_the_identity(make: Make, tiny_bert: Path) -> None:
