@@ -412,6 +412,18 @@ def test_defaults_are_those_of_the_libraries() -> None:
     assert all(llama.get(n) in (None, inspect.Parameter.empty) for n in derived)
 
 
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_defaults_of_encoders_are_those_of_transformers(name: str) -> None:
+    from transformers import BertConfig, ViTConfig
+
+    plain: Any = {"bert": BertConfig, "vit": ViTConfig}[name]()
+    family, own = FAMILIES[name], {n for n in plain.to_dict() if not bookkeeping(n)}
+    off = {"chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "add_cross_attention"}  # refused when on
+    assert own - off <= family.handled.keys() | family.ignored
+    told = family.handled.keys() & own - {"pooler_output_size"}  # its default is the width
+    assert {n: getattr(plain, n) for n in told} == {n: family.handled[n].default for n in told}
+
+
 def against_the_real_one(structure: Structure, model: Any) -> None:
     """Every path is a module, every tensor the model's, every name of a port a parameter of the module's forward."""
     state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
