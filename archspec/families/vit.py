@@ -1,12 +1,13 @@
 """transformers' ViTModel and ViTForImageClassification: encoders of images, pre-norm, a class token before the patches.
 
-Since the class token stands before the patches, tokens are no raster of a grid, and operators that need one are
-refused. Tensors are named as the modules of transformers; checkpoints of older versions must be saved again.
+Filters over the grid of patches show the class token nothing but itself; windows on the grid are refused. Tensors are
+named as the modules of transformers; checkpoints of older versions must be saved again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from archspec.diagnostics import fail
@@ -54,11 +55,11 @@ def _shapes(values: Mapping[str, Any], span: Span | None) -> dict[str, SiteShape
     if width % heads:
         raise fail("AS604", f"config attribute 'hidden_size' is {width}: no multiple of {heads} heads", span)
     side, patch = values["image_size"], values["patch_size"]
-    tokens = 1 + (side // patch) ** 2
+    grid = (side // patch, side // patch)
+    plain = SiteShape(width, 1 + grid[0] * grid[1], grid, prefix=1)
     size, bias = width // heads, values["qkv_bias"]
-    attn = SiteShape(width, tokens, heads=heads, kv_heads=heads, head_dim=size, bias=bias)
-    mlp = SiteShape(width, tokens, hidden=values["intermediate_size"], activation=values["hidden_act"])
-    plain = SiteShape(width, tokens)
+    attn = replace(plain, heads=heads, kv_heads=heads, head_dim=size, bias=bias)
+    mlp = replace(plain, hidden=values["intermediate_size"], activation=values["hidden_act"])
     return {"attn": attn, "mlp": mlp, "norm": plain, "block": plain}
 
 

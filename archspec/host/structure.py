@@ -38,6 +38,8 @@ class SiteShape:
     """The output projection carries a bias."""
     rotary: bool = False
     qk_norm: bool = False
+    prefix: int = 0
+    """Tokens before those of the grid (ViT's class token). A filter over the grid shows them nothing but themselves."""
     context: int | None = None
     """Width of what a cross attention reads beside the tokens: (batch, its tokens, context)."""
 

@@ -157,10 +157,12 @@ def put(target: Tensor, value: Tensor) -> None:
 
 
 def grid_of(tokens: int, shape: SiteShape) -> tuple[int, int]:
-    """Return (rows, columns) of a raster of `tokens`: the site's grid, or one of its aspect ratio at another size."""
+    """Return (rows, columns) of a raster of `tokens`, those before the grid left out: the site's grid, or one of its
+    aspect ratio at another size."""
     if shape.grid is None:
         raise InternalError("a 2-D operator stands at a site without a grid")
     rows, columns = shape.grid
+    tokens -= shape.prefix
     scale = (tokens / (rows * columns)) ** 0.5
     found = (round(rows * scale), round(columns * scale))
     if found[0] * found[1] != tokens:

@@ -63,6 +63,7 @@ class MixFfn(Mlp):
         u = torch.cat([act(part) if config.early else part for part in maps], -1)
         grid = grid_of(x.shape[1], shape) if config.layout == "grid" else None
         u = shown(u, presence(context, u))
-        parts = slow_tokens(u, state["conv.weight"], state["conv.bias"], grid, bool(config.causal)).chunk(len(maps), -1)
+        filters = state["conv.weight"], state["conv.bias"]
+        parts = slow_tokens(u, *filters, grid, bool(config.causal), shape.prefix).chunk(len(maps), -1)
         h = act(parts[0]) if len(parts) == 1 else act(parts[1]) * parts[0]
         return linear(h, state["readout.weight"], state.get("readout.bias"))
