@@ -14,6 +14,7 @@ from archspec.host.structure import Site
 from archspec.instructions import Install, Instruction, Relist
 from archspec.language.spec import Init, Parallelize, Replace
 from archspec.operators.base import Signature
+from archspec.operators.mlp import Mlp
 from archspec.semantics.resolve import ResolvedSpec
 
 
@@ -61,7 +62,8 @@ def _operators(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterat
                 tensors = config.tensors(installs[site.path].shape)
                 features = tensors["readout.weight"][1] if "readout.weight" in tensors else 0
                 init = edit.init or Init()
-                yield Taught(site.name, site, (site.path,), init, features, bool(tensors), donor(site, config))
+                chosen = donor(site, config) if init.neurons in ("auto", "greedy") else None
+                yield Taught(site.name, site, (site.path,), init, features, bool(tensors), chosen)
 
 
 def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[Taught]:
@@ -78,7 +80,7 @@ def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[
 
 def donor(site: Site, config: Signature) -> dict[str, str] | None:
     """Return where the host keeps its MLP, when `config` is a narrower one of the same form: its neurons are chosen."""
-    if config.name != "mlp" or not site.shape.hidden:
+    if not isinstance(config, Mlp) or not site.shape.hidden:
         return None
     whole = all(f"{name}.weight" in site.teacher for name in config.inherits(site.shape))
     narrower = int(config.settings()["hidden"]) < site.shape.hidden

@@ -53,6 +53,11 @@ class Init(Node):
     shorthand: ClassVar[str | None] = "kind"
     kind: InitKind | None = arg("how; default: the best that the operator supports without data", default=None)
     from_: str | None = arg("artifact to read (kind artifact)", default=None, path=True)
+    neurons: Literal["auto", "strongest", "nearest", "clusters", "greedy"] = arg(
+        "of a narrower MLP: strongest: those of large weights stay; nearest, clusters: those that are alike are "
+        "merged; greedy: those that data miss least (least_squares); auto: greedy, without data strongest",
+        default="auto",
+    )
     ridge: float = arg("least_squares: ridge, as a fraction of the mean Gram diagonal", default=1e-4, least=0)
     samples: int = arg("least_squares: calibration samples", default=1024, least=1)
     sequential: bool = arg("least_squares: fit on the activations of the already edited model", default=False)
@@ -224,7 +229,7 @@ class Finetune(Node):
     weight_decay: float = arg("AdamW weight decay", default=0.0, least=0)
     clip: float | None = arg("largest gradient norm", default=1.0, above=0)
     ema: float | None = arg("decay of the weights' moving average; null: none", default=0.999, above=0, most=1)
-    objective: Literal["auto", "flow", "epsilon", "lm"] = arg(
+    objective: Literal["auto", "flow", "epsilon", "lm", "mlm", "classification", "features"] = arg(
         "loss of the task; auto: the family's, from the scheduler", default="auto"
     )
     times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", default="logit_normal")
