@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from archspec.host.structure import Port, SiteShape
+from archspec.host.structure import EXIT, Port, SiteShape
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Install:
     layer: int | None = None
     """Index that the host's cache knows the site by (transformers)."""
     do: Literal["install"] = "install"
+
+    @property
+    def is_exit(self) -> bool:
+        """Whether it only takes away a site's second module (`Port.exit`): nothing that a reader asked for."""
+        return self.slot == EXIT
 
 
 @dataclass(frozen=True)

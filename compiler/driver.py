@@ -34,6 +34,7 @@ from archspec.compiler.rewrite.graph import HostGraph
 from archspec.compiler.rewrite.pipeline import run
 from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity, fail
 from archspec.host.locate import Located, check_fingerprint, locate, structure_of
+from archspec.host.probes import with_probe
 from archspec.host.structure import Structure
 from archspec.instructions import Instruction
 from archspec.language.expectations import METRICS
@@ -185,7 +186,7 @@ def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool) -> Prepared:
     with clock("locate"):
         located = _locate(spec, path.parent)
     with clock("structure"):
-        structure = _structure(located, whole)
+        structure = with_probe(_structure(located, whole), spec.probe, path.parent, spec.span("probe"))
     with clock("resolve"):
         resolved = resolve(spec, structure)
     derived = derive(resolved, clock)

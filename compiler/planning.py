@@ -25,7 +25,7 @@ from typing import Any
 
 from archspec.compiler.taught import Taught, inside, taught_parts
 from archspec.instructions import Install, Instruction, Relist, added, to_json
-from archspec.language.spec import Distill, Freeze
+from archspec.language.spec import Distill, Freeze, Init
 from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
 from archspec.quantity import quantity
 from archspec.semantics.resolve import ResolvedSpec, explicit
@@ -93,7 +93,7 @@ class _Planner:
 
     @cached_property
     def frozen(self) -> list[str]:
-        return sorted({s.path for e in self.resolved.edits if isinstance(e.edit, Freeze) for s in e.sites})
+        return sorted({p for e in self.resolved.edits if isinstance(e.edit, Freeze) for s in e.sites for p in s.paths})
 
     @property
     def _added(self) -> list[list[str]]:
@@ -130,7 +130,7 @@ class _Planner:
         whole = not task.sites or task.settings.get("sequential")
         program = [i for i in self.program if whole or _concerns(i, task.sites)]
         first = [
-            [part.sites, part.init.kind, part.init.seed]
+            [part.sites, part.init.kind, part.init.seed, *_chosen(part.init)]
             for part in self.parts
             if whole or inside(part.sites, task.sites)
         ]
@@ -214,7 +214,7 @@ class _Planner:
         """Return the settings of low-rank training, its slots as the sites that hold old weights."""
         replaced = {i.path for i in self.program if isinstance(i, Install)}
         old = (s for s in self.resolved.structure.sites if s.slot in stage["targets"] and s.path not in replaced)
-        sites = [site.path for site in old if not inside((site.path,), self.frozen)]
+        sites = [path for site in old for path in site.paths if not inside((path,), self.frozen)]
         alpha = stage["rank"] if stage["alpha"] is None else stage["alpha"]
         return {"rank": stage["rank"], "alpha": alpha, "dropout": stage["dropout"], "sites": sites}
 
@@ -260,6 +260,11 @@ def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     one), and why."""
     found = {name: value for name, value in settings.items() if name not in ("checkpoint", "why")}
     return found | ({"cache": settings["cache"] > 0} if "cache" in settings else {})
+
+
+def _chosen(init: Init) -> list[str]:
+    """Return what a choice of neurons adds to what first weights hang on."""
+    return [] if init.neurons == "auto" else [init.neurons]
 
 
 def _concerns(instruction: Instruction, sites: Sequence[str]) -> bool:

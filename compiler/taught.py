@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from archspec.host.structure import Site
 from archspec.instructions import Install, Instruction, Relist
 from archspec.language.spec import Init, Parallelize, Replace
+from archspec.operators.base import Signature
+from archspec.operators.mlp import Mlp
 from archspec.semantics.resolve import ResolvedSpec
 
 
@@ -59,8 +61,9 @@ def _operators(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterat
             if site.path in installs:
                 tensors = config.tensors(installs[site.path].shape)
                 features = tensors["readout.weight"][1] if "readout.weight" in tensors else 0
-                donor = _donor(site, installs[site.path])
-                yield Taught(site.name, site, (site.path,), edit.init or Init(), features, bool(tensors), donor)
+                init = edit.init or Init()
+                chosen = donor(site, config) if init.neurons in ("auto", "greedy") else None
+                yield Taught(site.name, site, (site.path,), init, features, bool(tensors), chosen)
 
 
 def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[Taught]:
@@ -75,13 +78,10 @@ def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[
             yield Taught(name, first, paths, inits.get(paths[0]) or Init(), features)
 
 
-def _donor(site: Site, install: Install) -> dict[str, str] | None:
-    """Return where the host keeps its MLP, when `install` is a narrower one of the same form."""
-    if install.operator != "mlp" or not install.shape.hidden:
+def donor(site: Site, config: Signature) -> dict[str, str] | None:
+    """Return where the host keeps its MLP, when `config` is a narrower one of the same form: its neurons are chosen."""
+    if not isinstance(config, Mlp) or not site.shape.hidden:
         return None
-    from archspec.operators import restore
-
-    config = restore("mlp", install.config)
-    whole = all(f"{name}.weight" in site.teacher for name in config.inherits(install.shape))
-    narrower = int(install.config["hidden"]) < install.shape.hidden
-    return dict(site.teacher) if whole and narrower and not any(config.obstacles(install.shape)) else None
+    whole = all(f"{name}.weight" in site.teacher for name in config.inherits(site.shape))
+    narrower = int(config.settings()["hidden"]) < site.shape.hidden
+    return dict(site.teacher) if whole and narrower and not any(config.obstacles(site.shape)) else None

@@ -10,7 +10,8 @@ noised inputs and no target), finetuning and evaluation all noise in one way:
 `flow` is rectified flow (2209.03003): x_t = (1 - t) x + t e, target e - x, timestep 1000 t. `epsilon` is DDPM
 (2006.11239) with the pipeline's own scheduler: target e; of a host that also learns its variance the first half of the
 channels is the prediction, and the variational term of 2102.09672 is left out, so the variance head gets no gradient.
-`lm` is next-token cross entropy. `make_objective` chooses between them.
+`lm` is next-token cross entropy, `mlm` cross entropy of masked tokens (1810.04805), `classification` that of labels.
+`features` is for encoders without a head: there is no loss but the distance to a teacher. `make_objective` chooses.
 
 Every draw comes from the CPU generator that is passed in, so a batch is the same on every device. Labels are dropped
 here, once per example: diffusers' DiT blocks would each drop on their own (every block owns a label embedder), so
@@ -173,6 +174,85 @@ class NextToken:
         return F.cross_entropy(logits, target[:, 1:].flatten(), ignore_index=self.ignored)
 
 
+@dataclass(frozen=True)
+class MaskedToken:
+    """Masked language modelling (BERT, 1810.04805, Sec. 3.1): of each text a part of the tokens is to be told, of which
+    four in five are masked, one in ten is another token and one in ten is left. Prediction (batch, tokens, vocabulary);
+    target (batch, tokens) ids, `ignored` where nothing is asked. `special`: ids that are never asked for."""
+
+    mask: int
+    vocabulary: int
+    special: tuple[int, ...] = ()
+    part: float = 0.15
+    name: str = "mlm"
+    ignored: ClassVar[int] = NextToken.ignored
+
+    def inputs(self, batch: Batch, generator: Generator) -> tuple[dict[str, Any], Tensor]:
+        ids: Tensor = batch["input_ids"]
+        keywords = text_keywords(batch)
+        chance, fate = (torch.rand(ids.shape, generator=generator).to(ids.device) for _ in range(2))
+        other = torch.randint(0, self.vocabulary, ids.shape, generator=generator).to(ids.device)
+        asked = chance < self.part
+        if self.special:
+            asked &= ~torch.isin(ids, torch.tensor(self.special, device=ids.device))
+        if "attention_mask" in keywords:
+            asked &= keywords["attention_mask"].bool()
+        shown = torch.where(asked & (fate < 0.8), self.mask, ids)
+        shown = torch.where(asked & (fate >= 0.9), other, shown)
+        return keywords | {"input_ids": shown}, ids.masked_fill(~asked, self.ignored)
+
+    def output(self, answer: Any) -> Tensor:
+        return first_tensor(answer)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Mean negative log-likelihood per asked token, nats; 0 where none is asked."""
+        losses = F.cross_entropy(
+            prediction.float().flatten(0, 1), target.flatten(), ignore_index=self.ignored, reduction="sum"
+        )
+        return losses / (target != self.ignored).sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Labels of images; prediction (batch, classes), target (batch,)."""
+
+    name: str = "classification"
+
+    def inputs(self, batch: Batch, generator: Generator) -> tuple[dict[str, Any], Tensor]:
+        x: Tensor = batch["x"]
+        if "label" not in batch:
+            raise fail("AS712", "the objective 'classification' needs labels, and the data has none")
+        return {"pixel_values": x}, batch["label"].to(x.device)
+
+    def output(self, answer: Any) -> Tensor:
+        return first_tensor(answer)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(prediction.float(), target)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of an encoder without a head, the features of its last layer (batch, tokens, width). It has no task."""
+
+    name: str = "features"
+
+    def inputs(self, batch: Batch, generator: Generator) -> tuple[dict[str, Any], Tensor]:
+        keywords = text_keywords(batch) if "input_ids" in batch else {"pixel_values": batch["x"]}
+        return keywords, torch.zeros(())
+
+    def output(self, answer: Any) -> Tensor:
+        return first_tensor(answer)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return 0.0 * prediction.float().sum()
+
+
+def text_keywords(batch: Batch) -> dict[str, Any]:
+    """Return what an encoder of text is given: ids, and the mask of what is no padding if the data has one."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+
+
 def first_tensor(answer: Any) -> Tensor:
     """Return the tensor of a model's answer: itself, `.sample`, or the first entry."""
     if isinstance(answer, Tensor):
@@ -197,11 +277,12 @@ def make_objective(
     `times`: by default logit-normal for flow (2403.03206) and uniform for epsilon (2006.11239).
     """
     kind = told(place) if kind == "auto" else kind
-    if (kind == "lm") != place.is_language_model:
+    fits = place.is_diffusion if kind in DIFFUSION else not place.is_diffusion and kind == told(place)
+    if not fits:
         hints = ("leave objective out, or write objective: auto",)
         raise fail("AS712", f"objective '{kind}' does not fit {place.architecture or 'the host'}", None, *hints)
-    if kind == "lm":
-        return NextToken()
+    if kind not in DIFFUSION:
+        return masked(place) if kind == "mlm" else SIMPLE[kind]()
     condition = conditioning(place, label_dropout)
     if kind == "flow":
         return Flow(condition, times or "logit_normal")
@@ -210,9 +291,16 @@ def make_objective(
 
 
 def told(place: Home) -> str:
-    """Return which objective a host was trained with: `lm` from its class, else from the pipeline's scheduler."""
-    if place.is_language_model:
-        return "lm"
+    """Return which objective a host was trained with: from its class, or of a diffusion host from the pipeline's
+    scheduler."""
+    for kind, fits in (
+        ("lm", place.is_language_model),
+        ("mlm", place.is_masked_model),
+        ("classification", place.is_classifier),
+        ("features", place.is_headless),
+    ):
+        if fits:
+            return kind
     if not place.is_diffusion:
         raise fail("AS712", f"no objective is known for {place.architecture or 'the host'}")
     scheduler = place.scheduler or {}
@@ -222,6 +310,26 @@ def told(place: Home) -> str:
     if kind != "epsilon":
         raise fail("AS712", f"the scheduler predicts '{kind}'; known are epsilon and flow_prediction")
     return "epsilon"
+
+
+DIFFUSION = ("flow", "epsilon")
+SIMPLE: Mapping[str, type[NextToken | Classification | Features]] = {
+    "lm": NextToken,
+    "classification": Classification,
+    "features": Features,
+}
+
+
+def masked(place: Home) -> MaskedToken:
+    """Return the objective of a masked language model; its tokenizer says which token is the mask."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(place.tokenizer, local_files_only=True) if place.tokenizer else None
+    if tokenizer is None or tokenizer.mask_token_id is None:
+        hint = "put the tokenizer's files beside config.json"
+        raise fail("AS708", f"no tokenizer says which token of {place.architecture} is the mask", None, hint)
+    special = tuple(i for i in tokenizer.all_special_ids if i != tokenizer.mask_token_id)
+    return MaskedToken(tokenizer.mask_token_id, int(place.config["vocab_size"]), special)
 
 
 CAPTION_TOKENS = 120

@@ -42,6 +42,14 @@ LLAMA: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+BERT: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
 VIT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -123,12 +131,37 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BERT with its head: 4 layers, width 32, 2 heads, tied embeddings."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    return _save(BertForMaskedLM(BertConfig(**BERT)), tmp_path_factory.mktemp("hosts") / "tiny_bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BERT without a head, as sentence encoders are published: 4 layers, width 32, 2 heads."""
+    from transformers import BertConfig, BertModel
+
+    return _save(BertModel(BertConfig(**BERT)), tmp_path_factory.mktemp("hosts") / "tiny_encoder")
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ViT with its head: 4 layers, width 32, 2 heads, 17 tokens, 2 classes; tensors named as its modules."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    folder = tmp_path_factory.mktemp("hosts") / "tiny_vit"
+    return _save(ViTForImageClassification(ViTConfig(**VIT)), folder, save_original_format=False)
+
+
+@pytest.fixture(scope="session")
 def tiny_plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ViT: a host of no known family (4 layers, width 32, 2 heads, 17 tokens).
+    """A ViT-MSN: a host of no known family (4 layers, width 32, 2 heads, 17 tokens).
 
     Saved under the names of its modules, not those of old checkpoints, which transformers would write.
     """
-    from transformers import ViTConfig, ViTModel
+    from transformers import ViTMSNConfig, ViTMSNModel
 
     folder = tmp_path_factory.mktemp("hosts") / "tiny_plain"
-    return _save(ViTModel(ViTConfig(**VIT)), folder, save_original_format=False)
+    return _save(ViTMSNModel(ViTMSNConfig(**VIT)), folder, save_original_format=False)

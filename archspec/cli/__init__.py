@@ -29,6 +29,8 @@ VERBS: Mapping[str, str] = {
     "compile": "Compile a spec into a checkpoint folder.",
     "run": "Carry out the plan of a compiled checkpoint.",
     "sweep": "Compile, run and rank every member of a spec's matrix.",
+    "probe": "Measure a host at each of its sites, for selectors that rank.",
+    "search": "Choose an operator for each site under a budget.",
     "sample": "Sample from a checkpoint.",
     "eval": "Measure a checkpoint beside its host.",
     "show": "Describe a checkpoint.",

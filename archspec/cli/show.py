@@ -184,7 +184,7 @@ def to_json(found: Description) -> dict[str, Any]:
 def _changes(found: Description) -> Iterator[tuple[str, str]]:
     for instruction in found.program:
         match instruction:
-            case Install():
+            case Install() if not instruction.is_exit:
                 yield instruction.path, instruction.operator
             case Share():
                 yield instruction.path, f"weights of {instruction.to}"
@@ -267,7 +267,7 @@ def _add_entries(branch: Tree, found: Description, entries: list[tuple[str, str]
 def _inside(found: Description, path: str) -> Iterator[str]:
     """Yield what was edited within an entry of the result, as `slot: operator`."""
     for instruction in found.program:
-        if isinstance(instruction, Relist):
+        if isinstance(instruction, Relist) or (isinstance(instruction, Install) and instruction.is_exit):
             continue
         places = result_paths(found.program, instruction.path)
         if any(place == path or place.startswith(f"{path}.") for place in places):

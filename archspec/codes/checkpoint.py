@@ -298,4 +298,42 @@ CODES: tuple[Code, ...] = (
         bad="graft_weights: [{1: block_1/best.pt}]",
         good="graft_weights: {1: block_1/best.pt}",
     ),
+    Code(
+        "AS662",
+        "a candidate that fits no site",
+        "Each candidate of `search` must fit at least one of the sites that are searched: slot, widths, heads, grid.",
+        bad="search: {sites: blocks.mlp, candidates: [hyena_x], budget: [flops <= 0.9x]}",
+        good="search: {sites: blocks.attn, candidates: [hyena_x], budget: [flops <= 0.9x]}",
+    ),
+    Code(
+        "AS663",
+        "a search that cannot be held to its budget",
+        "A budget is an upper bound on what adds up over sites: params, flops, weights, latency. The host is searched "
+        "as it is: edits are what the search gives.",
+        bad="search: {sites: blocks.attn, candidates: [hyena_x], budget: [fd <= 1.1x]}",
+        good="search: {sites: blocks.attn, candidates: [hyena_x], budget: [flops <= 0.9x]}",
+    ),
+    Code(
+        "AS664",
+        "nothing to search",
+        "`archspec search` reads the `search` stanza of a spec.",
+        bad="archspec search specs/examples/digits.yaml -o found.yaml",
+        good="search: {sites: blocks.attn, candidates: [hyena_x], budget: [flops <= 0.9x]}",
+    ),
+    Code(
+        "AS660",
+        "a probe that cannot be read",
+        "`probe` names a JSON file that `archspec probe` wrote: of a format that this version reads, and with finite "
+        "figures.",
+        bad="probe: leaderboard.json",
+        good="probe: dit.probe.json      # archspec probe HOST -o dit.probe.json",
+    ),
+    Code(
+        "AS661",
+        "a probe of another host",
+        "What was measured of one model says nothing of another, or of the same one with other weights. The file holds "
+        "the class of the host and the identity of its weights.",
+        bad="probe: dit-256.probe.json      # the base is DiT-XL-2-512",
+        good="probe: dit-512.probe.json",
+    ),
 )

@@ -35,6 +35,22 @@ CODES: tuple[Code, ...] = (
         good="edits: [{drop: 'blocks[1::2]'}]",
     ),
     Code(
+        "AS234",
+        "operator mixes tokens where the host does not tell it enough",
+        "Texts are padded, and decoded token by token with a cache. The host passes mask and cache to its attentions "
+        "alone, so an operator that mixes tokens in place of an MLP would mix padding in, and forget what came before.",
+        bad="edits: [{replace: 'blocks[*].mlp', with: mix_ffn}]",
+        good="edits: [{insert: 'blocks[*]', with: mix_ffn}]",
+    ),
+    Code(
+        "AS235",
+        "finetuning without a task",
+        "`BertModel` and `ViTModel` have no head, so there is no loss of a task to finetune by. They can follow the "
+        "host's own output, which `distill_weight` weighs.",
+        bad="finetune: {steps: 100}",
+        good="finetune: {steps: 100, distill_weight: 1}",
+    ),
+    Code(
         "AS250",
         "a site is replaced twice",
         "Two edits put an operator into the same site. Selectors name sites of the base, so the second does not apply "

@@ -211,6 +211,21 @@ CODES: tuple[Code, ...] = (
         good="distill: {batch: 64}",
     ),
     Code(
+        "AS735",
+        "an unknown measure",
+        "`archspec probe` measures locality (set by k), influence, deviation, mean and largest.",
+        bad="archspec probe HOST -m 'locality(band=32)'",
+        good="archspec probe HOST -m 'locality(k=32)'",
+    ),
+    Code(
+        "AS736",
+        "a measure that no site shows",
+        "Locality is read off torch's own attention kernel as it runs. A host that computes attention by other means, "
+        "or has none, shows nothing.",
+        bad="archspec probe HOST -m locality      # of a host of linear attention",
+        good="archspec probe HOST -m influence",
+    ),
+    Code(
         "AS790",
         "tokens do not form the operator's grid",
         "A 2-D operator arranges its tokens on the site's grid, at the native size or another one of the same aspect "

@@ -317,6 +317,15 @@ CODES: tuple[Code, ...] = (
         "drop: blocks[i % 2 == 0]",
     ),
     Code(
+        "AS176",
+        "a ranking by what was not measured",
+        "`top n of ... by MEASURE` and `bottom n of ...` rank sites by a file that `archspec probe` wrote of the host "
+        "and that the spec names under `probe`. The file must hold the measure, with these settings, at every site "
+        "that is ranked.",
+        bad="replace: top 3 of blocks.attn by locality(k=8)      # the file holds locality(k=32)",
+        good="replace: top 3 of blocks.attn by locality(k=32)",
+    ),
+    Code(
         "AS180",
         "a malformed matrix",
         "`matrix` is a map from the names of axes to their values: a list, or a map of named values. An axis has at "

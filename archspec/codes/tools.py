@@ -105,4 +105,12 @@ CODES: tuple[Code, ...] = (
         bad="archspec sweep sweep.yaml -o .",
         good="archspec sweep sweep.yaml -o out/sweep",
     ),
+    Code(
+        "AS820",
+        "a budget that no choice meets",
+        "Whatever stands at the searched sites, the budget of the search is exceeded. The least that can be had is "
+        "told, of each bound alone, or with the others held.",
+        bad="budget: [flops <= 0.1x]      # the embeddings alone take more",
+        good="budget: [flops <= 0.8x]",
+    ),
 )

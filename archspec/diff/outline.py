@@ -152,7 +152,8 @@ def _part(
     if shared:
         operator, config = "shared", {"with": shared}
         telling = config
-    params = 0 if path is None or tensors is None else _params_below(path, tensors)
+    places = (result_path(program, own) for own in site.paths)
+    params = sum(_params_below(place, tensors) for place in places if place) if tensors is not None else 0
     return Part(site.name, site.slot, site.group, site.index, operator, config, telling, path, params)
 
 

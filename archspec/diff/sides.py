@@ -18,6 +18,7 @@ from archspec.diff.outline import Outline, Tensor, Tensors, derived_tensors, out
 from archspec.families import describe
 from archspec.host.headers import read_folder
 from archspec.host.locate import CONFIG, locate, structure_of
+from archspec.host.probes import with_probe
 from archspec.host.strict_json import read_json
 from archspec.instructions import Instruction
 from archspec.language.parse import load
@@ -84,7 +85,7 @@ def _of_spec(label: str, path: Path) -> Outline:
     located = locate(spec.base, path.parent)
     if located.folder is None:
         return Outline(label, "spec", "", {}, (), {}, {}, None, spec=written, path=path)
-    structure = structure_of(located)
+    structure = with_probe(structure_of(located), spec.probe, path.parent, spec.span("probe"))
     program = lower(resolve(spec, structure))
     tensors = derived_tensors(structure, program) if structure.tensors else None
     return outline(label, "spec", structure, program, tensors, spec=written, path=path)

@@ -8,13 +8,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from archspec.diagnostics import fail
-from archspec.families import dit, llama, mistral, pixart, qwen, unknown
+from archspec.families import bert, dit, llama, mistral, pixart, qwen, unknown, vit
 from archspec.families.base import Family, Shape
 from archspec.host.structure import Structure, TensorHeader
 from archspec.source import Span
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (dit.FAMILY, pixart.FAMILY, llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3)
+    family.name: family
+    for family in (
+        dit.FAMILY,
+        pixart.FAMILY,
+        llama.FAMILY,
+        mistral.FAMILY,
+        qwen.QWEN2,
+        qwen.QWEN3,
+        bert.FAMILY,
+        vit.FAMILY,
+    )
 }
 
 CLASS_KEYS: Mapping[str, str] = {"diffusers": "_class_name", "transformers": "architectures"}

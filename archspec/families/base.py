@@ -71,7 +71,13 @@ class Attribute:
         return not self.choices or all(entry in self.choices for entry in entries)
 
 
-KINDS: Mapping[type, str] = {int: "a whole number", bool: "true or false", str: "a text", list: "a list"}
+KINDS: Mapping[type, str] = {
+    int: "a whole number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list",
+    dict: "a table",
+}
 
 
 def count(default: int | None, most: int = 2**31, *, optional: bool = False) -> Attribute:
@@ -115,10 +121,14 @@ class Family:
     anatomy: Callable[[str, Mapping[str, Any], Span | None], Anatomy]
     legacy: Callable[[Mapping[str, Any]], str | None] = field(default=lambda config: None)
     """Return the class that the library loads in place of an outdated one, None when that is not of this family."""
-    task: Literal["images", "text"] = "images"
+    task: Literal["images", "text", "encoder", "vision"] = "images"
     """What the host makes: which measures and objectives have a meaning for it."""
+    headless: frozenset[str] = frozenset()
+    """Those of its classes that give features and have no task of their own: they learn from a teacher alone."""
     outside: tuple[str, ...] = ()
     """Modules within blocks that the host also reads from outside of their block, which so cannot be taken away."""
+    advice: str = "are config.json and the weights of the same model?"
+    """What to do when the headers of the weights are not what the config calls for."""
 
     def claims(self, library: str, architecture: str, config: Mapping[str, Any]) -> str | None:
         """Return the class of this family that the config stands for, None when it stands for none."""
@@ -140,7 +150,7 @@ class Family:
         """Return the host's structure. Everything in the config that is not understood is an error at `span`."""
         anatomy = self._anatomy(architecture, config, span)
         if tensors is not None:
-            _compare(anatomy, tensors, span)
+            _compare(anatomy, tensors, span, self.advice)
             tensors = {name: header for name, header in tensors.items() if name in anatomy.tensors}
         return Structure(self.name, architecture, self.library, config, anatomy.groups, anatomy.sites, tensors)
 
@@ -186,7 +196,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _compare(anatomy: Anatomy, tensors: Mapping[str, TensorHeader], span: Span | None) -> None:
+def _compare(anatomy: Anatomy, tensors: Mapping[str, TensorHeader], span: Span | None, hint: str) -> None:
     """Refuse headers that are not what the config calls for, with the first few of what is wrong."""
     problems = Collector()
     wrong = [
@@ -203,7 +213,6 @@ def _compare(anatomy: Anatomy, tensors: Mapping[str, TensorHeader], span: Span |
         ),
         *_untied(anatomy, tensors),
     ]
-    hint = "are config.json and the weights of the same model?"
     for message in wrong[:MOST_PROBLEMS]:
         problems.report("AS606", message, span, hint)
     if len(wrong) > MOST_PROBLEMS:

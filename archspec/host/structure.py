@@ -38,6 +38,8 @@ class SiteShape:
     """The output projection carries a bias."""
     rotary: bool = False
     qk_norm: bool = False
+    prefix: int = 0
+    """Tokens before those of the grid (ViT's class token). A filter over the grid shows them nothing but themselves."""
     context: int | None = None
     """Width of what a cross attention reads beside the tokens: (batch, its tokens, context)."""
 
@@ -52,10 +54,27 @@ class Port:
     rotary: str | None = None
     """Parameter that holds (cos, sin), each (batch or 1, tokens, head_dim)."""
     mask: str | None = None
+    """Parameter that holds the attention mask; it is also the second argument, where the host passes two by place."""
     cache: str | None = None
     """Parameter that holds a transformers `Cache`."""
     context: str | None = None
     """Parameter that holds what a cross attention reads beside the tokens."""
+    exit: str | None = None
+    """Where the host does a site's work in two modules (BERT: the last linear map stands in the next one): the second,
+    by its path from the parent of the first. An operator does the work of both, and there the identity stands."""
+
+    def exit_of(self, path: str) -> str | None:
+        """Return the path of the module that gives the output of the site at `path`, None where that is the site's own.
+
+        >>> Port(exit="output.dense").exit_of("layer.0.attention.self")
+        'layer.0.attention.output.dense'
+        """
+        home = path.rpartition(".")[0]
+        return None if self.exit is None else f"{home}.{self.exit}" if home else self.exit
+
+
+EXIT = "exit"
+"""The slot of a site's second module, which no selector names."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +93,18 @@ class Site:
     teacher: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Canonical weight name to tensor name in the base: attention q, k, v, o; MLP up, down, gate (each with
     `.weight` and, where the host has it, `.bias`). What `inherit` reads."""
+
+    @property
+    def exit(self) -> Site | None:
+        """The second of its two modules, see `Port.exit`."""
+        path = self.port.exit_of(self.path)
+        shape = SiteShape(self.shape.width, self.shape.tokens, self.shape.grid, self.shape.causal)
+        return Site(path, EXIT, shape, Port("input"), self.group, self.index) if path else None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The modules that do its work."""
+        return (self.path, self.exit.path) if self.exit else (self.path,)
 
     @property
     def name(self) -> str:
@@ -105,6 +136,15 @@ class TensorHeader:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """A file that `archspec probe` wrote. `values`: measure -> module path -> figure; `digest` is of the content."""
+
+    file: str
+    digest: str
+    values: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
 class Structure:
     """All that is known of a host without running it."""
 
@@ -120,6 +160,8 @@ class Structure:
     sites: tuple[Site, ...]
     tensors: Mapping[str, TensorHeader] | None = None
     """None when only the config is at hand."""
+    probe: Probe | None = None
+    """What was measured of the host, when the spec names it."""
 
     def depth(self, group: str = "blocks") -> int:
         return sum(1 for s in self.sites if s.slot == "block" and s.group == group)

@@ -53,6 +53,11 @@ class Init(Node):
     shorthand: ClassVar[str | None] = "kind"
     kind: InitKind | None = arg("how; default: the best that the operator supports without data", default=None)
     from_: str | None = arg("artifact to read (kind artifact)", default=None, path=True)
+    neurons: Literal["auto", "strongest", "nearest", "clusters", "greedy"] = arg(
+        "of a narrower MLP: strongest: those of large weights stay; nearest, clusters: those that are alike are "
+        "merged; greedy: those that data miss least (least_squares); auto: greedy, without data strongest",
+        default="auto",
+    )
     ridge: float = arg("least_squares: ridge, as a fraction of the mean Gram diagonal", default=1e-4, least=0)
     samples: int = arg("least_squares: calibration samples", default=1024, least=1)
     sequential: bool = arg("least_squares: fit on the activations of the already edited model", default=False)
@@ -224,7 +229,7 @@ class Finetune(Node):
     weight_decay: float = arg("AdamW weight decay", default=0.0, least=0)
     clip: float | None = arg("largest gradient norm", default=1.0, above=0)
     ema: float | None = arg("decay of the weights' moving average; null: none", default=0.999, above=0, most=1)
-    objective: Literal["auto", "flow", "epsilon", "lm"] = arg(
+    objective: Literal["auto", "flow", "epsilon", "lm", "mlm", "classification", "features"] = arg(
         "loss of the task; auto: the family's, from the scheduler", default="auto"
     )
     times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", default="logit_normal")
@@ -258,6 +263,19 @@ class Eval(Node):
 
 
 @node
+class Search(Node):
+    """What `archspec search` chooses from: an operator for each site, at a price (Puzzle,
+    https://arxiv.org/abs/2411.19146, Sec. 3)."""
+
+    sites: Selector = arg("sites to choose for")
+    candidates: tuple[OperatorCall, ...] = arg("operators; beside them every site may stay as it is")
+    budget: tuple[Expectation, ...] = arg("upper bounds on params, flops, weights or latency of the result")
+    samples: int = arg("calibration samples of the fits that scores are of", default=256, least=1)
+    ridge: float = arg("ridge of these fits, as a fraction of the mean Gram diagonal", default=1e-4, least=0)
+    seed: int = arg("seed of random weights and of calibration", default=0, least=0)
+
+
+@node
 class Spec(Node):
     """A whole spec file. Of a member of a matrix, `matrix` and `arms` are empty (`archspec.language.matrix`)."""
 
@@ -270,6 +288,9 @@ class Spec(Node):
     description: str | None = arg("one paragraph for the model card", default=None)
     extends: str | None = arg("spec to inherit from, path relative to this file", default=None)
     base: Base | None = arg("the host; may come from `extends`", default=None)
+    probe: str | None = arg(
+        "file that `archspec probe` wrote of the host, by which `top` and `bottom` rank sites", default=None, path=True
+    )
     seed: int | None = arg("seed of every init and stage that states none", default=None, least=0)
     matrix: Mapping[str, Any] = arg("axes: `$axis` stands for one of its values", default_factory=dict)
     arms: Mapping[str, Any] = arg("variants, each told by what it changes of the spec", default_factory=dict)
@@ -279,4 +300,5 @@ class Spec(Node):
     distill: Distill | None = arg("regression; absent or `none`: none", default=None)
     finetune: Finetune | None = arg("finetuning; absent or `none`: none", default=None)
     eval: Eval | None = arg("measurement; absent or `none`: none", default=None)
+    search: Search | None = arg("what `archspec search` chooses edits from; absent or `none`: nothing", default=None)
     expect: tuple[Expectation, ...] = arg("assertions about the result", default=())

@@ -26,7 +26,9 @@ OPERATORS: Mapping[str, str] = {
     "local_attention": "archspec.operators.local_attention:LocalAttention",
     "low_rank": "archspec.operators.low_rank:LowRank",
     "mamba2": "archspec.operators.mamba2:Mamba2",
+    "mix_ffn": "archspec.operators.mix_ffn:MixFfn",
     "mlp": "archspec.operators.mlp:Mlp",
+    "moe": "archspec.operators.moe:Moe",
     "zero": "archspec.operators.zero:Zero",
 }
 

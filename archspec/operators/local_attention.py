@@ -31,6 +31,9 @@ class LocalAttention(Heads):
             return
         if site.grid is None:
             yield Problem("layout", "the tokens of this site form no 2-D grid", "write layout raster")
+        elif site.prefix:
+            message = "tokens stand before the grid of this site, and no window on it holds them"
+            yield Problem("layout", message, "write layout raster")
         if self.causal:
             yield Problem("layout", "a 2-D window is not causal", "write layout raster")
 

@@ -27,7 +27,11 @@ ACTIVATIONS = (
 
 @node
 class Mlp(Signature):
-    """y = W_down act(W_up x); gated: y = W_down (act(W_gate x) ∘ W_up x)."""
+    """y = W_down act(W_up x); gated: y = W_down (act(W_gate x) ∘ W_up x).
+
+    A gated MLP inherits from a teacher without gates exactly: the teacher's W_up becomes W_gate, and what it is
+    multiplied by begins as one.
+    """
 
     name: ClassVar[str] = "mlp"
     slots: ClassVar[frozenset[str]] = frozenset({"mlp", "attn"})
@@ -67,16 +71,19 @@ class Mlp(Signature):
             yield Problem("activation", f"unknown activation '{self.activation}'", hint)
 
     def inherits(self, site: SiteShape) -> tuple[str, ...]:
-        return ("up", "gate", "down") if self.gated else ("up", "down")
+        return ("up", "gate", "down") if site.gated else ("up", "down")
 
     def obstacles(self, site: SiteShape) -> Iterator[Problem]:
-        """Another inner width is no obstacle: the strongest neurons are kept, missing ones contribute nothing."""
+        """Another inner width is no obstacle: the strongest neurons are kept, missing ones contribute nothing. Nor is a
+        teacher without gates, where biases can hold them open."""
         if site.hidden is None:
             yield Problem(None, "the teacher at this site is no MLP", "write init random or least_squares")
             return
-        if self.gated != site.gated:
+        if site.gated and not self.gated:
+            yield Problem("gated", "the teacher is gated", "leave gated out")
+        if self.gated and not site.gated and not self.bias:
             yield Problem(
-                "gated", "the teacher is gated" if site.gated else "the teacher is not gated", "leave gated out"
+                "bias", "the teacher is not gated, and gates that are to begin open need a bias", "write bias true"
             )
         if self.activation != site.activation:
             yield Problem("activation", f"the teacher's activation is '{site.activation}'", "leave activation out")

@@ -17,6 +17,7 @@ from archspec.host.structure import Site, inside
 from archspec.instructions import AFTER, Entry, Install, Instruction, Relist, Share
 from archspec.language.spec import Drop, Insert, Parallelize, Repeat, Replace, Skip
 from archspec.language.spec import Share as ShareEdit
+from archspec.operators.identity import Identity
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec, parallel_groups
 
 STRUCTURAL = (Drop, Parallelize, Repeat, Insert, Skip)
@@ -35,7 +36,15 @@ def lower(resolved: ResolvedSpec) -> tuple[Instruction, ...]:
 def _installs(resolved: ResolvedSpec) -> dict[str, Install]:
     """Return path -> install, in the base's order; the last replacement of a site wins."""
     found = _operators(resolved, Replace)
-    return {site.path: found[site.path] for site in resolved.structure.sites if site.path in found}
+    ordered = {site: found[site.path] for site in resolved.structure.sites if site.path in found}
+    return {i.path: i for site, install in ordered.items() for i in (install, *_exit(site))}
+
+
+def _exit(site: Site) -> Iterator[Install]:
+    """Yield what stands where the host would finish a site's work: nothing is left to do there."""
+    if site.exit:
+        shape, port = site.exit.shape, site.exit.port
+        yield Install(site.exit.path, site.exit.slot, Identity.name, Identity.version, {}, shape, port)
 
 
 def _operators(resolved: ResolvedSpec, verb: type[Replace | Insert]) -> dict[str, Install]:
@@ -62,8 +71,8 @@ def _shares(resolved: ResolvedSpec) -> dict[str, str]:
     for edit in resolved.edits:
         if isinstance(edit.edit, ShareEdit):
             first, *others = edit.sites
-            owner |= {site.path: first.path for site in others}
-    order = [site.path for site in resolved.structure.sites if site.path in owner]
+            owner |= {own: its for site in others for own, its in zip(site.paths, first.paths, strict=True)}
+    order = [path for site in resolved.structure.sites for path in site.paths if path in owner]
     for path in order:  # an owner comes before its sharers, so it is settled when they are
         owner[path] = owner.get(owner[path], owner[path])
     return {path: owner[path] for path in order}

@@ -83,6 +83,8 @@ class ResolvedSpec:
         for stage in ("finetune", "eval"):
             if data[stage] and data[stage]["data"] is None:
                 data[stage]["data"] = data["data"]
+        if self.structure.probe:
+            data["probe"] = {"file": self.structure.probe.file, "digest": self.structure.probe.digest}
         if data["distill"]:
             data["distill"]["loss"] = _losses(data["distill"]["loss"])
         return data

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity
 from archspec.host.locate import check_fingerprint, locate, structure_of
+from archspec.host.probes import with_probe
 from archspec.host.structure import Structure
 from archspec.language.build import build_signature
 from archspec.language.choice import merged
@@ -51,14 +52,14 @@ def _findings(of: Path | Source, near: Path) -> tuple[Diagnostic, ...]:
     return tuple(collector)
 
 
-Hosts = dict[tuple[Base | None, bool], tuple[Structure | None, tuple[Diagnostic, ...]]]
-"""Base, whether it is missing by a mistake -> its structure, and what is wrong with it: read once for all members."""
+Hosts = dict[tuple[Base | None, str | None, bool], tuple[Structure | None, tuple[Diagnostic, ...]]]
+"""Base, probe, whether the base is missing by a mistake -> its structure, and what is wrong with it: read once."""
 
 
 def _of_member(member: Member, near: Path, hosts: Hosts) -> tuple[Diagnostic, ...]:
     collector = Collector()
     partial = build_spec(member.tree, collector)
-    key = partial.spec.base, partial.gaps.has("base")
+    key = partial.spec.base, partial.spec.probe, partial.gaps.has("base")
     if key not in hosts:
         found = Collector()
         hosts[key] = _host(partial, near, found), tuple(found)
@@ -91,6 +92,7 @@ def _host(partial: Partial, near: Path, collector: Collector) -> Structure | Non
             return None
         structure = structure_of(located)
         check_fingerprint(spec.base, located)
+        structure = with_probe(structure, spec.probe, near, spec.span("probe"))
     except ArchspecError as error:
         collector.add(error.diagnostics)
         return None

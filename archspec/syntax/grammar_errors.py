@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CODES: dict[Start, str] = {"spec": "AS120", "selector": "AS130", "expectation": "AS135"}
 
 _STATEMENT = {"VERB", "STANZA", "LET", "EXPECT"}
-_SELECTOR = {"NAME", "STRING", "TAKE", "LPAR"}
+_SELECTOR = {"NAME", "STRING", "TAKE", "RANK", "LPAR"}
 _VALUE = {"NUMBER", "NAME", "STRING"}
 _NAMES = {
     "KEY": "a setting (`name = value`)",
@@ -34,6 +34,8 @@ _NAMES = {
     "OF": "'of'",
     "SPEC": "'spec'",
     "TAKE": "'first'",
+    "RANK": "'top'",
+    "BY": "'by'",
     "CLAUSE": "a clause (`with`, `init`, `by`, ...)",
     "FLAG": "'tie'",
     "TO": "'to'",
@@ -84,7 +86,7 @@ def expected(accepts: frozenset[str]) -> str:
         if group <= rest:
             names.append(name)
             rest -= group | (
-                {"SEMICOLON", "CLAUSE", "FLAG", "LBRACE", "LSQB", "LPAR"} if group is not _SELECTOR else {"LPAR"}
+                {"SEMICOLON", "CLAUSE", "BY", "FLAG", "LBRACE", "LSQB", "LPAR"} if group is not _SELECTOR else {"LPAR"}
             )
     names += sorted(_NAMES.get(kind) or _sign(kind) for kind in rest)
     return " or ".join([", ".join(names[:5][:-1]), names[:5][-1]] if len(names) > 1 else names)
@@ -175,7 +177,7 @@ def _assignment(slip: Slip) -> Refused | None:
 
 def _setting(slip: Slip) -> Refused | None:
     """A word in braces or parentheses that no `=` follows."""
-    if "KEY" not in slip.accepts or slip.kind not in ("NAME", "STRING", "VERB", "STANZA", "CLAUSE", "FLAG"):
+    if "KEY" not in slip.accepts or slip.kind not in ("NAME", "STRING", "VERB", "STANZA", "CLAUSE", "BY", "FLAG"):
         return None
     word = slip.found.strip("\"'")
     if slip.after.startswith(":"):
@@ -200,6 +202,15 @@ def _braced_parameters(slip: Slip) -> Refused | None:
     if slip.found == "{" and "LPAR" in slip.accepts and "CLAUSE" in slip.accepts:
         return slip.refused("parameters stand in parentheses", f"write `{slip.before}(name=value, ...)`")
     return None
+
+
+def _measure(slip: Slip) -> Refused | None:
+    """What `top n of ...` ranks by is missing."""
+    if slip.before != "by" or slip.accepts != {"NAME"}:
+        return None
+    found = f"'{slip.found}'" if slip.found else "the end"
+    hint = "write what a probe measured: `by influence`, `by locality(k=32)`"
+    return slip.refused(f"expected a measure, found {found}", hint)
 
 
 def _reserved(slip: Slip) -> Refused | None:
@@ -233,6 +244,7 @@ _RULES: tuple[Callable[[Slip], Refused | None], ...] = (
     _setting,
     _separator,
     _braced_parameters,
+    _measure,
     _reserved,
     _module_path,
     _chained,

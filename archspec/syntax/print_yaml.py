@@ -70,7 +70,7 @@ def _items(tree: Seq, indent: int, depth: int) -> Iterator[str]:
     for number, item in enumerate(tree.items):
         above = item.comments.above
         behind = text_behind(item.comments.behind)
-        if isinstance(item, Map) and item.entries:
+        if isinstance(item, Map) and item.entries and not _is_call(item, indent):
             above += tuple(line for line in item.entries[0].comments.above if line != BLANK)
             yield from lines_above(above, indent, first=number == 0)
             yield from _map_item(item, indent, depth)
@@ -106,6 +106,11 @@ def _map_item(item: Map, indent: int, depth: int) -> Iterator[str]:
     lines = list(_entries(replace(item, entries=(first, *item.entries[1:])), indent + 2, depth + 1))
     yield f"{' ' * indent}- {lines[0][indent + 2 :]}"
     yield from lines[1:]
+
+
+def _is_call(item: Map, indent: int) -> bool:
+    """Whether an element reads as a call, `{op: hyena_x, kernel: 4}`, and fits on a line."""
+    return item.entries[0].key.value in HEADS and _fits(item, _flow(item), indent + 2, 2)
 
 
 def _fits(value: Map | Seq, flow: str, used: int, depth: int) -> bool:

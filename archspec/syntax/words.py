@@ -15,13 +15,32 @@ from archspec.source import Span
 
 Start = Literal["spec", "selector", "expectation"]
 
-STANZAS = ("description", "extends", "base", "data", "distill", "finetune", "eval", "seed", "matrix", "arms")
+STANZAS = (
+    *("description", "extends", "base", "probe", "data"),
+    *("distill", "finetune", "eval", "search", "seed", "matrix", "arms"),
+)
 CLAUSES = ("with", "init", "by", "merge", "times", "to", "tie")
 SELECTING = ("to",)
 """Clauses that hold a selector."""
 VERBS = ("replace", "parallelize", "drop", "repeat", "share", "insert", "skip", "freeze")
 RESERVED = frozenset(
-    {"spec", "archspec", "let", "expect", "first", "last", "of", "and", "or", "not", *STANZAS, *CLAUSES, *VERBS}
+    {
+        "spec",
+        "archspec",
+        "let",
+        "expect",
+        "first",
+        "last",
+        "top",
+        "bottom",
+        "of",
+        "and",
+        "or",
+        "not",
+        *STANZAS,
+        *CLAUSES,
+        *VERBS,
+    }
 )
 """Words that cannot name a selection, an operator or a bare value, in either spelling."""
 

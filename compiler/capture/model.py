@@ -26,7 +26,7 @@ def edited_paths(resolved: ResolvedSpec) -> tuple[str, ...]:
     """Return the sites within blocks that edits name: they must be single nodes of the graphs."""
     verbs = (Replace, Share, Freeze)
     sites = (site for edit in resolved.edits if isinstance(edit.edit, verbs) for site in edit.sites)
-    return tuple(dict.fromkeys(site.path for site in sites if site.slot != "block"))
+    return tuple(dict.fromkeys(path for site in sites if site.slot != "block" for path in site.paths))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def card(
 
 def _front_matter(resolved: ResolvedSpec, program: Sequence[Instruction]) -> str:
     base, structure = resolved.spec.base, resolved.structure
-    operators = sorted({i.operator for i in program if isinstance(i, Install)})
+    operators = sorted({i.operator for i in program if isinstance(i, Install) and not i.is_exit})
     found: dict[str, Any] = {"library_name": structure.library}
     if base and _is_hub_id(base.from_):
         found |= {"base_model": base.from_, "base_model_relation": "finetune"}
@@ -81,7 +81,7 @@ def _changes(structure: Structure, program: Sequence[Instruction]) -> str:
 def _rows(structure: Structure, program: Sequence[Instruction]) -> Iterator[tuple[str, str]]:
     for instruction in program:
         match instruction:
-            case Install():
+            case Install() if not instruction.is_exit:
                 settings = ", ".join(f"{k}={v}" for k, v in instruction.config.items())
                 yield _name(structure, instruction.path), f"`{instruction.operator}({settings})`"
             case Share():

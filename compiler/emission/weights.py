@@ -21,6 +21,7 @@ from archspec.host.headers import read_header
 from archspec.host.structure import Structure
 from archspec.instructions import SKIP, Entry, Install, Instruction, Relist, added
 from archspec.language.spec import Init, Insert, Parallelize, Replace, Skip
+from archspec.runtime.learn.narrowing import Way
 from archspec.runtime.model.initialize import can_inherit, initialize, path_seed
 from archspec.runtime.model.structures import plain_merge, plain_skip
 from archspec.runtime.operators import build_operator
@@ -46,7 +47,8 @@ def new_parts(resolved: ResolvedSpec, program: tuple[Instruction, ...], near: Pa
     for instruction in program:
         match instruction:
             case Install():
-                yield _operator(instruction, inits[instruction.path], resolved.structure, near)
+                init = inits.get(instruction.path, Init(kind="identity"))  # of a site's second module: no weights
+                yield _operator(instruction, init, resolved.structure, near)
             case Relist():
                 yield from _merges(instruction, inits, near)
                 yield from _added(instruction, inits, resolved.structure, near)
@@ -67,7 +69,8 @@ def _operator(install: Install, init: Init, structure: Structure, near: Path) ->
     teacher = _read(structure, site.teacher) if site and kind in TAUGHT else {}
     if kind == "least_squares":
         kind = "inherit" if can_inherit(operator, teacher) else "random"
-    initialize(operator, "random" if kind == "artifact" else kind, teacher, path_seed(init.seed, install.path))
+    first: Way = init.neurons if init.neurons != "auto" and init.neurons != "greedy" else "strongest"
+    initialize(operator, "random" if kind == "artifact" else kind, teacher, path_seed(init.seed, install.path), first)
     tensors = {name: tensor.detach() for name, tensor in operator.state_dict().items()}
     if kind == "artifact":
         tensors = _artifact(init, install.path, tensors, near)

@@ -178,12 +178,10 @@ def _length(example: Mapping[str, Any]) -> int | None:
 
 
 def _site(site: Site, program: Program, host: _Side, result: _Side) -> SiteCost:
-    paths = result_paths(program, site.path)
+    paths = [place for path in site.paths for place in result_paths(program, path)]
     module = result.model.get_submodule(paths[0]) if paths else None
     operator = module.signature.name if isinstance(module, Operator) else None
-    return SiteCost(
-        site.path, site.name, site.slot, host.at([site.path]), result.at(paths) if paths else None, operator
-    )
+    return SiteCost(site.path, site.name, site.slot, host.at(site.paths), result.at(paths) if paths else None, operator)
 
 
 def _edit(
@@ -195,7 +193,7 @@ def _edit(
     result: _Side,
 ) -> EditCost:
     """Return the change by an edit: of its sites, of all sites of their slots, of the whole model."""
-    paths = [site.path for site in edit.sites]
+    paths = [path for site in edit.sites for path in site.paths]
     before, merges = host.at(paths), result.at(_merges(edit, resolved, program, result))
     changes = [_change(paths, program, host, result), (merges.flops, merges.params)]
     for inner in _nested(paths, resolved):
@@ -206,7 +204,7 @@ def _edit(
     whole = host.total()
     return EditCost(
         edit=f"{edit.edit.verb} {edit.edit.target.text}",
-        sites=len(paths),
+        sites=len(edit.sites),
         sites_flops=_part(flops, before.flops),
         slot_flops=_part(flops, slot),
         model_flops=flops / whole.flops if whole.flops else 0.0,

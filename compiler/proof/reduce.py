@@ -10,6 +10,7 @@ of 16 heads), so that mixed-up axes show.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from archspec.diagnostics import ArchspecError
@@ -47,10 +48,23 @@ def _decoder(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, A
     return own | sized | words
 
 
+def _bert(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
+    width = head_dim * config.get("num_attention_heads", 12)
+    return {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": 64, "pad_token_id": 0}
+
+
+def _vit(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
+    width = head_dim * config.get("num_attention_heads", 12)
+    side = min(config.get("image_size", 224), config.get("patch_size", 16) * most)
+    return {"hidden_size": width, "intermediate_size": 2 * width, "image_size": side, "pooler_output_size": None}
+
+
 NARROWED: Mapping[str, Callable[[Mapping[str, Any], int, int], dict[str, Any]]] = {
     "dit": _dit,
     "pixart": _pixart,
     **{name: _decoder for name, family in FAMILIES.items() if family.task == "text"},
+    "bert": _bert,
+    "vit": _vit,
 }
 """Family -> the config entries of its reduced form."""
 
@@ -75,7 +89,7 @@ def _candidates(resolved: ResolvedSpec) -> Iterator[ResolvedSpec]:
 
 
 def _described(structure: Structure, changes: Mapping[str, Any]) -> Structure:
-    return describe({**structure.config, **changes})
+    return replace(describe({**structure.config, **changes}), probe=structure.probe)
 
 
 def _fits(resolved: ResolvedSpec) -> bool:

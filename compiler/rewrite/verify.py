@@ -59,7 +59,9 @@ def _cuts(before: HostGraph, after: HostGraph) -> Iterator[str]:
             given = _tokens(node, new.site.port.input)
             if given is None or given.shape[-1] != new.site.shape.width:
                 yield f"{_place(body, node)} reads {summary(given)}, its site has width {new.site.shape.width}"
-            was = next((n.meta["val"] for _, n in before.nodes(str(node.target))), given)
+            was = next((n.meta["val"] for _, n in before.nodes(new.site.paths[-1])), given)
+            if new.site.exit and isinstance(node.meta["val"], tuple):
+                was = (was, *node.meta["val"][1:])
             if summary(was) != summary(node.meta["val"]):
                 yield f"{_place(body, node)} gives {summary(node.meta['val'])}, not {summary(was)}"
         elif isinstance(new, NewMerge):

@@ -9,6 +9,8 @@ from archspec.runtime.store.home import Home, home, read_json
 
 TEXT_LENGTH = 512
 """Tokens of an example of text, unless the host's longest text is shorter."""
+SENTENCE_LENGTH = 128
+"""The same, of an encoder, which reads one text at a time."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Needs:
     vocabulary: int | None = None
     tokenizer: Path | None = None
     autoencoder: Path | None = None
+    sentences: bool = False
+    """Texts are read one by one, each padded, and not as one stream."""
     home: Home | None = None
 
 
@@ -28,14 +32,16 @@ def needs_of(folder: Path, length: int | None = None) -> Needs:
     """Return what the model in a model or pipeline folder takes. `length`: tokens of an example of text."""
     place = home(folder)
     longest = place.config.get("max_position_embeddings") or place.config.get("n_positions") or TEXT_LENGTH
-    has_tokenizer = any((place.model / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+    sentences = place.reads_text and (place.is_masked_model or place.is_headless)
+    most = SENTENCE_LENGTH if sentences else TEXT_LENGTH
     return Needs(
         shape=place.shape,
         classes=place.classes,
-        length=length or min(TEXT_LENGTH, int(longest)),
+        length=length or min(most, int(longest)),
         vocabulary=place.config.get("vocab_size"),
-        tokenizer=place.model if has_tokenizer else None,
+        tokenizer=place.tokenizer,
         autoencoder=_real_autoencoder(place),
+        sentences=sentences,
         home=place,
     )
 

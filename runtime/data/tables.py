@@ -1,8 +1,8 @@
 """Tables: parquet, json-lines, text, and data sets of a hub, through `datasets`: memory-mapped, never read whole.
 
 A table of images needs a column of images; a table of text is cut by the host's tokenizer into pieces of the host's
-length, document after document with the end-of-text token between them. A column `input_ids` is taken as tokens
-already. Tokens are kept in `datasets`' own cache, so the second run finds them.
+length, document after document with the end-of-text token between them; an encoder reads its rows one by one, padded.
+A column `input_ids` is taken as tokens already. Tokens are kept in `datasets`' own cache, so the second run finds them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from archspec.diagnostics import fail, nearest
 from archspec.runtime.data.describe import Description, setting
@@ -35,6 +36,8 @@ def open_table(found: Description, data: Mapping[str, Any], needs: Needs) -> Exa
     column = _column(table, setting(data, "column"), found.name)
     if column == "input_ids":
         return Tokens(_pack(table, column, needs, None), found.identity, needs)
+    if _is_text(table, column) and needs.sentences:
+        return Sentences(_encode(table, column, needs, _tokenizer(needs, found.name)), found.identity, needs)
     if _is_text(table, column):
         return Tokens(_pack(table, column, needs, _tokenizer(needs, found.name)), found.identity, needs)
     label = _label(table, setting(data, "label"), found.name)
@@ -132,6 +135,31 @@ class Tokens(Examples):
         if top is not None and (int(ids.max()) >= top or int(ids.min()) < 0):
             raise fail("AS705", f"token {int(ids.max())} in row {index}; the host knows 0 to {top - 1}")
         return {"input_ids": ids}
+
+
+class Sentences(Tokens):
+    """Texts one by one, padded on the right to the longest of them: `input_ids` and `attention_mask`, (length,)."""
+
+    def __init__(self, table: Any, identity: str, needs: Needs) -> None:
+        super().__init__(table, identity, needs)
+        self.length = max((len(ids) for ids in table["input_ids"]), default=0)
+
+    def __getitem__(self, index: int) -> Example:
+        ids = super().__getitem__(index)["input_ids"]
+        room = (0, self.length - len(ids))
+        mask = torch.ones_like(ids)
+        return {"input_ids": pad(ids, room), "attention_mask": pad(mask, room)}
+
+
+def _encode(table: Any, column: str, needs: Needs, tokenizer: Any) -> Any:
+    """Return a table of `input_ids`, a text each, with the host's special tokens, at most as long as wanted."""
+
+    def encode(rows: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+        lines = [text for text in rows[column] if text]
+        found = tokenizer(lines, truncation=True, max_length=needs.length)["input_ids"] if lines else []
+        return {"input_ids": found}
+
+    return table.map(encode, batched=True, batch_size=1000, remove_columns=table.column_names)
 
 
 def _tokenizer(needs: Needs, name: str) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from archspec.diagnostics import InternalError
 from archspec.runtime.families.base import Example, Family
+from archspec.runtime.families.bert import Bert
 from archspec.runtime.families.decoder import Decoder
 from archspec.runtime.families.dit import DiT
 from archspec.runtime.families.pixart import PixArt
 from archspec.runtime.families.unknown import Unknown
+from archspec.runtime.families.vit import ViT
 
 HOSTS: tuple[Family, ...] = (
     DiT(),
@@ -16,6 +18,8 @@ HOSTS: tuple[Family, ...] = (
     Decoder("mistral"),
     Decoder("qwen2"),
     Decoder("qwen3"),
+    Bert(),
+    ViT(),
     Unknown(),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in HOSTS}

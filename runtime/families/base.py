@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import fail
 
-Objective = Literal["epsilon", "flow", "lm"]
+Objective = Literal["epsilon", "flow", "lm", "mlm", "classification"]
+TEXT_TOKENS = 64
+"""Length of an example of text when none is asked for: hosts of text have no native one."""
 Example = dict[str, Any]
 
 

@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from archspec.runtime.families.base import Draw, Example, Objective
-
-TOKENS = 64
-"""Length of an example when none is asked for: a language model has no native one."""
+from archspec.runtime.families.base import TEXT_TOKENS, Draw, Example, Objective
 
 
 class Decoder:
@@ -34,6 +31,6 @@ class Decoder:
     ) -> Example:
         """Token ids (batch, tokens), at most the host's longest text; no cache."""
         own: Any = module.config
-        length = tokens or min(TOKENS, own.max_position_embeddings)
+        length = tokens or min(TEXT_TOKENS, own.max_position_embeddings)
         draw = Draw(device, dtype, seed)
         return {"input_ids": draw.integers(own.vocab_size, batch, length), "use_cache": False}

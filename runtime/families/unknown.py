@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import fail
-from archspec.runtime.families.base import Draw, Example, Objective, side_of
-
-TEXT_TOKENS = 64
+from archspec.runtime.families.base import TEXT_TOKENS, Draw, Example, Objective, side_of
 
 
 @dataclass(frozen=True)

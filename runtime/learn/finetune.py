@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from archspec.diagnostics import fail
 from archspec.runtime.learn.draws import Stream, batch_of, generator, seed_of
 from archspec.runtime.learn.schedule import Schedule, rate
+from archspec.runtime.learn.taps import presence
 from archspec.runtime.objectives import quiet_label_dropout
 
 LOG_EVERY = 10
@@ -137,7 +138,7 @@ class Finetuning:
             return task, {"loss": task.item()}
         with torch.no_grad(), self.accelerator.autocast():
             taught = objective.output(self.teacher(**keywords))
-        distance = to_teacher(objective.name, prediction, taught)
+        distance = to_teacher(objective.name, prediction, taught, presence(keywords.get("attention_mask"), taught))
         total = task + self.settings.distill_weight * distance
         return total, {"loss": total.item(), "task_loss": task.item(), "teacher_distance": distance.item()}
 
@@ -168,9 +169,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if p.is_dir())
 
 
-def to_teacher(objective: str, prediction: Tensor, taught: Tensor) -> Tensor:
-    """Return the distance of outputs: mean squared, or for logits (..., vocabulary) the KL divergence per token."""
-    if objective == "lm":
+def to_teacher(objective: str, prediction: Tensor, taught: Tensor, present: Tensor | None = None) -> Tensor:
+    """Return the distance of outputs: mean squared, or for logits (..., vocabulary) the KL divergence per token; of
+    the tokens that are `present` (batch, tokens), None: of all."""
+    if present is not None:
+        prediction, taught = prediction[present], taught[present]
+    if objective in ("lm", "mlm", "classification"):
         own, theirs = (F.log_softmax(x.float(), dim=-1).flatten(0, -2) for x in (prediction, taught))
         return F.kl_div(own, theirs, reduction="batchmean", log_target=True)
     return F.mse_loss(prediction.float(), taught.float())

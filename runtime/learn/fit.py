@@ -69,7 +69,8 @@ def fit(
     donors: Mapping[str, Mapping[str, str]] | None = None,
     tick: Tick = lambda _: None,
 ) -> dict[str, Outcome]:
-    """Fit all parts from one pass of the teacher (two where neurons are chosen). Parts must not contain one another.
+    """Fit all parts from one pass of the teacher (one more where neurons are chosen, and where a router is fitted).
+    Parts must not contain one another.
 
     `donors`: part name -> canonical weight names to the host's, for narrower MLPs whose neurons are to be chosen.
     """
@@ -77,6 +78,7 @@ def fit(
     before = _errors(parts, teacher, feed)
     if donors:
         _choose_neurons([p for p in parts if p.name in donors], teacher, feed, settings, donors)
+    _calibrate(parts, teacher, feed, settings)
     _solve(parts, teacher, feed, settings, tick)
     after = _errors(parts, teacher, feed)
     found = {}
@@ -101,6 +103,20 @@ def _choose_neurons(
         part.module.inherit(watches[part.name].choose(part.module.config.hidden))
 
 
+def _calibrate(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSettings) -> None:
+    """Let operators that have more than a read-out to fit see the tokens first."""
+    operators = {p.name: p.module for p in parts if isinstance(p.module, Operator)}
+    calibrations = {name: found for name, op in operators.items() if (found := op.calibration()) is not None}
+    if not calibrations:
+        return
+    chosen = [p for p in parts if p.name in calibrations]
+    for _, keywords in feed.batches(settings.samples):
+        for name, seen in teacher.records(chosen, keywords).items():
+            calibrations[name].update(seen.real(operators[name].tokens(seen.args, seen.kwargs)))
+    for calibration in calibrations.values():
+        calibration.finish(settings.ridge)
+
+
 def _solve(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSettings, tick: Tick) -> None:
     sums: dict[str, GramAccumulator] = {}
     for _, keywords in feed.batches(settings.samples):
@@ -110,7 +126,7 @@ def _solve(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSet
             features, rest = part.split(seen)
             if part.name not in sums:
                 sums[part.name] = GramAccumulator.empty(features.shape[-1], rest.shape[-1], features.device)
-            weight = token_weights(seen) if settings.gate_weighted and not part.group else None
+            weight = token_weights(seen) if settings.gate_weighted and not part.group else _counted(seen)
             sums[part.name].update(features, seen.output - rest, weight)
         tick(len(next(iter(records.values())).output))
     for part in parts:
@@ -134,7 +150,13 @@ def token_weights(seen: Record) -> Tensor:
     if seen.gate is None:
         hint = "write gate_weighted false: this host multiplies the site's output by nothing"
         raise fail("AS726", "gate_weighted is set, and the host has no gate behind the site", None, hint)
-    return seen.gate.float().square().mean(-1).expand(seen.output.shape[:-1])
+    weights = seen.gate.float().square().mean(-1).expand(seen.output.shape[:-1])
+    return weights if seen.present is None else weights * seen.present
+
+
+def _counted(seen: Record) -> Tensor | None:
+    """Return (batch, tokens) weights of zero and one where some tokens are padding."""
+    return None if seen.present is None else seen.present.float()
 
 
 def _errors(parts: Sequence[Part], teacher: Teacher, feed: Feed) -> dict[str, float]:
@@ -143,5 +165,5 @@ def _errors(parts: Sequence[Part], teacher: Teacher, feed: Feed) -> dict[str, fl
         records = teacher.records(parts, keywords)
         for part in parts:
             seen = records[part.name]
-            found[part.name].update(part.run(seen), seen.output, part.baseline(seen))
+            found[part.name].update(part.run(seen), seen, part.baseline(seen))
     return {name: error.value for name, error in found.items()}

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import fail
 from archspec.runtime.learn.least_squares import GramAccumulator
-from archspec.runtime.learn.taps import Record
+from archspec.runtime.learn.narrowing import taken
+from archspec.runtime.learn.taps import Record, first_of
 
 DAMPING = 1e-4
 """Ridge on the Gram matrix, as a fraction of its mean diagonal."""
@@ -53,15 +54,20 @@ class NeuronWatch:
     def __init__(self, host: nn.Module, site: str, names: Mapping[str, str]) -> None:
         self.site = host.get_submodule(site)
         self.down = host.get_submodule(names["down.weight"].rpartition(".")[0])
+        self.whole = self.down in set(self.site.modules())
         self.teacher = {name: _tensor(host, path) for name, path in names.items()}
         weight = self.teacher["down.weight"]
         self.sums = GramAccumulator.empty(weight.shape[1], weight.shape[0], weight.device)
 
     def update(self, record: Record) -> None:
         """Run the MLP on a recorded call and add its hidden activations."""
-        handle = self.down.register_forward_hook(lambda _, args, y: self.sums.update(args[0], y))
+        handle = self.down.register_forward_hook(
+            lambda _, args, y: self.sums.update(record.real(args[0]), record.real(y))
+        )
         try:
-            self.site(*record.args, **record.kwargs)
+            output = self.site(*record.args, **record.kwargs)
+            if not self.whole:  # the host maps down in another module
+                self.down(first_of(output))
         finally:
             handle.remove()
 
@@ -69,13 +75,7 @@ class NeuronWatch:
         """Return the teacher's MLP with the neurons that stay alone, by canonical names."""
         gram = self.sums.centred()[0] if "down.bias" in self.teacher else self.sums.raw()[0]
         chosen = surviving_neurons(gram, self.teacher["down.weight"], keep)
-        return {name: _narrow(name, tensor, chosen.to(tensor.device)) for name, tensor in self.teacher.items()}
-
-
-def _narrow(name: str, tensor: Tensor, chosen: Tensor) -> Tensor:
-    if name.startswith(("up.", "gate.")):
-        return tensor[chosen]
-    return tensor[:, chosen] if name == "down.weight" else tensor
+        return {name: taken(name, tensor, chosen.to(tensor.device)) for name, tensor in self.teacher.items()}
 
 
 def _tensor(host: nn.Module, name: str) -> Tensor:

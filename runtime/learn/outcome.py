@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archspec.runtime.learn.taps import Record
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -29,14 +31,15 @@ class Outcome:
 
 
 class RelativeError:
-    """Accumulates |prediction - target| over |target - baseline|, in float64."""
+    """Accumulates |prediction - target| over |target - baseline|, in float64, of tokens that are no padding."""
 
     def __init__(self) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64)
 
-    def update(self, prediction: Tensor, target: Tensor, baseline: Tensor | float = 0.0) -> None:
-        wrong = (prediction.double() - target.double()).square().sum()
-        whole = (target.double() - baseline).square().sum()
+    def update(self, prediction: Tensor, seen: Record, baseline: Tensor | float = 0.0) -> None:
+        target = seen.output.double()
+        wrong = seen.real(prediction.double() - target).square().sum()
+        whole = seen.real(target - baseline).square().sum()
         self._sums += torch.stack([wrong, whole]).cpu()
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import fail
 from archspec.host.structure import inside
-from archspec.instructions import Instruction, Relist, added, homes
+from archspec.instructions import Install, Instruction, Relist, added, homes
 from archspec.runtime.learn.taps import Record, Tap, first_of
 
 
@@ -71,7 +71,13 @@ def find_part(model: nn.Module, program: Sequence[Instruction], sites: Sequence[
     except (AttributeError, IndexError) as error:
         hint = "compile the spec again: plan and checkpoint are not of one compilation"
         raise fail("AS725", f"the checkpoint has no part for site '{sites[0]}'", None, hint) from error
-    return Part("+".join(sites), paths, Tap("+".join(sites), sites[0], sites[-1]), module, len(sites) > 1)
+    return Part("+".join(sites), paths, Tap("+".join(sites), sites[0], _end(program, sites)), module, len(sites) > 1)
+
+
+def _end(program: Sequence[Instruction], sites: Sequence[str]) -> str:
+    """Return the module of the base that gives the output of a part."""
+    install = next((i for i in program if isinstance(i, Install) and i.path == sites[-1]), None)
+    return (install.port.exit_of(install.path) if install else None) or sites[-1]
 
 
 def places(program: Sequence[Instruction], path: str) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ def loss_of(prediction: Tensor, seen: Record, settings: RegressSettings) -> Tens
         if seen.gate is None:
             raise no_gate()
         prediction, target = prediction * seen.gate, target * seen.gate
+    prediction, target = seen.real(prediction), seen.real(target)
     match settings.loss:
         case "l1":
             return F.l1_loss(prediction, target)
@@ -121,7 +122,7 @@ class Pupil:
         error, total, count = RelativeError(), 0.0, 0
         for seen in map(to_float32, held_out):
             prediction = self.part.run(seen)
-            error.update(prediction, seen.output, self.part.baseline(seen))
+            error.update(prediction, seen, self.part.baseline(seen))
             total += loss_of(prediction, seen, self.settings).item() * len(prediction)
             count += len(prediction)
         mean = total / count
@@ -151,7 +152,7 @@ def to_float32(seen: Record) -> Record:
     def cast(leaf: Any) -> Any:
         return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
-    return Record(*pytree.tree_map(cast, (seen.args, seen.kwargs, seen.output, seen.gate)))
+    return Record(*pytree.tree_map(cast, (seen.args, seen.kwargs, seen.output, seen.gate, seen.present)))
 
 
 def regress(

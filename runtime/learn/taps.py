@@ -38,13 +38,19 @@ class Record:
     """One call of a tapped piece of the host, on one batch.
 
     `args` and `kwargs` are as the host passed them; `output` is (batch, tokens, width), of a tuple its first entry;
-    `gate` is broadcastable to `output`, None where the host multiplies by nothing.
+    `gate` is broadcastable to `output`, None where the host multiplies by nothing; `present` (batch, tokens) says which
+    tokens are no padding, None where all are: only those count in fits, losses and errors.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Tensor
     gate: Tensor | None = None
+    present: Tensor | None = None
+
+    def real(self, tokens: Tensor) -> Tensor:
+        """Return those of (batch, tokens, ...) that are no padding: (some, ...), or what was given where all are."""
+        return tokens if self.present is None else tokens[self.present]
 
 
 class Stop(Exception):
@@ -62,6 +68,7 @@ def record(
     calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     watch = _Products() if gates else None
     early = len(taps) if stop and not gates else 0
+    mask = keywords.get("attention_mask")
 
     def entered(tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls[tap.name] = (args, dict(kwargs))
@@ -69,7 +76,7 @@ def record(
     def left(tap: Tap, output: Any) -> None:
         tokens = first_of(output)
         args, kwargs = calls.pop(tap.name)
-        found[tap.name] = Record(args, kwargs, tokens)
+        found[tap.name] = Record(args, kwargs, tokens, present=presence(mask, tokens))
         if watch is not None:
             watch.expect(tokens, found[tap.name])
         if len(found) == early:
@@ -78,6 +85,12 @@ def record(
     with torch.no_grad(), _hooked(host, taps, entered, left), watch or _nothing(), suppress(Stop):
         host(**keywords)
     return found
+
+
+def presence(mask: Any, tokens: Tensor) -> Tensor | None:
+    """Return the mask of the host's own texts as booleans, where these tokens are those of the texts."""
+    fits = isinstance(mask, Tensor) and mask.shape == tokens.shape[:2]
+    return mask.bool() if fits else None
 
 
 def first_of(output: Any) -> Tensor:

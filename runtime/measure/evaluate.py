@@ -129,8 +129,8 @@ class Bench:
                 return "the host is no language model"
             return None if self.data_settings else "it needs data"
         if metric == "latency":
-            return None if self.place.is_language_model or self.place.shape else "no inputs are known for this host"
-        if self.place.shape is None:
+            return None if self.place.reads_text or self.place.shape else "no inputs are known for this host"
+        if self.place.shape is None or not self.place.is_diffusion:
             return "the host draws no images"
         if metric == "paired":
             return None if self.host_place else "it needs the host"
@@ -274,12 +274,13 @@ def _latency(bench: Bench) -> Found:
 def _forward(bench: Bench, side: str) -> Callable[[], object]:
     model, place = bench.model(side), bench.place_of(side)
     weight, draws = next(model.parameters()), generator(bench.request.seed, "latency")
-    if place.is_language_model:
+    if place.reads_text:
         ids = torch.randint(0, int(place.config["vocab_size"]), (1, bench.needs.length), generator=draws)
         batch = {"input_ids": ids.to(weight.device)}
     else:
         assert place.shape is not None
-        batch = {"x": torch.randn(1, *place.shape, generator=draws).to(weight)}
+        image = torch.randn(1, *place.shape, generator=draws).to(weight)
+        batch = {"x": image, "label": torch.zeros(1, dtype=torch.long)} if place.is_classifier else {"x": image}
     keywords, _ = make_objective(place).inputs(batch, draws)
     return torch.no_grad()(lambda: model(**keywords))
 

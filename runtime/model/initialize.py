@@ -19,6 +19,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from archspec.diagnostics import InternalError
+from archspec.operators.hyena_mlp import HyenaMlp
+from archspec.operators.mlp import Mlp
+from archspec.runtime.learn.narrowing import Way, narrowed
 from archspec.runtime.operators.base import Operator, reset
 
 
@@ -31,9 +34,14 @@ def path_seed(seed: int, path: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8], "big") >> 1
 
 
-def initialize(operator: Operator, kind: str, teacher: Mapping[str, Tensor], seed: int) -> None:
-    """Set the operator's weights. `teacher` holds the site's weights by their canonical names (`q.weight`)."""
+def initialize(
+    operator: Operator, kind: str, teacher: Mapping[str, Tensor], seed: int, neurons: Way = "strongest"
+) -> None:
+    """Set the operator's weights. `teacher` holds the site's weights by their canonical names (`q.weight`). `neurons`:
+    how a narrower MLP is made of a wide one."""
     reset(operator, seed)
+    if "up.weight" in teacher and isinstance(operator.config, Mlp | HyenaMlp):
+        teacher = narrowed(teacher, operator.config.hidden or 0, neurons)
     match kind:
         case "random":
             return

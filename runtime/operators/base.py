@@ -16,7 +16,7 @@ The host calls an operator as it called the module that stood there; `Port` says
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,6 +59,16 @@ GATE = 0.1
 """How far an inherited gate moves from its constant for an input of unit variance."""
 
 
+class Calibration(Protocol):
+    """A closed form, beside that of the read-out, from the tokens that a teacher is given."""
+
+    def update(self, x: Tensor) -> None:
+        """See more tokens, (..., width)."""
+
+    def finish(self, ridge: float) -> None:
+        """Write what was found into the operator. `ridge`: as of `least_squares.fit`."""
+
+
 class Operator(nn.Module):
     """Base of all operators. Subclasses set `signature` and build their modules in `__init__` after `super()`.
 
@@ -96,6 +106,10 @@ class Operator(nn.Module):
         them. Called once, after the random initialization."""
         raise InternalError(f"{type(self).__name__} inherits nothing")
 
+    def calibration(self) -> Calibration | None:
+        """Return what a fit does before it solves for the read-out; None: nothing."""
+        return None
+
     def identify(self) -> None:
         """Set weights so that the operator changes nothing in the residual stream: a read-out of zeros."""
         if self.readout is not None:
@@ -103,12 +117,22 @@ class Operator(nn.Module):
             if self.readout.bias is not None:
                 nn.init.zeros_(self.readout.bias)
 
+    def tokens(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        """Return the tokens of a call by the host, (batch, tokens, width)."""
+        found: Tensor = kwargs[self.port.input] if self.port.input in kwargs else args[0]
+        return found
+
+    def _mask(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+        if self.port.mask is None or self.port.mask in kwargs:
+            return kwargs.get(self.port.mask or "")
+        return args[1] if len(args) > 1 else None
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         port = self.port
-        x = kwargs[port.input] if port.input in kwargs else args[0]
+        x = self.tokens(args, kwargs)
         context = Context(
             rotary=kwargs.get(port.rotary) if port.rotary else None,
-            mask=kwargs.get(port.mask) if port.mask else None,
+            mask=self._mask(args, kwargs),
             cache=kwargs.get(port.cache) if port.cache else None,
             layer=self.layer_idx or 0,
         )
@@ -153,10 +177,12 @@ def gate_scale(weight: Tensor) -> Tensor:
 
 
 def grid_of(tokens: int, shape: SiteShape) -> tuple[int, int]:
-    """Return (rows, columns) of a raster of `tokens`: the site's grid, or one of its aspect ratio at another size."""
+    """Return (rows, columns) of a raster of `tokens`, those before the grid left out: the site's grid, or one of its
+    aspect ratio at another size."""
     if shape.grid is None:
         raise InternalError("a 2-D operator stands at a site without a grid")
     rows, columns = shape.grid
+    tokens -= shape.prefix
     scale = (tokens / (rows * columns)) ** 0.5
     found = (round(rows * scale), round(columns * scale))
     if found[0] * found[1] != tokens:

@@ -84,8 +84,12 @@ class TokenConvolution(ShortFilters):
         """Convolve. `past`: what `recent` returned of the tokens before; None at the beginning."""
         channels, sides, line = u.shape[2], (self.before, self.after), u.transpose(1, 2)
         if self.weight.dim() == 4:
-            image = torch.unflatten(line, 2, grid_of(u.shape[1], self.shape))
+            prefix = self.shape.prefix
+            image = torch.unflatten(line[..., prefix:], 2, grid_of(u.shape[1], self.shape))
             y = conv2d(pad(image, sides * 2), self.weight, self.bias, groups=channels).flatten(2)
+            if prefix:
+                alone = line[..., :prefix] * self.weight.flatten(1)[:, self.own, None] + self.bias[:, None]
+                y = torch.cat((alone.to(y.dtype), y), 2)
         elif past is not None:
             line = torch.cat((past.to(u.dtype).transpose(1, 2), line), 2)
             y = conv1d(pad(line, (0, self.after)), self.weight, self.bias, groups=channels)
@@ -107,11 +111,18 @@ def slow_convolution(
 ) -> Tensor:
     """The definition of one convolution of a row."""
     grid = grid_of(u.shape[1], shape) if config.layout == "grid" else None
-    return slow_tokens(u, state[f"{name}.weight"], state[f"{name}.bias"], grid, bool(config.causal))
+    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+    return slow_tokens(u, weight, bias, grid, bool(config.causal), shape.prefix)
 
 
-def slow_tokens(u: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int] | None, causal: bool) -> Tensor:
-    """The definition of `TokenConvolution`: u (batch, tokens, channels), weight (channels, 1, taps [x taps])."""
+def slow_tokens(
+    u: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int] | None, causal: bool, prefix: int = 0
+) -> Tensor:
+    """The definition of `TokenConvolution`: u (batch, tokens, channels), weight (channels, 1, taps [x taps]). On a
+    grid, each of the `prefix` first tokens is a grid of its own."""
+    if grid and prefix:
+        alone = [slow_tokens(u[:, i : i + 1], weight, bias, (1, 1), causal) for i in range(prefix)]
+        return torch.cat((*alone, slow_tokens(u[:, prefix:], weight, bias, grid, causal)), 1)
     rows, columns = grid or (1, u.shape[1])
     kernel = weight.shape[-1]
     filters = weight.reshape(len(weight), -1, kernel)

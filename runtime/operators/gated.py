@@ -62,18 +62,8 @@ class GatedConvolution(Operator):
         raise NotImplementedError
 
     def features(self, x: Tensor, context: Context = EMPTY) -> Tensor:
-        u, present = self._with_past(self.project(x), context)
+        u, present = with_past(self.project(x), context, self.config.reach[0])
         return self.gate(u, present)[:, -x.shape[1] :]
-
-    def _with_past(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
-        """Return u and presence of the tokens that the new ones see, as far as there are any, and of the new ones."""
-        present = presence(context, u)
-        if context.cache is None:
-            return u, present
-        memory.window(context.cache, context.layer, self.config.reach[0])
-        present = u.new_ones(()).expand(*u.shape[:2], 1) if present is None else present.expand(u.shape[0], -1, -1)
-        past, seen = context.cache.update(u[:, None], present[:, None], context.layer)
-        return past[:, 0], seen[:, 0]
 
     @torch.no_grad()
     def inherit(self, teacher: Mapping[str, Tensor]) -> None:
@@ -105,6 +95,21 @@ class GatedConvolution(Operator):
         u = linear(x, state["project.weight"], state.get("project.bias"))
         h = cls.slow_gate(u, presence(context, u), state, config, shape)
         return linear(h, state["readout.weight"], state.get("readout.bias"))
+
+
+def with_past(u: Tensor, context: Context, before: int) -> tuple[Tensor, Tensor | None]:
+    """Return u and presence of the tokens that the new ones see, as far as there are any, and of the new ones.
+
+    u (batch, tokens, channels) of the new tokens; `before` is how many tokens before its own each of them sees, and
+    what the cache keeps.
+    """
+    present = presence(context, u)
+    if context.cache is None:
+        return u, present
+    memory.window(context.cache, context.layer, before)
+    present = u.new_ones(()).expand(*u.shape[:2], 1) if present is None else present.expand(u.shape[0], -1, -1)
+    past, seen = context.cache.update(u[:, None], present[:, None], context.layer)
+    return past[:, 0], seen[:, 0]
 
 
 def presence(context: Context, u: Tensor) -> Tensor | None:

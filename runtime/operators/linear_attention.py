@@ -126,7 +126,7 @@ def _reference_conv(
         return 0.0
     grid = grid_of(v.shape[2], shape) if config.layout == "grid" else None
     v = merge(v if present is None else v * present[..., None])
-    return slow_tokens(v, state["conv.weight"], state["conv.bias"], grid, bool(config.causal))
+    return slow_tokens(v, state["conv.weight"], state["conv.bias"], grid, bool(config.causal), shape.prefix)
 
 
 def feature(x: Tensor, name: str) -> Tensor:

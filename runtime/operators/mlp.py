@@ -59,6 +59,8 @@ class Mlp(Operator):
     @torch.no_grad()
     def keep(self, teacher: Mapping[str, Tensor], neurons: Tensor) -> None:
         """Take these neurons of the teacher, in this order, in the first places."""
+        if self.gate is not None and "gate.weight" not in teacher:
+            teacher = opened(teacher)
         count = len(neurons)
         for name, linear in (("up", self.up), ("gate", self.gate)):
             if linear is not None:
@@ -76,6 +78,14 @@ class Mlp(Operator):
         gate = x @ state["gate.weight"].T + state.get("gate.bias", x.new_zeros(1)) if config.gated else None
         h = act(h) if gate is None else act(gate) * h
         return h @ state["readout.weight"].T + state.get("readout.bias", x.new_zeros(1))
+
+
+def opened(teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return an MLP without gates as a gated one that does the same: act(W_up x) ∘ (0 x + 1)."""
+    weight = teacher["up.weight"]
+    ones = {"up.weight": torch.zeros_like(weight), "up.bias": torch.ones_like(weight[:, 0])}
+    gates = {n.replace("up.", "gate."): value for n, value in teacher.items() if n.startswith("up.")}
+    return {**teacher, **gates, **ones}
 
 
 def _joined(kept: Tensor, rest: Tensor | None) -> Tensor:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from archspec.diagnostics import fail
+from archspec.families import FAMILIES
+from archspec.families.vit import LABELS
 
 COMPONENTS = ("transformer", "unet", "model")
 """Subfolders in which a pipeline keeps the network that denoises."""
@@ -49,6 +51,24 @@ class Home:
         return self.architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
     @property
+    def is_masked_model(self) -> bool:
+        return self.architecture.endswith("ForMaskedLM")
+
+    @property
+    def is_classifier(self) -> bool:
+        return self.architecture.endswith("ForImageClassification")
+
+    @property
+    def is_headless(self) -> bool:
+        """Whether it is an encoder that gives features and has no task of its own."""
+        return any(self.architecture in family.headless for family in FAMILIES.values())
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it is given token ids."""
+        return not self.is_diffusion and isinstance(self.config.get("vocab_size"), int)
+
+    @property
     def is_diffusion(self) -> bool:
         return "_class_name" in self.config
 
@@ -69,8 +89,16 @@ class Home:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes, the null label not counted; it is the label after the last."""
+        """Number of classes that a host draws, or tells apart; the null label, after the last, is not counted."""
+        if self.is_classifier:
+            return len(self.config.get("id2label") or ()) or self.config.get("num_labels") or LABELS
         return self.config.get("num_embeds_ada_norm") if self.is_class_conditional else None
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder of its tokenizer."""
+        has = any((self.model / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
+        return self.model if has else None
 
     @property
     def is_class_conditional(self) -> bool:
@@ -78,8 +106,9 @@ class Home:
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """(channels, height, width) of what a diffusion host denoises."""
-        channels, size = self.config.get("in_channels"), self.config.get("sample_size")
+        """(channels, height, width) of what a diffusion host denoises, or of the images that an encoder is given."""
+        names = ("in_channels", "sample_size") if self.is_diffusion else ("num_channels", "image_size")
+        channels, size = (self.config.get(name) for name in names)
         if not isinstance(channels, int) or not isinstance(size, int):
             return None
         return (channels, size, size)

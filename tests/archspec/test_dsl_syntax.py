@@ -111,7 +111,7 @@ def test_the_words_of_the_grammar_agree_with_the_code() -> None:
     assert listed("VERB") == set(words.VERBS) == {cls.verb for cls in EDITS}
     assert listed("STANZA") == set(words.STANZAS)
     clauses = {field.rstrip("_") for cls in EDITS for field in [f.name for f in declared(cls)]} - {"target"}
-    assert listed("CLAUSE") | listed("FLAG") | listed("TO") == set(words.CLAUSES) == clauses
+    assert listed("CLAUSE") | listed("BY") | listed("FLAG") | listed("TO") == set(words.CLAUSES) == clauses
     excluded = re.search(r"\(\?:([a-z|]+)\)\\b", terminals["NAME"])
     assert excluded
     assert set(excluded[1].split("|")) == words.RESERVED

@@ -23,6 +23,8 @@ from archspec.source import Source
 DIT: dict[str, Any] = {"_class_name": "DiTTransformer2DModel"}
 PIXART: dict[str, Any] = {"_class_name": "PixArtTransformer2DModel"}
 LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+BERT: dict[str, Any] = {"architectures": ["BertForMaskedLM"], "model_type": "bert"}
+VIT: dict[str, Any] = {"architectures": ["ViTForImageClassification"], "model_type": "vit"}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "dit": DIT,
     "pixart": PIXART,
@@ -30,6 +32,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mistral": {"architectures": ["MistralForCausalLM"], "sliding_window": None},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
+    "bert": BERT,
+    "vit": VIT,
 }
 
 DIT_XL: dict[str, Any] = {
@@ -87,7 +91,8 @@ def test_sites_of_a_block_in_the_order_in_which_they_run(name: str) -> None:
     block = next(s for s in structure.sites if s.slot == "block")
     slots = [s.slot for s in structure.children(block)]
     cross = ["cross_attn"] if name == "pixart" else []
-    assert slots == ["norm", "attn", *cross, "norm", "mlp"]
+    before = ["norm", "attn", *cross, "norm", "mlp"]
+    assert slots == (["attn", "norm", "mlp", "norm"] if name == "bert" else before)  # post-norm
     assert len(structure.sites) == structure.depth() * (len(slots) + 1)
     names = [s.name for s in structure.sites]
     assert len(set(names)) == len(names), "a name means one site"
@@ -416,6 +421,18 @@ def test_defaults_are_those_of_the_libraries() -> None:
     assert all(llama.get(n) in (None, inspect.Parameter.empty) for n in derived)
 
 
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_defaults_of_encoders_are_those_of_transformers(name: str) -> None:
+    from transformers import BertConfig, ViTConfig
+
+    plain: Any = {"bert": BertConfig, "vit": ViTConfig}[name]()
+    family, own = FAMILIES[name], {n for n in plain.to_dict() if not bookkeeping(n)}
+    off = {"chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "add_cross_attention"}  # refused when on
+    assert own - off <= family.handled.keys() | family.ignored
+    told = family.handled.keys() & own - {"pooler_output_size"}  # its default is the width
+    assert {n: getattr(plain, n) for n in told} == {n: family.handled[n].default for n in told}
+
+
 def against_the_real_one(structure: Structure, model: Any) -> None:
     """Every path is a module, every tensor the model's, every name of a port a parameter of the module's forward."""
     state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -442,6 +459,9 @@ def against_the_real_one(structure: Structure, model: Any) -> None:
         assert ("up.bias" in site.teacher, "down.bias" in site.teacher) == (site.shape.bias, site.shape.out_bias)
     for site in (s for s in structure.sites if s.slot == "norm" and s.teacher):
         assert state[site.teacher["weight"]] == (site.shape.width,)
+    for end in (s.exit for s in structure.sites if s.exit):
+        assert state[f"{end.path}.weight"][0] == end.shape.width
+        assert next(iter(inspect.signature(model.get_submodule(end.path).forward).parameters)) == end.port.input
 
 
 REAL: list[dict[str, Any]] = [
@@ -455,6 +475,11 @@ REAL: list[dict[str, Any]] = [
     {**LLAMA, "num_hidden_layers": 2, "attention_bias": True, "mlp_bias": True, "head_dim": 64},
     {**LLAMA, "num_hidden_layers": 2, "tie_word_embeddings": True, "is_llama_config": True, "rope_interleaved": False},
     {**LLAMA, "num_hidden_layers": 2, "architectures": ["LlamaModel"]},
+    {**BERT, "num_hidden_layers": 2, "hidden_size": 48, "vocab_size": 99, "type_vocab_size": 1},
+    {**BERT, "num_hidden_layers": 2, "tie_word_embeddings": False, "max_position_embeddings": 40},
+    {**BERT, "num_hidden_layers": 2, "architectures": ["BertModel"]},
+    {**VIT, "num_hidden_layers": 2, "qkv_bias": False, "image_size": 50, "id2label": {"0": "a", "1": "b", "2": "c"}},
+    {**VIT, "num_hidden_layers": 2, "architectures": ["ViTModel"], "pooler_output_size": 24, "num_channels": 1},
 ]
 
 
@@ -471,9 +496,10 @@ def test_structure_against_the_real_module(config: dict[str, Any]) -> None:
         assert sum(p.numel() for p in model.parameters()) == 749_826_464
 
 
-@pytest.mark.parametrize(
-    "host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_mistral", "tiny_qwen2", "tiny_qwen3", "tiny_plain"]
-)
+SAVED = ("dit", "pixart", "llama", "mistral", "qwen2", "qwen3", "bert", "vit", "plain")
+
+
+@pytest.mark.parametrize("host", [f"tiny_{name}" for name in SAVED])
 def test_saved_hosts(host: str, request: pytest.FixtureRequest) -> None:
     from archspec.runtime.model.hosts import build
 

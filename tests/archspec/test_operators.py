@@ -19,7 +19,7 @@ LLAMA_MLP = SiteShape(width=32, causal=True, hidden=86, activation="silu", gated
 XL = SiteShape(width=1152, tokens=256, grid=(16, 16), heads=16, kv_heads=16, head_dim=72)
 XL_MLP = SiteShape(width=1152, tokens=256, grid=(16, 16), hidden=4608, activation="gelu_pytorch_tanh")
 UNKNOWN = SiteShape(width=48)
-NEEDED: dict[str, dict[str, Any]] = {"local_attention": {"window": 2}, "low_rank": {"rank": 4}}
+NEEDED: dict[str, dict[str, Any]] = {"local_attention": {"window": 2}, "low_rank": {"rank": 4}, "moe": {"experts": 2}}
 AT_ANY_LENGTH: dict[str, dict[str, Any]] = {"hyena_mlp": {"channels": "shared"}}
 
 OF_DIT: dict[str, Any] = {"groups": 4, "head_dim": 12, "state": 12, "expand": 1, "bias": True, "out_bias": True}
@@ -97,6 +97,8 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
     assert count("mlp", XL_MLP) == 8 * 1152**2 + 5 * 1152
     assert count("mlp", XL_MLP, ratio=3) == 6 * 1152**2 + 4 * 1152
     assert count("local_attention", XL, window=4) == 5_313_024
+    assert count("moe", XL_MLP, experts=16) == count("mlp", XL_MLP) + 16 * 1153
+    assert count("mix_ffn", XL_MLP) == count("mlp", XL_MLP) + 10 * 4608
     assert count("mamba2", XL) == 8_290_864
     assert count("identity", XL) == count("zero", XL) == 0
 
@@ -105,6 +107,11 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
     ("name", "site", "params", "field", "message"),
     [
         ("attention", UNKNOWN, {}, "heads", "the number of heads of this site is not known"),
+        ("moe", DIT_MLP, {"experts": 5}, "experts", "5 experts do not divide the inner width 192"),
+        ("moe", DIT_MLP, {"top_k": 3}, "top_k", "top_k is 3 and there are 2 experts"),
+        ("mix_ffn", LLAMA_MLP, {"layout": "grid"}, "layout", "the tokens of this site form no 2-D grid"),
+        ("mix_ffn", DIT_MLP, {"layout": "grid", "causal": True}, "layout", "a 2-D kernel is not causal"),
+        ("mix_ffn", LLAMA_MLP, {"causal": False}, "causal", "the host is causal and this operator"),
         ("attention", DIT, {"heads": 5}, "heads", "5 heads do not divide the width 48"),
         ("attention", DIT, {"heads": 96}, "heads", "96 heads leave no feature of 48"),
         ("attention", DIT, {"kv_heads": 3}, "kv_heads", "3 key/value heads do not divide 4 heads"),

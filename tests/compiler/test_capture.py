@@ -22,6 +22,7 @@ from archspec.runtime.model.hosts import build, read_config
 
 KNOWN = ("dit", "pixart", "llama", "mistral", "qwen2", "qwen3")
 HOSTS = [*((f"tiny_{name}", name) for name in KNOWN), ("tiny_plain", "unknown")]
+HOSTS += [("tiny_bert", "bert"), ("tiny_encoder", "bert"), ("tiny_vit", "vit")]
 
 
 def _host(folder: Path) -> tuple[Any, dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
+from transformers import ElectraConfig, ElectraModel
 
 from archspec.compiler.capture.infer import complete
 from archspec.compiler.proof.prove import prove
@@ -80,11 +80,11 @@ def test_edits_of_a_language_model_are_proved(gpt2: Path, compiler: object) -> N
 
 def test_renamed_tensors_are_refused(tmp_path: Path) -> None:
     """transformers saves a ViT under the names of old checkpoints, which are not those of its modules."""
-    from transformers import ViTConfig, ViTModel
+    from transformers import ViTMSNConfig, ViTMSNModel
 
-    config = ViTConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=16)
-    ViTModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ArchspecError, match="is named after no module of ViTModel") as error:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    ViTMSNModel(ViTMSNConfig(**sizes, image_size=16)).save_pretrained(tmp_path)
+    with pytest.raises(ArchspecError, match="is named after no module of ViTMSNModel") as error:
         complete(structure_of(Located(tmp_path)))
     (diagnostic,) = error.value.diagnostics
     assert diagnostic.code == "AS407"
@@ -92,10 +92,10 @@ def test_renamed_tensors_are_refused(tmp_path: Path) -> None:
 
 
 def test_buffers_that_older_versions_stored_are_left_out(tmp_path: Path) -> None:
-    """As in every BERT that was saved before transformers 4.31."""
+    """As in every encoder that was saved before transformers 4.31."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(**sizes, vocab_size=50)).save_pretrained(tmp_path, save_original_format=False)
+    ElectraModel(ElectraConfig(**sizes, vocab_size=50)).save_pretrained(tmp_path, save_original_format=False)
     file = tmp_path / "model.safetensors"
     save_file(load_file(file) | {"embeddings.position_ids": torch.arange(512)[None]}, file, {"format": "pt"})
     structure = structure_of(locate(Base(from_=str(tmp_path)), tmp_path))

@@ -63,6 +63,8 @@ HOSTS = {
         "num_key_value_heads": 2,
         "vocab_size": 256,
     },
+    "bert": {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 64, "num_attention_heads": 4},
+    "vit": {"architectures": ["ViTForImageClassification"], "model_type": "vit", "num_hidden_layers": 4},
 }
 
 

@@ -15,6 +15,7 @@ from archspec.runtime.model.hosts import build, host_class, read_config
 
 KNOWN = ("dit", "pixart", "llama", "mistral", "qwen2", "qwen3")
 HOSTS = [*((f"tiny_{name}", name) for name in KNOWN), ("tiny_plain", "unknown")]
+HOSTS += [("tiny_bert", "bert"), ("tiny_encoder", "bert"), ("tiny_vit", "vit")]
 
 
 def _host(folder: Path, device: str = "meta") -> tuple[Any, dict[str, Any]]:
@@ -53,7 +54,7 @@ def test_ties_hold_on_meta(tiny_llama: Path) -> None:
 
 
 def test_every_family_is_reached_by_its_name() -> None:
-    assert set(FAMILIES) == {*KNOWN, "unknown"}
+    assert set(FAMILIES) == {*KNOWN, "bert", "vit", "unknown"}
     assert family("DiT") is FAMILIES["dit"]
 
 

@@ -34,6 +34,8 @@ EDITS = {
     "dropped": '  - {drop: "blocks[0]"}\n',
     "inserted": '  - {insert: "blocks[1]", with: attention, init: random}\n',
     "inserted twice": '  - {insert: "blocks[0] | blocks[3]", with: {op: hyena_x, kernel: 3}, init: random}\n',
+    "mixed tokens": '  - {insert: "blocks[1]", with: {op: mix_ffn, ratio: 1}, init: random}\n'
+    + '  - {replace: "blocks[2].attn", with: {op: mix_ffn, kernel: 5, gated: true}, init: random}\n',
     "skipped": '  - {skip: "blocks[0:2]", to: "blocks[2:4]", merge: linear, init: random}\n',
     "skipped and more": '  - {skip: "blocks[0]", to: "blocks[3]"}\n'
     + '  - {insert: "blocks[0]", with: {op: mlp, ratio: 1}}\n'

@@ -153,7 +153,9 @@ def test_told_from_the_scheduler(tiny_dit: Path, tiny_llama: Path, tmp_path: Pat
     assert float(objective.alphas[0]) == pytest.approx(0.99)
 
 
-@pytest.mark.parametrize(("kind", "host"), [("lm", "tiny_dit"), ("flow", "tiny_llama"), ("auto", "tiny_plain")])
+@pytest.mark.parametrize(
+    ("kind", "host"), [("lm", "tiny_dit"), ("flow", "tiny_llama"), ("auto", "tiny_plain"), ("mlm", "tiny_vit")]
+)
 def test_objective_that_does_not_fit(kind: str, host: str, request: pytest.FixtureRequest) -> None:
     place = home(request.getfixturevalue(host))
     with pytest.raises(ArchspecError, match="AS712"):

@@ -48,6 +48,18 @@ class Take:
 
 
 @dataclass(frozen=True)
+class Rank:
+    """The `count` sites of which a probe measured most (top) or least (bottom); of equal ones the earlier."""
+
+    which: Literal["top", "bottom"]
+    count: int
+    inner: Expression
+    measure: str
+    """As probes name it: `locality(k=32)`."""
+    at: At = field(compare=False)
+
+
+@dataclass(frozen=True)
 class Sets:
     """Set algebra, from left to right: union, intersection or difference of at least two parts."""
 
@@ -56,7 +68,7 @@ class Sets:
     at: At = field(compare=False)
 
 
-Expression = Name | Glob | Slotted | Take | Sets
+Expression = Name | Glob | Slotted | Take | Rank | Sets
 
 
 @dataclass(frozen=True)

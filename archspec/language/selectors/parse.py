@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from archspec.host.probes import measure_name
 from archspec.language.selectors import expressions as ast
 from archspec.source import Span
 from archspec.syntax import grammar
@@ -151,6 +152,26 @@ def _take(tree: Tree[Token]) -> ast.Take:
     return ast.Take(which, int(digits), expression(_sub(tree, 3)), _at(tree))
 
 
+def _rank(tree: Tree[Token]) -> ast.Rank:
+    which: Any = str(tree.children[0])
+    digits = str(tree.children[1])
+    if len(digits) > 9 or int(digits) == 0:
+        raise Refused("AS132", f"'{which}' takes at least one site", *_at(tree))
+    return ast.Rank(which, int(digits), expression(_sub(tree, 3)), _measure(_sub(tree, 5)), _at(tree))
+
+
+def _measure(tree: Tree[Token]) -> str:
+    """Return a measure as probes name it: its settings in the order of their names."""
+    settings = {}
+    for setting in tree.children[1:]:
+        assert not isinstance(setting, str)
+        value = setting.children[1]
+        if isinstance(value, str) or value.data != "scalar":
+            raise Refused("AS132", "a measure is set by numbers and words", *_at(setting))
+        settings[str(setting.children[0])] = str(value.children[0])
+    return measure_name(str(tree.children[0]), settings)
+
+
 def _slot(tree: Tree[Token]) -> ast.Slotted:
     return ast.Slotted(expression(_sub(tree, 0)), str(tree.children[1]), _at(tree))
 
@@ -171,4 +192,5 @@ _RULES: dict[str, Callable[[Tree[Token]], ast.Expression]] = {
     "path": _glob,
     "slot": _slot,
     "take": _take,
+    "rank": _rank,
 }

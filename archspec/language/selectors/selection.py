@@ -76,6 +76,8 @@ class _Scope:
                 return self._slot(node, selector)
             case ast.Take():
                 return self._take(node, selector)
+            case ast.Rank():
+                return self._rank(node, selector)
         parts = [self.find(part, selector) for part in node.parts]
         match node.op:
             case "|":
@@ -146,6 +148,29 @@ class _Scope:
             raise fail("AS174", message, selector.at(node.at))
         return set(found[: node.count] if node.which == "first" else found[-node.count :])
 
+    def _rank(self, node: ast.Rank, selector: ast.Selector) -> set[int]:
+        found = sorted(self.find(node.inner, selector))
+        values = self._measured(node, selector)
+        sites, span = self.structure.sites, selector.at(node.at)
+        stray = next((sites[k] for k in found if sites[k].path not in values), None)
+        if stray:
+            message = f"'{node.measure}' was not measured at {stray.name}"
+            raise fail("AS176", message, span, _kinds(self.structure, values))
+        if node.count > len(found):
+            raise fail("AS174", f"'{node.which} {node.count}' of a selection of {len(found)}", span)
+        sign = -1 if node.which == "top" else 1
+        return set(sorted(found, key=lambda k: (sign * values[sites[k].path], k))[: node.count])
+
+    def _measured(self, node: ast.Rank, selector: ast.Selector) -> Mapping[str, float]:
+        probe, span = self.structure.probe, selector.at(node.at)
+        if probe is None:
+            hint = "measure it, `archspec probe HOST -o FILE`, and name the file under `probe`"
+            raise fail("AS176", f"'{node.measure}' ranks sites, but the spec names no probe", span, hint)
+        if node.measure not in probe.values:
+            hints = nearest(node.measure, probe.values) or _known(f"'{probe.file}' holds", list(probe.values))
+            raise fail("AS176", f"'{probe.file}' does not hold '{node.measure}'", span, *hints)
+        return probe.values[node.measure]
+
     def nothing(self, selector: ast.Selector) -> ArchspecError:
         """Return the error of an empty selection, with the nearest thing that would not be empty."""
         hints: tuple[str, ...] = ()
@@ -156,6 +181,11 @@ class _Scope:
         elif self.blocks:
             hints = _known("the host has", [f"{name}[0:{len(found)}]" for name, found in self.blocks.items()])
         return fail("AS173", f"'{selector}' selects nothing", selector.at((0, len(selector.text))), *hints)
+
+
+def _kinds(structure: Structure, values: Mapping[str, float]) -> str:
+    slots = sorted({site.slot for site in structure.sites if site.path in values})
+    return f"it was measured at sites of the slots {', '.join(slots)}" if slots else "it was measured at no site"
 
 
 def _known(intro: str, words: object) -> tuple[str, ...]:

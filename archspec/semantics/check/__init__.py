@@ -21,6 +21,7 @@ from archspec.semantics.check.stages import (
     lora_has_old_weights,
     names_are_used,
     paths_exist,
+    search_has_choices,
     settings_have_effect,
     something_learns,
     training_settings_are_sane,
@@ -40,6 +41,7 @@ OF_STAGES: tuple[Check, ...] = (
     settings_have_effect,
     training_settings_are_sane,
     evaluation_fits_the_host,
+    search_has_choices,
     paths_exist,
 )
 WITHOUT_HOST: tuple[Check, ...] = (data_is_there, names_are_used, training_settings_are_sane, paths_exist)

@@ -10,10 +10,17 @@ from archspec.host.structure import Structure
 
 IMAGES = frozenset({"fd", "agreement", "paired", "latency"})
 TEXT = frozenset({"perplexity", "latency"})
-METRICS: Mapping[str, frozenset[str]] = {"images": IMAGES, "text": TEXT}
+METRICS: Mapping[str, frozenset[str]] = {
+    "images": IMAGES,
+    "text": TEXT,
+    "encoder": frozenset({"latency"}),
+    "vision": frozenset({"latency"}),
+}
 OBJECTIVES: Mapping[str, frozenset[str]] = {
     "images": frozenset({"auto", "flow", "epsilon"}),
     "text": frozenset({"auto", "lm"}),
+    "encoder": frozenset({"auto", "mlm"}),
+    "vision": frozenset({"auto", "classification"}),
 }
 
 
@@ -26,7 +33,15 @@ def metrics_of(structure: Structure) -> frozenset[str]:
 def objectives_of(structure: Structure) -> frozenset[str] | None:
     """Return the objectives of `finetune` that make sense for a host, None for all."""
     family = FAMILIES.get(structure.family)
-    return OBJECTIVES[family.task] if family else None
+    if family is None:
+        return None
+    return frozenset({"auto", "features"}) if is_headless(structure) else OBJECTIVES[family.task]
+
+
+def is_headless(structure: Structure) -> bool:
+    """Whether a host has no task of its own."""
+    family = FAMILIES.get(structure.family)
+    return family is not None and structure.architecture in family.headless
 
 
 def has_null_label(structure: Structure) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from archspec.diagnostics import Collector, Label
+from archspec.families import FAMILIES
 from archspec.host.structure import Site
 from archspec.language.spec import Init, Insert, Replace
 from archspec.operators.base import Problem, Signature
@@ -25,13 +26,13 @@ def operators_fit(resolved: ResolvedSpec, collector: Collector) -> None:
     """Report operators that cannot fill their sites and initializations that cannot fill their operators."""
     for edit in resolved.edits:
         if isinstance(edit.edit, Replace | Insert) and edit.configs:
-            _check(edit, edit.edit, collector)
+            _check(edit, edit.edit, resolved, collector)
 
 
-def _check(edit: ResolvedEdit, verb: Replace | Insert, collector: Collector) -> None:
+def _check(edit: ResolvedEdit, verb: Replace | Insert, resolved: ResolvedSpec, collector: Collector) -> None:
     found: dict[Finding, list[Site]] = {}
     for site, place, config in zip(edit.sites, edit.places, edit.configs, strict=True):
-        for finding in _findings(place, config, verb):
+        for finding in _findings(place, config, verb, resolved.structure.family in FAMILIES):
             found.setdefault(finding, []).append(site)
     for (code, problem), sites in found.items():
         _report(code, problem, sites, verb, collector)
@@ -40,7 +41,7 @@ def _check(edit: ResolvedEdit, verb: Replace | Insert, collector: Collector) -> 
 def _report(code: str, problem: Problem, sites: list[Site], verb: Replace | Insert, collector: Collector) -> None:
     hints = (problem.hint,) if problem.hint else ()
     span = _span(verb, code, problem.field)
-    if code in ("AS301", "AS302"):
+    if code in ("AS234", "AS301", "AS302"):
         message = f"{verb.with_.op} does not fit {listed(sites)}: {problem.message}"
         collector.report(code, message, span, *hints)
         return
@@ -50,7 +51,7 @@ def _report(code: str, problem: Problem, sites: list[Site], verb: Replace | Inse
     collector.report(code, message, span, *hints, related=related)
 
 
-def _findings(site: Site, config: Signature, verb: Replace | Insert) -> Iterator[Finding]:
+def _findings(site: Site, config: Signature, verb: Replace | Insert, known: bool) -> Iterator[Finding]:
     if site.slot != "module" and site.slot not in config.slots:
         hint = f"{config.name} fills {', '.join(sorted(config.slots))}"
         yield "AS301", Problem(None, f"it does not fill the slot '{site.slot}'", hint)
@@ -59,11 +60,19 @@ def _findings(site: Site, config: Signature, verb: Replace | Insert) -> Iterator
         return
     problems = tuple(config.problems(site.shape))
     yield from (("AS302", problem) for problem in problems)
+    if not problems and known and _blind(site, config):
+        message = "it mixes tokens, and the host tells this site neither which of them are padding nor what was before"
+        yield "AS234", Problem(None, message, f"put {config.name} in place of an attention, or insert it behind blocks")
     if not problems and isinstance(verb, Insert) and verb.init.kind in TAUGHT:
         hint = "write init identity, random or artifact"
         yield "AS310", Problem(None, "nothing stood there that it could learn from", hint)
     elif not problems:
         yield from _initial(site, config, verb.init)
+
+
+def _blind(site: Site, config: Signature) -> bool:
+    """Whether an operator mixes tokens of texts, which are padded and decoded bit by bit, where it is not told so."""
+    return site.shape.tokens is None and site.port.mask is None and config.facts(site.shape).reach != 0
 
 
 def _initial(site: Site, config: Signature, init: Init) -> Iterator[Finding]:
@@ -72,6 +81,9 @@ def _initial(site: Site, config: Signature, init: Init) -> Iterator[Finding]:
     if init.kind not in config.inits:
         known = ", ".join(config.inits)
         yield "AS310", Problem(None, f"{config.name} has no such initialization", f"{config.name} supports {known}")
+    elif init.kind == "inherit" and init.neurons == "greedy":
+        message = "greedy chooses neurons by data, and inherit reads none"
+        yield "AS310", Problem(None, message, "write init least_squares, or neurons nearest")
     elif init.kind == "inherit":
         yield from (("AS311", obstacle) for obstacle in config.obstacles(site.shape))
         missing = [name for name in config.inherits(site.shape) if f"{name}.weight" not in site.teacher]

@@ -29,8 +29,9 @@ from archspec.language.spec import (
     Spec,
     selectors,
 )
-from archspec.semantics.check.families import has_null_label, metrics_of, objectives_of
+from archspec.semantics.check.families import has_null_label, is_headless, metrics_of, objectives_of
 from archspec.semantics.check.places import item_span, written_keys
+from archspec.semantics.choices import resolve_search
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
 from archspec.syntax.tree import Map
@@ -125,6 +126,8 @@ def settings_have_effect(resolved: ResolvedSpec, collector: Collector) -> None:
     for edit in resolved.spec.edits:
         if _has_init(edit):
             _init_has_effect(edit, edit.init, collector)
+    for resolved_edit in resolved.edits:
+        _neurons_have_effect(resolved_edit, collector)
     distill = resolved.spec.distill
     if distill is None:
         return
@@ -158,6 +161,20 @@ def _init_has_effect(edit: Edit, init: Init, collector: Collector) -> None:
                 _no_effect(collector, key, init.span(key), "only init least_squares reads it")
 
 
+def _neurons_have_effect(edit: ResolvedEdit, collector: Collector) -> None:
+    """Neurons are chosen where the new operator has fewer than the teacher."""
+    if not _has_init(edit.edit) or "neurons" not in written_keys(edit.edit.init) or edit.edit.init.neurons == "auto":
+        return
+    sizes = (
+        (site.shape.hidden, getattr(config, "hidden", None))
+        for site, config in zip(edit.sites, edit.configs, strict=False)
+    )
+    if edit.edit.init.kind not in ("inherit", "least_squares"):
+        _no_effect(collector, "neurons", edit.edit.init.span("neurons"), f"init {edit.edit.init.kind} inherits none")
+    elif not any(teacher and own and own < teacher for teacher, own in sizes):
+        _no_effect(collector, "neurons", edit.edit.init.span("neurons"), "no MLP here is narrower than its teacher")
+
+
 def training_settings_are_sane(resolved: ResolvedSpec, collector: Collector) -> None:
     """Warn of numbers that contradict one another."""
     distill, finetune = resolved.spec.distill, resolved.spec.finetune
@@ -177,6 +194,11 @@ def training_settings_are_sane(resolved: ResolvedSpec, collector: Collector) -> 
             _suspicious(collector, "milestones do not rise", finetune.span("milestones"), "write each once, in order")
 
 
+def search_has_choices(resolved: ResolvedSpec, collector: Collector) -> None:
+    """What `search` names must fit somewhere, and its budget be one."""
+    resolve_search(resolved.spec, resolved.structure, collector)
+
+
 def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> None:
     """Metrics, objectives and label dropout must make sense for the host."""
     spec, structure = resolved.spec, resolved.structure
@@ -192,6 +214,9 @@ def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> No
         collector.report(
             "AS326", message, spec.finetune.span("objective"), f"write one of {', '.join(sorted(objectives))}"
         )
+    if spec.finetune and is_headless(structure) and not spec.finetune.distill_weight:
+        message = f"{host} has no head, so nothing but a teacher can finetune it"
+        collector.report("AS235", message, _head(spec, "finetune"), "write distill_weight: 1")
     for stage in (spec.distill, spec.finetune):
         if stage and "label_dropout" in written_keys(stage) and stage.label_dropout and not has_null_label(structure):
             message = f"{host} takes no labels, so none can be dropped"

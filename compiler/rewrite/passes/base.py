@@ -97,7 +97,8 @@ def block_call(graph: HostGraph, site: Site, edit: ResolvedEdit) -> tuple[fx.Nod
 
 def check_contract(graph: HostGraph, body: Body, node: fx.Node, site: Site, edit: ResolvedEdit) -> None:
     """Refuse a site that is not given (batch, tokens, width) or does not give the same back: no operator fits it."""
-    given, value = input_of(graph, body, node, site).meta["val"], node.meta["val"]
+    last = call_of(graph, site.exit, edit)[1] if site.exit else node
+    given, value = input_of(graph, body, node, site).meta["val"], last.meta["val"]
     given = given if isinstance(given, Tensor) else None
     first = value[0] if isinstance(value, tuple) else value
     fits = isinstance(first, Tensor) and given is not None and given.dim() == 3 and first.shape == given.shape

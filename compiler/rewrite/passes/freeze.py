@@ -23,7 +23,7 @@ class Freeze(Pass):
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
         graph = graph.copied()
         for edit, _ in edits(resolved, spec.Freeze):
-            for site in edit.sites:
-                for _, node in graph.nodes(site.path):
-                    retarget(node, site.path, self.why(edit, site.path), frozen=True)
+            for path in (path for site in edit.sites for path in site.paths):
+                for _, node in graph.nodes(path):
+                    retarget(node, path, self.why(edit, path), frozen=True)
         return graph

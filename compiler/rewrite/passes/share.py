@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from archspec.compiler.rewrite.graph import HostGraph, retarget
 from archspec.compiler.rewrite.passes.base import Fact, Pass, call_of, check_alone, edits
+from archspec.host.structure import Site
 from archspec.language import spec
 from archspec.semantics.resolve import ResolvedSpec
 
@@ -22,15 +23,24 @@ class Share(Pass):
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
         graph = graph.copied()
-        shared = [(edit, site) for edit, _ in edits(resolved, spec.Share) for site in edit.sites]
-        nodes = {site.path: call_of(graph, site, edit)[1] for edit, site in shared}
-        owner = {site.path: edit.sites[0].path for edit, site in shared if site is not edit.sites[0]}
-        for edit, site in shared:
+        shared = [
+            (edit, site, first)
+            for edit, _ in edits(resolved, spec.Share)
+            for whole in edit.sites
+            for site, first in zip(_modules(whole), _modules(edit.sites[0]), strict=True)
+        ]
+        nodes = {site.path: call_of(graph, site, edit)[1] for edit, site, _ in shared}
+        owner = {site.path: first.path for _, site, first in shared if site.path != first.path}
+        for edit, site, _ in shared:
             if site.path in owner:
                 check_alone(graph, site, edit)
                 source = nodes[_root(site.path, owner)]
                 retarget(nodes[site.path], str(source.target), self.why(edit, site.path), new=source.meta.get("new"))
         return graph
+
+
+def _modules(site: Site) -> tuple[Site, ...]:
+    return (site, site.exit) if site.exit else (site,)
 
 
 def _root(path: str, owner: dict[str, str]) -> str:

@@ -66,6 +66,15 @@ def test_one_parameter_of_an_operator(tmp_path: Path) -> None:
     assert [c.where for c in of_kind(found, "spec")] == ["name", "edit replace blocks[*].mlp"]
 
 
+def test_a_site_of_two_modules_is_counted_whole(tiny_bert: Path, tmp_path: Path) -> None:
+    """The same attention with new weights has as many parameters, although it stands in one of the two modules."""
+    path = tmp_path / "a.yaml"
+    edits = "[{replace: 'blocks[0].attn', with: attention}, {replace: 'blocks[1].mlp', with: {op: mlp, hidden: 63}}]"
+    path.write_text(f"archspec: 1\nname: a\nbase: {tiny_bert}\nedits: {edits}\n")
+    found = difference(tmp_path, tiny_bert, path)
+    assert {change.where: change.params for change in found.changes} == {"blocks[0].attn": 0, "blocks[1].mlp": -65}
+
+
 def test_there_and_back_are_opposite(tmp_path: Path) -> None:
     path = spec(tmp_path, "a", "replace blocks[0].mlp with mlp(ratio=6)")
     there, back = difference(tmp_path, DIGITS, path), difference(tmp_path, path, DIGITS)

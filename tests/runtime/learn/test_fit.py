@@ -2,18 +2,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from transformers import BertModel
 
 from archspec.diagnostics import ArchspecError
+from archspec.host.locate import Located, structure_of
 from archspec.instructions import Entry, Install, Relist
+from archspec.operators import restore
+from archspec.runtime.data.examples import Arrays
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.fit import FitSettings, Teacher, fit, token_weights
 from archspec.runtime.learn.parts import find_part
 from archspec.runtime.learn.taps import Record, Tap, record
+from archspec.runtime.model.apply import apply
+from archspec.runtime.objectives import Features
 
 B = "transformer_blocks"
 MLP = f"{B}.1.ff"
@@ -135,3 +143,28 @@ def test_a_part_without_readout_is_taught_otherwise(student: Makes, parallel: Ma
     assert find_part(student(program), program, (f"{B}.0", f"{B}.1")).readout is None
     installed: tuple[Install | Relist, ...] = (install(MLP, "mlp", "mlp"),)
     assert isinstance(find_part(student(installed), installed, (MLP,)).readout, nn.Linear)
+
+
+def test_padding_counts_nowhere(tiny_encoder: Path) -> None:
+    """A fit to texts with padding is one to the texts alone, and so are its errors."""
+    host = BertModel.from_pretrained(tiny_encoder).eval().requires_grad_(False)
+    site = next(s for s in structure_of(Located(tiny_encoder)).sites if s.slot == "mlp" and s.index == 0)
+    config = restore("mlp", {"hidden": 24}).complete(site.shape)
+    program = (Install(site.path, "mlp", "mlp", 1, config.settings(), site.shape, site.port),)
+    ids = torch.randint(1, 64, (150, 6), generator=torch.Generator().manual_seed(0))
+    padded = {"input_ids": F.pad(ids, (0, 4)), "attention_mask": F.pad(torch.ones_like(ids), (0, 4))}
+    outcomes, readouts = [], []
+    for columns in ({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, padded):
+        student = apply(copy.deepcopy(host), program)
+        part = find_part(student, program, (site.path,))
+        inherit: Any = part.module.inherit
+        inherit({name: host.get_parameter(path) for name, path in site.teacher.items()})
+        feed = Feed(Arrays(columns, "texts"), Features(), seed=1, batch=32)
+        outcomes.append(fit([part], Teacher(host), feed, FitSettings(samples=96))[part.name])
+        assert part.readout is not None
+        readouts.append(part.readout.weight)
+        assert part.tap.last == site.paths[1]
+    assert outcomes[0].after < outcomes[0].before
+    assert outcomes[1].after == pytest.approx(outcomes[0].after, rel=1e-3)
+    assert outcomes[1].before == pytest.approx(outcomes[0].before, rel=1e-4)
+    torch.testing.assert_close(readouts[1], readouts[0], rtol=1e-2, atol=1e-3)

@@ -18,6 +18,8 @@ from archspec.runtime.operators.base import Context, Operator, reset
 SITES = {
     "dit.attn": SiteShape(width=24, tokens=20, grid=(4, 5), heads=3, kv_heads=3, head_dim=8),
     "dit.mlp": SiteShape(width=24, tokens=20, grid=(4, 5), hidden=40, activation="gelu_pytorch_tanh"),
+    "vit.attn": SiteShape(width=24, tokens=22, grid=(4, 5), prefix=2, heads=3, kv_heads=3, head_dim=8),
+    "vit.mlp": SiteShape(width=24, tokens=21, grid=(4, 5), prefix=1, hidden=40, activation="gelu"),
     "llama.attn": SiteShape(
         width=24, heads=4, kv_heads=2, head_dim=6, causal=True, rotary=True, bias=False, out_bias=False
     ),
@@ -26,7 +28,7 @@ SITES = {
         width=24, heads=4, kv_heads=2, head_dim=8, causal=True, rotary=True, bias=False, out_bias=False, qk_norm=True
     ),
 }
-NEEDED = {"local_attention": {"window": 2}, "low_rank": {"rank": 7}}
+NEEDED = {"local_attention": {"window": 2}, "low_rank": {"rank": 7}, "moe": {"experts": 4}}
 AT_ANY_LENGTH = {"hyena_mlp": {"channels": "shared"}}
 """What an operator needs where the number of tokens is not fixed."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
 from torch import nn
-from transformers import LlamaForCausalLM
+from transformers import BertForMaskedLM, LlamaForCausalLM, ViTForImageClassification
 
 from archspec.host.locate import Located, structure_of
 from archspec.host.structure import Site
@@ -29,6 +29,9 @@ def graft(model: nn.Module, site: Site, operator: str, kind: str, params: Mappin
     initialize(made, kind, {k: weights[v] for k, v in site.teacher.items()}, path_seed(0, site.path))
     parent, _, leaf = site.path.rpartition(".")
     setattr(model.get_submodule(parent), leaf, made)
+    if site.exit:
+        parent, _, leaf = site.exit.path.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.Identity())
 
 
 def dit(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -49,14 +52,28 @@ def pixart(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return PixArtTransformer2DModel.from_pretrained(folder).eval(), inputs
 
 
-def llama(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def padded() -> dict[str, Any]:
+    """Two texts, the first padded on the left."""
     tokens = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(tokens)
     mask[0, :3] = 0
-    return LlamaForCausalLM.from_pretrained(folder).eval(), {"input_ids": tokens, "attention_mask": mask}
+    return {"input_ids": tokens, "attention_mask": mask}
 
 
-HOSTS = {"tiny_dit": dit, "tiny_pixart": pixart, "tiny_llama": llama}
+def llama(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    return LlamaForCausalLM.from_pretrained(folder).eval(), padded()
+
+
+def bert(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    return BertForMaskedLM.from_pretrained(folder).eval(), padded()
+
+
+def vit(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return ViTForImageClassification.from_pretrained(folder).eval(), {"pixel_values": pixels}
+
+
+HOSTS = {"tiny_dit": dit, "tiny_pixart": pixart, "tiny_llama": llama, "tiny_bert": bert, "tiny_vit": vit}
 hosts = pytest.mark.parametrize("host", HOSTS)
 
 
@@ -71,7 +88,7 @@ def run(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     ("slot", "operator", "params", "atol"),
     [
         ("attn", "attention", {}, 0.0),
-        ("attn", "local_attention", {"window": 15}, 0.0),
+        ("attn", "local_attention", {"window": 16}, 0.0),
         ("attn", "low_rank", {"rank": 32}, 2e-5),
         ("mlp", "mlp", {}, 0.0),
         ("mlp", "mlp", {"hidden": 150}, 1e-6),

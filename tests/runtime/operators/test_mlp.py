@@ -8,7 +8,7 @@ import torch
 from transformers.activations import ACT2FN
 
 from archspec.operators.mlp import ACTIVATIONS as NAMES
-from archspec.runtime.model.initialize import initialize
+from archspec.runtime.model.initialize import can_inherit, initialize
 from archspec.runtime.operators.mlp import ACTIVATIONS
 
 
@@ -43,6 +43,21 @@ def test_inheriting_as_many_or_more_neurons_is_exact(rig: Callable[..., Any], si
         assert (made.operator.up.weight[-extra:] != 0).all(), "new neurons must be able to learn"
         made.mix().sin().sum().backward()
         assert (made.operator.readout.weight.grad[:, -extra:] != 0).any()
+
+
+@pytest.mark.parametrize("name", ["mlp", "mix_ffn", "moe"])
+@pytest.mark.parametrize("extra", [0, 8])
+def test_gates_begin_open(rig: Callable[..., Any], name: str, extra: int) -> None:
+    """A gated MLP in place of one without gates does the same, and its gates can learn."""
+    params = {"experts": 4, "top_k": 4} if name == "moe" else {"hidden": 40 + extra}
+    made = rig(name, "dit.mlp", gated=True, **params)
+    initialize(made.operator, "inherit", made.teacher(), seed=5)
+    expected = teach(made.teacher(), made.x, made.config.activation)
+    torch.testing.assert_close(made.mix(), expected, rtol=1e-11, atol=1e-12)
+    made.mix().sin().sum().backward()
+    assert (made.operator.up.weight.grad[:40] != 0).any()
+    assert not can_inherit(rig("mlp", "dit.mlp", gated=True, bias=False).operator, made.teacher())
+    assert not can_inherit(rig("mlp", "llama.mlp", gated=False).operator, made.teacher())
 
 
 @pytest.mark.parametrize("site", ["dit.mlp", "llama.mlp"])

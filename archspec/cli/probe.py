@@ -1,0 +1,125 @@
+"""`archspec probe HOST`: what a host does at each of its sites, as a file that selectors rank by.
+
+HOST is a model or pipeline folder, or a spec, whose base and data are then meant.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from archspec.diagnostics import fail
+
+if TYPE_CHECKING:
+    from archspec.host.structure import Structure
+    from archspec.runtime.store.home import Home
+
+SHOWN = 6
+"""Digits of a figure."""
+
+
+@click.command()
+@click.argument("host", type=click.Path(path_type=Path))
+@click.option(
+    "-m", "--measure", "texts", multiple=True, metavar="MEASURE",
+    help="locality(k=32), influence, deviation, mean, largest (may be repeated).  [default: all]",
+)  # fmt: skip
+@click.option("--data", help="Data to run on.  [default: the spec's]")
+@click.option("-n", "--samples", type=click.IntRange(1), default=250, show_default=True, help="Examples.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Examples at a time.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of examples, noise and times.")
+@click.option("--device", help="cpu, cuda, mps.  [default: the fastest at hand]")
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="File.  [default: NAME.probe.json]")
+@click.option("--json", "as_json", is_flag=True, help="Print the file's content as JSON.")
+def command(
+    host: Path,
+    texts: tuple[str, ...],
+    data: str | None,
+    out: Path | None,
+    device: str | None,
+    as_json: bool,
+    **sizes: int,
+) -> None:
+    """Measure HOST at each of its sites, on noised examples of its own task."""
+    from rich.progress import Progress
+
+    from archspec.cli.terminal import quiet_libraries
+    from archspec.runtime.data import open_data
+    from archspec.runtime.data.needs import needs_of
+    from archspec.runtime.learn.feed import Feed
+    from archspec.runtime.objectives import make_objective
+    from archspec.runtime.probing.measures import MEASURES, parse_measures
+    from archspec.runtime.probing.probe import Settings, measure, write
+    from archspec.runtime.store.opening import best_device, open_model
+
+    quiet_libraries()
+    asked = parse_measures(texts or tuple(MEASURES))
+    place, structure, stanza, near = _opened(host, data)
+    settings = Settings(stanza, sizes["samples"], sizes["seed"])
+    device = device or best_device()
+    examples = open_data(stanza, near, needs_of(place.top))
+    feed = Feed(examples, make_objective(place), sizes["seed"], sizes["batch"], device)
+    with Progress(transient=True, disable=as_json) as progress:
+        bar = progress.add_task("probing", total=sizes["samples"])
+        model = open_model(place, device)
+        found = measure(model, structure, feed, asked, sizes["samples"], lambda n: progress.advance(bar, n))
+    path = out or Path(f"{(host.stem if host.is_file() else host.name)}.probe.json")
+    content = write(path, structure, settings, found)
+    if as_json:
+        click.echo(json.dumps(content))
+        return
+    _print(structure, found)
+    click.echo(f"wrote {path}")
+
+
+def _opened(host: Path, data: str | None) -> tuple[Home, Structure, Mapping[str, Any], Path]:
+    """Return the host, its structure, the stanza of its data, and where paths of the latter start."""
+    from archspec.host.locate import locate, structure_of
+    from archspec.language.parse import DSL, YAML, load
+    from archspec.language.spec import Base
+    from archspec.runtime.store.home import home
+    from archspec.semantics.resolve import explicit
+
+    stanza: Mapping[str, Any] | None = None
+    base, near = Base(from_=str(host.absolute()) if host.exists() else str(host), subfolder=_edited(host)), Path.cwd()
+    if host.suffix in (*YAML, *DSL):
+        spec = load(host)
+        if spec.base is None:
+            raise fail("AS141", "a spec needs 'base'", None, "write `base: FOLDER`, or extend a spec that has one")
+        base, near, stanza = spec.base, host.parent, explicit(spec.data) if spec.data else None
+    if data is not None:
+        near, stanza = Path.cwd(), {"from": data}
+    located = locate(base, near)
+    if located.folder is None:
+        raise fail("AS600", located.note, None, f"download it once: hf download {base.from_}")
+    if stanza is None:
+        raise fail(
+            "AS728", "a probe runs the host on data, and none is named", None, "add --data, such as `--data digits`"
+        )
+    return home(located.folder), structure_of(located), stanza, near
+
+
+def _edited(host: Path) -> str | None:
+    """Return the part of a pipeline that is meant."""
+    parts = ("transformer", "unet") if (host / "model_index.json").is_file() else ()
+    return next((part for part in parts if (host / part / "config.json").is_file()), None)
+
+
+def _print(structure: Structure, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """Print a table with a row per site and a column per measure."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("site")
+    for name in found:
+        table.add_column(name, justify="right")
+    for site in structure.sites:
+        figures = [values.get(site.path) for values in found.values()]
+        if any(figures):
+            table.add_row(site.name, *(f"{f['mean']:.{SHOWN}g} ± {2 * f['error']:.1g}" if f else "" for f in figures))
+    Console(highlight=False, markup=False).print(table)
