@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format generated bench repro repro-digits host clean
+.PHONY: help setup demo test lint format generated bench repro repro-digits repro-grafting host clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -50,13 +50,16 @@ generated: $(STAMP)  ## rewrite everything generated: JSON Schema, docs/errors.m
 bench: $(STAMP)  ## measure speed and memory beside peers, in one run (needs about 10 GB of disk)
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
-repro: repro-digits  ## every published number of docs/results (hours; resumable)
+repro: repro-digits repro-grafting  ## every published number of docs/results (hours; resumable)
 
 repro-digits: $(STAMP)  ## the digits results with three seeds and intervals; rewrites docs/results/digits.md
 	$(BIN)/python benchmarks/repro_digits.py
 
+repro-grafting: $(STAMP)  ## the grafting paper's tables on the host of 64 tokens; rewrites docs/results/grafting.md
+	$(BIN)/python benchmarks/repro_grafting.py
+
 host: $(STAMP)  ## train the embedded host again (about 12 minutes; deterministic, resumable)
-	$(BIN)/python specs/hosts/train_digits.py
+	$(BIN)/python specs/hosts/train.py
 
 clean:  ## remove the environment and all outputs
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

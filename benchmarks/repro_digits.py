@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 SPECS = ROOT / "specs" / "digits"
 PAGE = ROOT / "docs" / "results" / "digits.md"
 HOST_IMAGES = 2036 * 64
-"""Images that the host was trained on (specs/hosts/train_digits.py)."""
+"""Images that the host was trained on (specs/hosts/train.py)."""
 HELD_OUT = 143
 """Images that fits and regressions are judged on: a tenth of the training split."""
 

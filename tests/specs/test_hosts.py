@@ -89,19 +89,21 @@ def test_training_is_a_pure_function_of_the_step() -> None:
     """What a resumed run draws is what the killed one would have drawn."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("train_digits", HOSTS / "train_digits.py")
+    spec = importlib.util.spec_from_file_location("train_hosts", HOSTS / "train.py")
     assert spec is not None
     assert spec.loader is not None
     script: Any = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script  # dataclasses look their module up
     spec.loader.exec_module(script)
     per_pass = 1437 // script.BATCH
     drawn = torch.cat([script.indices(step, 1437) for step in range(per_pass)])
     assert len(set(drawn.tolist())) == per_pass * script.BATCH
     assert torch.equal(script.indices(30, 1437), script.indices(30, 1437))
-    assert script.rate(0) == 0.01
-    assert script.rate(script.WARMUP) == 1
-    assert script.rate(script.STEPS) == pytest.approx(0)
-    zeros = [name for name, p in script.make_host().named_parameters() if not p.any()]
+    recipe = script.HOSTS["digits"]
+    assert script.rate(0, recipe.steps) == 0.01
+    assert script.rate(script.WARMUP, recipe.steps) == 1
+    assert script.rate(recipe.steps, recipe.steps) == pytest.approx(0)
+    zeros = [name for name, p in script.make_host(recipe).named_parameters() if not p.any()]
     assert sum("norm1.linear" in name for name in zeros) == 12
 
 

@@ -1,11 +1,11 @@
-"""Train the two embedded models: a diffusion transformer of handwritten digits, and the classifier that judges it.
+"""Train the embedded models: small diffusion transformers of images, and the classifiers that judge them.
 
-    python specs/hosts/train_digits.py [--out specs/hosts] [--only host|classifier]
+    python specs/hosts/train.py [NAMES...] [--out specs/hosts]
 
-The host is diffusers' DiTTransformer2DModel (6 blocks, width 96, patch 2 on 8x8: 16 tokens, 1.2 M parameters) trained
-with rectified flow on the training split of scikit-learn's digits; about five CPU minutes on one thread. Same seed,
-same weights (on one kind of CPU and torch). A killed run goes on from its last state, kept as `.state.safetensors`.
-Both are written as fp16 safetensors, the host as a pipeline folder that plain diffusers loads.
+A host is diffusers' DiTTransformer2DModel trained with rectified flow on a bundled data set, after the recipe of its
+name; a classifier is a small residual network on the same images. Same seed, same weights (on one kind of CPU and
+torch). A killed run goes on from its last state, kept as `.state.safetensors`. All are written as fp16 safetensors,
+hosts as pipeline folders that plain diffusers loads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,23 +32,63 @@ from archspec.runtime.ecosystem.identity_autoencoder import IdentityAutoencoder
 from archspec.runtime.objectives import Conditioning, Flow, quiet_label_dropout
 
 HERE = Path(__file__).parent
-SEED, CLASSES, SIZE = 0, 10, 8
-STEPS, BATCH, PEAK, WARMUP, CLIP, EMA, DROPOUT = 2036, 64, 1e-3, 100, 1.0, 0.999, 0.1
+SEED, CLASSES = 0, 10
+BATCH, PEAK, WARMUP, CLIP, EMA, DROPOUT = 64, 1e-3, 100, 1.0, 0.999, 0.1
 SAVE_EVERY = 200
-CLASSIFIER_SIZE, CLASSIFIER_EPOCHS = 32, 40
 
 
-def make_host() -> DiTTransformer2DModel:
+@dataclass(frozen=True)
+class Recipe:
+    """A host: 6 blocks of width 32 x `heads`, on (size / patch)^2 tokens of images resized to `size` pixels."""
+
+    data: str
+    size: int
+    patch: int
+    heads: int
+    steps: int
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """Return the training split: images (count, 1, size, size) in [-1, 1], and labels."""
+        images, labels = map(torch.from_numpy, load_bundled(self.data, "train"))
+        if images.shape[-1] != self.size:
+            images = F.interpolate(images, size=self.size, mode="area")
+        return images, labels
+
+
+HOSTS: Mapping[str, Recipe] = {
+    "digits": Recipe("digits", 8, patch=2, heads=3, steps=2036),
+    "digits-64": Recipe("digits", 8, patch=1, heads=3, steps=2036),
+    "fashion-64": Recipe("fashion", 16, patch=2, heads=3, steps=6000),
+    "fashion-256": Recipe("fashion", 32, patch=2, heads=4, steps=12000),
+}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier. `size`: images are enlarged to it, in pixels, and shifted by up to `reach` of their own."""
+
+    data: str
+    size: int
+    epochs: int
+    reach: int
+
+
+JUDGES: Mapping[str, Judge] = {
+    "digits-classifier": Judge("digits", 32, epochs=40, reach=4),
+}
+
+
+def make_host(recipe: Recipe) -> DiTTransformer2DModel:
     """A fresh host: torch's default weights, the modulations and the last layers at zero (adaLN-Zero, 2212.09748)."""
     torch.manual_seed(SEED)
     model = DiTTransformer2DModel(
-        num_attention_heads=3,
+        num_attention_heads=recipe.heads,
         attention_head_dim=32,
         in_channels=1,
         out_channels=1,
         num_layers=6,
-        sample_size=SIZE,
-        patch_size=2,
+        sample_size=recipe.size,
+        patch_size=recipe.patch,
         num_embeds_ada_norm=CLASSES,
     )
     zero = [block.norm1.linear for block in model.transformer_blocks] + [model.proj_out_1, model.proj_out_2]
@@ -57,11 +99,11 @@ def make_host() -> DiTTransformer2DModel:
     return model
 
 
-def rate(step: int) -> float:
+def rate(step: int, steps: int) -> float:
     """Share of the peak learning rate at a step: linear warm-up, then half a cosine to zero."""
     if step < WARMUP:
         return (step + 1) / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
+    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
 
 
 def indices(step: int, count: int) -> Tensor:
@@ -110,30 +152,28 @@ class State:
         return step
 
 
-def train_host(out: Path) -> None:
-    images = torch.from_numpy(load_bundled("digits", "train")[0])
-    labels = torch.from_numpy(load_bundled("digits", "train")[1])
-    model = make_host().train()
+def train_host(recipe: Recipe, out: Path) -> None:
+    images, labels = recipe.images()
+    model = make_host(recipe).train()
     state = State(model, out / ".state.safetensors")
     objective = Flow(Conditioning(null=CLASSES, dropout=DROPOUT))
     first = state.restore()
     began = time.process_time()
-    for step in range(first, STEPS):
+    for step in range(first, recipe.steps):
         chosen = indices(step, len(images))
         generator = torch.Generator().manual_seed((SEED << 32) + step)
         keywords, target = objective.inputs({"x": images[chosen], "label": labels[chosen]}, generator)
         loss = objective.loss(objective.output(model(**keywords)), target)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        state.optimizer.param_groups[0]["lr"] = PEAK * rate(step)
+        state.optimizer.param_groups[0]["lr"] = PEAK * rate(step, recipe.steps)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.ema.step(model.parameters())
         if (step + 1) % SAVE_EVERY == 0:
             state.save(step + 1)
-            print(
-                f"step {step + 1}/{STEPS}  loss {loss.item():.4f}  {time.process_time() - began:.0f} CPU s", flush=True
-            )
+            spent = f"{time.process_time() - began:.0f} CPU s"
+            print(f"step {step + 1}/{recipe.steps}  loss {loss.item():.4f}  {spent}", flush=True)
     state.ema.copy_to(model.parameters())
     write_pipeline(model.eval(), out)
     state.path.unlink(missing_ok=True)
@@ -158,7 +198,7 @@ def write_pipeline(model: DiTTransformer2DModel, out: Path) -> None:
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def train_classifier(out: Path) -> None:
+def train_classifier(judge: Judge, out: Path) -> None:
     """A residual network on the images at four times their size, shifted by up to four of the large pixels."""
     torch.manual_seed(SEED)
     config = ResNetConfig(
@@ -171,31 +211,31 @@ def train_classifier(out: Path) -> None:
         label2id={str(i): i for i in range(CLASSES)},
     )
     model = ResNetForImageClassification(config).train()
-    arrays = load_bundled("digits", "train")
-    images, labels = enlarge(torch.from_numpy(arrays[0])), torch.from_numpy(arrays[1])
-    steps = CLASSIFIER_EPOCHS * (len(images) // BATCH)
+    arrays = load_bundled(judge.data, "train")
+    images, labels = enlarge(torch.from_numpy(arrays[0]), judge.size), torch.from_numpy(arrays[1])
+    steps = judge.epochs * (len(images) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     generator = torch.Generator().manual_seed(SEED)
     for step in range(steps):
         chosen = indices(step, len(images))
-        logits = model(pixel_values=shifted(images[chosen], generator)).logits
+        logits = model(pixel_values=shifted(images[chosen], generator, judge.reach)).logits
         torch.autograd.backward(F.cross_entropy(logits, labels[chosen]))
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
     model.eval().half().save_pretrained(out)
-    size = {"height": CLASSIFIER_SIZE, "width": CLASSIFIER_SIZE}
+    size = {"height": judge.size, "width": judge.size}
     processor = {"do_resize": True, "size": size, "resample": 2, "image_mean": [0.5], "image_std": [0.5]}
     (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-    print(f"classifier: {accuracy(out, 'test'):.4f} of the test split right", flush=True)
+    print(f"classifier: {accuracy(judge, out, 'test'):.4f} of the test split right", flush=True)
 
 
-def enlarge(images: Tensor) -> Tensor:
-    return F.interpolate(images, size=CLASSIFIER_SIZE, mode="bilinear", align_corners=False)
+def enlarge(images: Tensor, size: int) -> Tensor:
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-def shifted(images: Tensor, generator: torch.Generator, reach: int = 4) -> Tensor:
+def shifted(images: Tensor, generator: torch.Generator, reach: int) -> Tensor:
     """Each image moved by up to `reach` pixels; the uncovered border takes the background, -1."""
     padded = F.pad(images, (reach,) * 4, value=-1.0)
     corners = torch.randint(0, 2 * reach + 1, (len(images), 2), generator=generator).tolist()
@@ -203,28 +243,31 @@ def shifted(images: Tensor, generator: torch.Generator, reach: int = 4) -> Tenso
     return torch.stack([image[:, y : y + size, x : x + size] for image, (y, x) in zip(padded, corners, strict=True)])
 
 
-def accuracy(folder: Path, split: str) -> float:
+def accuracy(judge: Judge, folder: Path, split: str) -> float:
     model = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    images, labels = load_bundled("digits", split)
+    images, labels = load_bundled(judge.data, split)
     with torch.no_grad():
-        found = model(pixel_values=enlarge(torch.from_numpy(images))).logits.argmax(-1)
+        found = model(pixel_values=enlarge(torch.from_numpy(images), judge.size)).logits.argmax(-1)
     return float((found == torch.from_numpy(labels)).float().mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder that receives digits/ and digits-classifier/")
-    parser.add_argument("--only", choices=["host", "classifier"], help="train one of the two")
+    parser.add_argument("names", nargs="*", metavar="NAMES", help=f"of {', '.join([*JUDGES, *HOSTS])}; default: digits")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder that receives a folder for each")
     arguments = parser.parse_args()
+    names = arguments.names or ["digits-classifier", "digits"]
+    if unknown := [name for name in names if name not in JUDGES and name not in HOSTS]:
+        parser.error(f"no recipe is called {', '.join(unknown)}")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    for name, folder, train in (
-        ("classifier", "digits-classifier", train_classifier),
-        ("host", "digits", train_host),
-    ):
-        if arguments.only in (None, name):
-            (arguments.out / folder).mkdir(parents=True, exist_ok=True)
-            train(arguments.out / folder)
+    for name in names:
+        folder = arguments.out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if name in JUDGES:
+            train_classifier(JUDGES[name], folder)
+        else:
+            train_host(HOSTS[name], folder)
 
 
 if __name__ == "__main__":
