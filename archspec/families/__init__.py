@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from archspec.diagnostics import fail
-from archspec.families import dit, llama, pixart, unknown
+from archspec.families import dit, llama, mistral, pixart, qwen, unknown
 from archspec.families.base import Family, Shape
 from archspec.host.structure import Structure, TensorHeader
 from archspec.source import Span
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (dit.FAMILY, pixart.FAMILY, llama.FAMILY)}
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (dit.FAMILY, pixart.FAMILY, llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3)
+}
 
 CLASS_KEYS: Mapping[str, str] = {"diffusers": "_class_name", "transformers": "architectures"}
 """Library -> the key under which its configs name the model class."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from archspec.diagnostics import Collector, nearest
 from archspec.host.fingerprint import same_data
@@ -110,6 +110,8 @@ class Family:
     anatomy: Callable[[str, Mapping[str, Any], Span | None], Anatomy]
     legacy: Callable[[Mapping[str, Any]], str | None] = field(default=lambda config: None)
     """Return the class that the library loads in place of an outdated one, None when that is not of this family."""
+    task: Literal["images", "text"] = "images"
+    """What the host makes: which measures and objectives have a meaning for it."""
     outside: tuple[str, ...] = ()
     """Modules within blocks that the host also reads from outside of their block, which so cannot be taken away."""
 
