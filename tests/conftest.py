@@ -42,6 +42,9 @@ LLAMA: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+MISTRAL = {**LLAMA, "sliding_window": None}
+QWEN2 = LLAMA
+QWEN3 = {**LLAMA, "head_dim": 12}
 VIT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -96,6 +99,30 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return _save(LlamaForCausalLM(LlamaConfig(**LLAMA)), tmp_path_factory.mktemp("hosts") / "tiny_llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mistral without a window: sizes as those of `tiny_llama`."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return _save(MistralForCausalLM(MistralConfig(**MISTRAL)), tmp_path_factory.mktemp("hosts") / "tiny_mistral")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen2: sizes as those of `tiny_llama`, biases of q, k and v."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return _save(Qwen2ForCausalLM(Qwen2Config(**QWEN2)), tmp_path_factory.mktemp("hosts") / "tiny_qwen2")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen3: as `tiny_llama`, with heads of 12 features (together wider than the model) and norms of q and k."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return _save(Qwen3ForCausalLM(Qwen3Config(**QWEN3)), tmp_path_factory.mktemp("hosts") / "tiny_qwen3")
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,7 @@ from archspec.host.structure import Structure, TensorHeader
 from archspec.source import Span
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family
-    for family in (dit.FAMILY, pixart.FAMILY, llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3)
+    family.name: family for family in (dit.FAMILY, pixart.FAMILY, llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3)
 }
 
 CLASS_KEYS: Mapping[str, str] = {"diffusers": "_class_name", "transformers": "architectures"}

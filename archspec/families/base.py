@@ -66,7 +66,13 @@ class Attribute:
         return None
 
 
-KINDS: Mapping[type, str] = {int: "a whole number", bool: "true or false", str: "a text"}
+KINDS: Mapping[type, str] = {
+    int: "a whole number",
+    bool: "true or false",
+    str: "a text",
+    float: "a number",
+    list: "a list",
+}
 
 
 def count(default: int | None, most: int = 2**31, *, optional: bool = False) -> Attribute:

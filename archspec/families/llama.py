@@ -1,4 +1,4 @@
-"""transformers' LlamaForCausalLM and LlamaModel. SmolLM2, TinyLlama, Yi and many others are published under this class."""
+"""transformers' LlamaForCausalLM and LlamaModel. SmolLM2, TinyLlama, Yi and many others are published under it."""
 
 from __future__ import annotations
 

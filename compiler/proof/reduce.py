@@ -38,17 +38,22 @@ def _pixart(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, An
     return own | ({"caption_channels": 8} if config.get("caption_channels") else {})
 
 
-def _llama(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
-    width = head_dim * config.get("num_attention_heads", 32)
-    own = {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": 64}
+def _decoder(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
+    """Heads that are together wider than the model, as Qwen3's are, stay so."""
+    structure = describe(config)
+    attn = next(site.shape for site in structure.sites if site.slot == "attn")
+    heads, size = attn.heads or 1, attn.head_dim or 1
+    own = {"hidden_size": heads * head_dim, "intermediate_size": 2 * heads * head_dim, "vocab_size": 64}
     words = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
-    return own | words | ({"head_dim": head_dim} if "head_dim" in config else {})
+    if "head_dim" in FAMILIES[structure.family].handled:
+        own["head_dim"] = head_dim if heads * size == attn.width else 2 * head_dim
+    return own | words
 
 
 NARROWED: Mapping[str, Callable[[Mapping[str, Any], int, int], dict[str, Any]]] = {
     "dit": _dit,
     "pixart": _pixart,
-    "llama": _llama,
+    **{name: _decoder for name, family in FAMILIES.items() if family.task == "text"},
 }
 """Family -> the config entries of its reduced form."""
 

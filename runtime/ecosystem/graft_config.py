@@ -61,7 +61,8 @@ def config_class(host: type[Any]) -> type[Any]:
 
 
 def _register(config: type[Any]) -> None:
-    """Let every Auto class that knows the host's config know the grafted one."""
+    """Let every Auto class that knows the host's config know the grafted one. Models of another config, which some Auto
+    classes give to the host's (Jev to Qwen2's), are none of it."""
     from transformers.models.auto import modeling_auto
 
     from archspec.runtime.ecosystem.interop import grafted_class
@@ -69,7 +70,8 @@ def _register(config: type[Any]) -> None:
     host = config.__mro__[1]
     for auto in _autos(modeling_auto):
         known = auto._model_mapping.get(host, ())
-        for model in known if isinstance(known, tuple) else (known,):
+        own = (model for model in (known if isinstance(known, tuple) else (known,)) if model.config_class is host)
+        for model in own:
             auto.register(config, grafted_class("transformers", model.__name__), exist_ok=True)
 
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from archspec.diagnostics import InternalError
 from archspec.runtime.families.base import Example, Family
+from archspec.runtime.families.decoder import Decoder
 from archspec.runtime.families.dit import DiT
-from archspec.runtime.families.llama import Llama
 from archspec.runtime.families.pixart import PixArt
 from archspec.runtime.families.unknown import Unknown
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (DiT(), PixArt(), Llama(), Unknown())}
+KNOWN: tuple[Family, ...] = (
+    DiT(),
+    PixArt(),
+    Decoder("llama"),
+    Decoder("mistral"),
+    Decoder("qwen2"),
+    Decoder("qwen3"),
+    Unknown(),
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in KNOWN}
 
 __all__ = ["FAMILIES", "Example", "Family", "family"]
 

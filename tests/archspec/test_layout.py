@@ -151,7 +151,7 @@ EDITS = [
 ]
 
 
-@pytest.mark.parametrize("host", ["tiny_dit", "tiny_pixart", "tiny_llama"])
+@pytest.mark.parametrize("host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_qwen2", "tiny_qwen3"])
 @pytest.mark.parametrize("edits", EDITS, ids=range(len(EDITS)))
 def test_names_and_shapes_are_those_of_the_applied_model(
     host: str, edits: tuple[str, ...], request: pytest.FixtureRequest

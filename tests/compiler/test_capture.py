@@ -20,7 +20,8 @@ from archspec.families import identify
 from archspec.runtime.families import family
 from archspec.runtime.model.hosts import build, read_config
 
-HOSTS = [("tiny_dit", "dit"), ("tiny_pixart", "pixart"), ("tiny_llama", "llama"), ("tiny_plain", "unknown")]
+KNOWN = ("dit", "pixart", "llama", "mistral", "qwen2", "qwen3")
+HOSTS = [*((f"tiny_{name}", name) for name in KNOWN), ("tiny_plain", "unknown")]
 
 
 def _host(folder: Path) -> tuple[Any, dict[str, Any]]:

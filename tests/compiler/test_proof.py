@@ -62,6 +62,7 @@ EDITS = {
 CASES = [
     *(("tiny_dit", case) for case in EDITS),
     *(("tiny_llama", case) for case in EDITS),
+    *((f"tiny_{name}", case) for name in ("mistral", "qwen2", "qwen3") for case in ("self-graft", "mixer", "many")),
     *(("tiny_pixart", case) for case in ("mixer", "shared blocks", "inserted", "skips", "many")),
 ]
 

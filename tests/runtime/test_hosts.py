@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from archspec.diagnostics import ArchspecError
+from archspec.families import FAMILIES as LANGUAGE
 from archspec.families import identify
 from archspec.runtime.families import FAMILIES, family
 from archspec.runtime.model.hosts import build, host_class, read_config
 
-HOSTS = [("tiny_dit", "dit"), ("tiny_pixart", "pixart"), ("tiny_llama", "llama"), ("tiny_plain", "unknown")]
+KNOWN = ("dit", "pixart", "llama", "mistral", "qwen2", "qwen3")
+HOSTS = [*((f"tiny_{name}", name) for name in KNOWN), ("tiny_plain", "unknown")]
 
 
 def _host(folder: Path, device: str = "meta") -> tuple[Any, dict[str, Any]]:
@@ -52,7 +54,7 @@ def test_ties_hold_on_meta(tiny_llama: Path) -> None:
 
 
 def test_every_family_is_reached_by_its_name() -> None:
-    assert set(FAMILIES) == {"dit", "pixart", "llama", "unknown"}
+    assert set(FAMILIES) == {*KNOWN, "unknown"} == {*LANGUAGE, "unknown"}
     assert family("DiT") is FAMILIES["dit"]
 
 

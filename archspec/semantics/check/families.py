@@ -1,5 +1,5 @@
-"""What can be measured on hosts of a family, and what they are trained by. Of a host of no known family nothing is known,
-so nothing is refused."""
+"""What can be measured on hosts of a family, and what they are trained by. Of a host of no known family nothing is
+known, so nothing is refused."""
 
 from __future__ import annotations
 

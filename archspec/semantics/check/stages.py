@@ -29,7 +29,7 @@ from archspec.language.spec import (
     Spec,
     selectors,
 )
-from archspec.semantics.check.families import OBJECTIVES, OUTPUTS, has_null_label
+from archspec.semantics.check.families import has_null_label, metrics_of, objectives_of
 from archspec.semantics.check.places import item_span, written_keys
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
@@ -181,12 +181,12 @@ def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> No
     """Metrics, objectives and label dropout must make sense for the host."""
     spec, structure = resolved.spec, resolved.structure
     host = structure.architecture
-    fitting = OUTPUTS.get(structure.family, OUTPUTS["unknown"])
+    fitting = metrics_of(structure)
     for metric in (m for m in (spec.eval.metrics if spec.eval else ()) if m not in fitting):
         span = item_span(spec.eval, "metrics", metric) if spec.eval else None
         hint = f"{host} is measured by {', '.join(sorted(fitting))}"
         collector.report("AS326", f"'{metric}' cannot be measured on {host}", span, hint)
-    objectives = OBJECTIVES.get(structure.family)
+    objectives = objectives_of(structure)
     if spec.finetune and objectives and spec.finetune.objective not in objectives:
         message = f"{host} is not trained by '{spec.finetune.objective}'"
         collector.report(

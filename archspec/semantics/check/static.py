@@ -9,7 +9,7 @@ from archspec.language.selectors import Selector, select
 from archspec.language.spec import Replace
 from archspec.quantity import Number
 from archspec.semantics.check.facts import Figures, host_figures, result_figures, token_bound
-from archspec.semantics.check.families import OUTPUTS
+from archspec.semantics.check.families import metrics_of
 from archspec.semantics.lower import lower
 from archspec.semantics.outcomes import MEASURED, STATIC, evaluate_expectation
 from archspec.semantics.resolve import ResolvedSpec
@@ -76,7 +76,7 @@ def _count(expectation: Expectation, resolved: ResolvedSpec, collector: Collecto
 
 def _will_be_measured(expectation: Expectation, resolved: ResolvedSpec, collector: Collector) -> None:
     metric, spec = expectation.metric, resolved.spec
-    if metric not in OUTPUTS.get(resolved.structure.family, OUTPUTS["unknown"]):
+    if metric not in metrics_of(resolved.structure):
         message = f"'{metric}' cannot be measured on {resolved.structure.architecture}"
         collector.report("AS326", message, expectation.span, "expect what fits the host, or leave it out")
     elif resolved.gaps.has("eval"):

@@ -1,8 +1,9 @@
-"""transformers' LlamaForCausalLM: causal language model with rotary positions and grouped queries."""
+"""transformers' causal language models (Llama, Mistral, Qwen2, Qwen3): token ids in, logits out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ TOKENS = 64
 """Length of an example when none is asked for: a language model has no native one."""
 
 
-class Llama:
-    name = "llama"
+@dataclass
+class Decoder:
+    """The running side of one of these families."""
+
+    name: str
     objective: Objective = "lm"
 
     def example(
