@@ -136,39 +136,47 @@ def write_host(folder: Path) -> None:
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
 
 
-def perplexity_of(folder: Path, near: Path) -> float:
-    from archspec.runtime.measure.evaluate import evaluate
+MEASURE = {"samples": HELD_OUT, "metrics": ["perplexity"], "data": {"from": "held.jsonl"}}
+HOST = Graft("host", [{"freeze": "blocks[0]"}])
+"""The host as a spec that changes nothing."""
 
-    settings = {"samples": HELD_OUT, "metrics": ["perplexity"], "data": {"from": "held.jsonl"}}
-    return float(evaluate(folder, None, settings, near)["result"]["perplexity"])
+
+def text_of(name: str, graft: Graft) -> str:
+    """Return the spec of a graft."""
+    spec = {"archspec": 1, "name": f"smollm2-{name}", "base": "./host", "data": {"from": "learn.jsonl"}}
+    return json.dumps({**spec, "edits": graft.edits, **graft.stages, "eval": MEASURE}, indent=1)
+
+
+def recorded(name: str, graft: Graft, out: Path) -> Run | None:
+    """Return what was measured of this very spec before."""
+    path, record = out / f"{name}.yaml", out / f"{name}.json"
+    if not record.exists() or not path.exists() or path.read_text("utf-8") != text_of(name, graft):
+        return None
+    return Run(**json.loads(record.read_text("utf-8")))
 
 
 def measure(name: str, graft: Graft, out: Path) -> Run:
     """Compile, run and measure a graft; what is on record for the same spec is read."""
     from archspec.compiler.driver import compile_spec, prepare
     from archspec.runtime.execution.execute import execute
+    from archspec.runtime.measure.evaluate import evaluate
 
-    spec = {"archspec": 1, "name": f"smollm2-{name}", "base": "./host", "data": {"from": "learn.jsonl"}}
-    text = json.dumps(spec | {"edits": graft.edits} | graft.stages, indent=1)
-    path, record = out / f"{name}.yaml", out / f"{name}.json"
-    if record.exists() and path.exists() and path.read_text("utf-8") == text:
-        return Run(**json.loads(record.read_text("utf-8")))
-    path.write_text(text, "utf-8")
+    if known := recorded(name, graft, out):
+        return known
+    path, folder, seconds = out / f"{name}.yaml", out / "host", 0.0
+    (out / f"{name}.json").unlink(missing_ok=True)
+    path.write_text(text_of(name, graft), "utf-8")
     cost = prepare(path).cost.result
-    compile_spec(path, out / name, overwrite=True)
-    start = time.process_time()
-    execute(out / name, device="cpu", only=("fit", "regress"))
-    seconds = time.process_time() - start
-    run = Run(perplexity_of(out / name, out), cost.params, cost.flops, seconds)
-    record.write_text(json.dumps(asdict(run)), "utf-8")
+    if graft is not HOST:
+        folder = out / name
+        compile_spec(path, folder, overwrite=True)
+        start = time.process_time()
+        execute(folder, device="cpu", only=("fit", "regress"))
+        seconds = time.process_time() - start
+    found = evaluate(folder, None, MEASURE, out)["result"]["perplexity"]
+    run = Run(float(found), cost.params, cost.flops, seconds)
+    (out / f"{name}.json").write_text(json.dumps(asdict(run)), "utf-8")
     return run
-
-
-def measure_host(out: Path) -> float:
-    record = out / "host.json"
-    if not record.exists():
-        record.write_text(json.dumps(perplexity_of(out / "host", out)), "utf-8")
-    return float(json.loads(record.read_text("utf-8")))
 
 
 INTRO = """\
@@ -187,15 +195,26 @@ same for all rows. One run each, no interval.
 """
 
 
-def page(host: float, sizes: tuple[int, int], runs: Mapping[str, Run]) -> str:
-    """Return docs/results/smollm2.md. `sizes`: parameters and FLOPs of the host."""
-    head = ("graft", "perplexity", "ratio", "parameters", "FLOPs", "CPU s")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", f"| host | {host:.2f} | 1 | 1 | 1 | |"]
-    for name, run in runs.items():
-        ratios = f"{run.perplexity / host:.3f} | {run.params / sizes[0]:.3f} | {run.flops / sizes[1]:.3f}"
-        lines.append(f"| {GRAFTS[name].title} | {run.perplexity:.2f} | {ratios} | {run.seconds:.0f} |")
+def page(host: Run, runs: Mapping[str, Run]) -> str:
+    """Return docs/results/smollm2.md."""
     from archspec.runtime.data.needs import TEXT_LENGTH
 
+    head = ("graft", "perplexity", "ratio", "parameters", "FLOPs", "CPU s")
+    lines = [
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+        f"| host | {host.perplexity:.2f} | 1 | 1 | 1 | |",
+    ]
+    for name, run in runs.items():
+        cells = (
+            GRAFTS[name].title,
+            f"{run.perplexity:.2f}",
+            f"{run.perplexity / host.perplexity:.3f}",
+            f"{run.params / host.params:.3f}",
+            f"{run.flops / host.flops:.3f}",
+            f"{run.seconds:.0f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
     numbers = {"tokens": HELD_OUT * TEXT_LENGTH, "samples": SAMPLES * TEXT_LENGTH, "length": 64}
     return INTRO.format(**numbers) + "\n".join(lines) + "\n"
 
@@ -206,30 +225,20 @@ def main() -> int:
     parser.add_argument("--text", type=Path, default=TEXT, help="folder of the handbook's HTML pages")
     parser.add_argument("--only", nargs="*", choices=GRAFTS, help="measure these alone; the page has all on record")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    if not (options.out / "held.jsonl").exists():
-        write_texts(options.text, options.out)
-    if not (options.out / "host" / "tokenizer.json").exists():
-        write_host(options.out / "host")
-    host = measure_host(options.out)
-    print(f"host: perplexity {host:.3f}", flush=True)
-    runs: dict[str, Run] = {}
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "held.jsonl").exists():
+        write_texts(options.text, out)
+    if not (out / "host" / "tokenizer.json").exists():
+        write_host(out / "host")
+    host = measure("host", HOST, out)
+    print(f"host: {host}", flush=True)
     for name in options.only or GRAFTS:
-        runs[name] = measure(name, GRAFTS[name], options.out)
-        print(f"{name}: {runs[name]}", flush=True)
+        print(f"{name}: {measure(name, GRAFTS[name], out)}", flush=True)
+        runs = {name: run for name, graft in GRAFTS.items() if (run := recorded(name, graft, out))}
         PAGE.parent.mkdir(parents=True, exist_ok=True)
-        PAGE.write_text(page(host, host_sizes(options.out), runs), "utf-8")
+        PAGE.write_text(page(host, runs), "utf-8")
     return 0
-
-
-def host_sizes(out: Path) -> tuple[int, int]:
-    """Return parameters and FLOPs of the host, as the compiler prices it."""
-    from archspec.compiler.driver import prepare
-
-    path = out / "host.yaml"
-    path.write_text(json.dumps({"archspec": 1, "name": "host", "base": "./host", "edits": [{"freeze": "blocks[0]"}]}))
-    cost = prepare(path).cost.host
-    return cost.params, cost.flops
 
 
 if __name__ == "__main__":
