@@ -56,6 +56,10 @@ GRAFTS: Mapping[str, Graft] = {
     "local": Graft("15 of 30 attentions to a window of 64", replaced("blocks[1::2].attn", LOCAL, "inherit")),
     "linear": Graft("4 of 30 attentions to linear, closed form", replaced(f"{FEW}.attn", LINEAR)),
     "hyena": Graft("4 of 30 attentions to Hyena-X, closed form", replaced(f"{FEW}.attn", HYENA)),
+    "mlp-25-few-inherit": Graft(
+        "4 of 30 MLPs 25 % narrower, neurons kept", replaced(f"{FEW}.mlp", NARROW[25], "inherit")
+    ),
+    "mlp-25-few": Graft("4 of 30 MLPs 25 % narrower, closed form", replaced(f"{FEW}.mlp", NARROW[25])),
     "mlp-25": Graft("all MLPs 25 % narrower, closed form", replaced("blocks[*].mlp", NARROW[25])),
     "hyena-distilled": Graft(
         "4 of 30 attentions to Hyena-X, closed form, regressed", replaced(f"{FEW}.attn", HYENA), {"distill": DISTILL}
