@@ -54,7 +54,6 @@ class Attribute:
     optional: bool = False
     most: int = 2**31
     choices: tuple[Any, ...] = ()
-    """The only values that are understood; of a list, the only entries."""
 
     def fault(self, value: Any) -> str | None:
         """Return why `value` is impossible, None when it is fine."""
@@ -66,15 +65,12 @@ class Attribute:
             return f"must be 1 to {self.most}"
         return None
 
-    def understood(self, value: Any) -> bool:
-        entries = value if isinstance(value, list) else (value,)
-        return not self.choices or all(entry in self.choices for entry in entries)
-
 
 KINDS: Mapping[type, str] = {
     int: "a whole number",
     bool: "true or false",
     str: "a text",
+    float: "a number",
     list: "a list",
     dict: "a table",
 }
@@ -167,7 +163,7 @@ class Family:
             attribute = self.handled[name]
             if fault := attribute.fault(value):
                 problems.report("AS604", f"config attribute '{name}' is {_short(value)}: it {fault}", span)
-            elif not attribute.understood(value):
+            elif attribute.choices and value not in attribute.choices:
                 self._refuse(name, value, problems, span)
         for name, value in config.items():
             if name not in self.handled and name not in self.ignored and not bookkeeping(name) and not _off(value):

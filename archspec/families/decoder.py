@@ -17,12 +17,12 @@ from archspec.host.structure import Port, Site, SiteShape
 from archspec.source import Span
 
 NORMS = ("q_norm", "k_norm")
+FULL = "full_attention"
 ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj", **{norm: norm for norm in NORMS}}
 MLP = {"up": "up_proj", "down": "down_proj", "gate": "gate_proj"}
 BLOCK = Port(rotary="position_embeddings", mask="attention_mask", cache="past_key_values")
 SELF = Port(returns=2, rotary="position_embeddings", mask="attention_mask", cache="past_key_values")
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu2", "swish")
-
 
 HANDLED: Mapping[str, Attribute] = {
     "vocab_size": count(32000),
@@ -38,11 +38,6 @@ HANDLED: Mapping[str, Attribute] = {
 IGNORED = frozenset(
     {"max_position_embeddings", "rms_norm_eps", "attention_dropout", "rope_parameters", "rope_theta", "rope_scaling"}
 )
-
-
-def only(default: Any, kind: type = bool) -> Attribute:
-    """Declare an attribute of which no other value than None or False is understood."""
-    return Attribute(default, kind, optional=True, choices=(None, False))
 
 
 def decoder(
@@ -73,6 +68,7 @@ def decoder(
 def _anatomy(
     head: bool, values: Mapping[str, Any], biases: tuple[bool, bool, bool], qk_norm: bool, span: Span | None
 ) -> Anatomy:
+    _attends_to_all(values, span)
     shapes = _shapes(values, biases, qk_norm, span)
     body = "model." if head else ""
     path, depth, width = f"{body}layers", values["num_hidden_layers"], values["hidden_size"]
@@ -89,6 +85,18 @@ def _anatomy(
         tensors["lm_head.weight"] = (values["vocab_size"], width)
     sites = (site for index in range(depth) for site in _sites(f"{path}.{index}", index, shapes, tensors))
     return Anatomy({"blocks": path}, tuple(sites), tensors, tied, frozenset(spare))
+
+
+def _attends_to_all(values: Mapping[str, Any], span: Span | None) -> None:
+    """Refuse layers that attend within a window: operators and caches would have to know of it."""
+    kinds = values.get("layer_types") or ()
+    strange = next((kind for kind in kinds if kind != FULL), None)
+    if strange is not None:
+        message = f"config attribute 'layer_types' with {strange!r} is not supported in decoders"
+        raise fail("AS603", message, span, f"supported: {FULL!r} in every layer")
+    if kinds and len(kinds) != values["num_hidden_layers"]:
+        message = f"config attribute 'layer_types' has {len(kinds)} entries for {values['num_hidden_layers']} layers"
+        raise fail("AS604", message, span)
 
 
 def _shapes(

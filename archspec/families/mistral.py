@@ -3,8 +3,8 @@ window, which is not understood: its operators and caches would have to know of 
 
 from __future__ import annotations
 
-from archspec.families.base import count
-from archspec.families.decoder import decoder, only
+from archspec.families.base import Attribute, count
+from archspec.families.decoder import decoder
 
 FAMILY = decoder(
     "mistral",
@@ -12,6 +12,6 @@ FAMILY = decoder(
         "intermediate_size": count(14336),
         "num_key_value_heads": count(8),
         "head_dim": count(None),
-        "sliding_window": only(4096, int),
+        "sliding_window": Attribute(4096, int, optional=True, choices=(None,)),
     },
 )

@@ -11,14 +11,16 @@ SIZES: dict[str, Attribute] = {
     "intermediate_size": count(22016),
     "num_key_value_heads": count(32),
     "use_sliding_window": Attribute(False, bool, choices=(False,)),
-    "layer_types": Attribute(None, list, choices=(None, "full_attention")),
+    "layer_types": Attribute(None, list),
 }
+EPS = Attribute(1e-6, float, choices=(1e-6,))
+"""What operators add to the mean square of a head's queries and keys."""
 UNUSED = frozenset({"sliding_window", "max_window_layers"})
 """What only matters with sliding windows."""
 QWEN2 = decoder("qwen2", SIZES, UNUSED, lambda values: (True, False, False))
 QWEN3 = decoder(
     "qwen3",
-    {**SIZES, "head_dim": count(128), "attention_bias": flag(False)},
+    {**SIZES, "head_dim": count(128), "attention_bias": flag(False), "rms_norm_eps": EPS},
     UNUSED,
     lambda values: (values["attention_bias"], values["attention_bias"], False),
     qk_norm=True,

@@ -84,7 +84,7 @@ class Heads(Signature):
             )
 
     def inherits(self, site: SiteShape) -> tuple[str, ...]:
-        return ("q", "k", "v", "o")
+        return ("q", "k", "v", "o", *(("q_norm", "k_norm") if site.qk_norm and self.qk_norm else ()))
 
     def obstacles(self, site: SiteShape) -> Iterator[Problem]:
         """Other key/value heads than the teacher's are pooled (mean) or repeated; all else must be the teacher's."""
@@ -95,6 +95,8 @@ class Heads(Signature):
         elif self.kv_heads and site.kv_heads and max(self.kv_heads, site.kv_heads) % min(self.kv_heads, site.kv_heads):
             hint = f"write a divisor or a multiple of {site.kv_heads}"
             yield Problem("kv_heads", f"{self.kv_heads} heads cannot be made of the teacher's {site.kv_heads}", hint)
+        if site.qk_norm and not self.qk_norm:
+            yield Problem("qk_norm", "the teacher normalises queries and keys", "leave qk_norm out")
         if site.bias and not self.bias:
             yield Problem("bias", "the teacher's projections have biases", "leave bias out")
         if site.out_bias and not self.out_bias:

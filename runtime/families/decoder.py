@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,13 +12,12 @@ from torch import nn
 from archspec.runtime.families.base import TEXT_TOKENS, Draw, Example, Objective
 
 
+@dataclass
 class Decoder:
-    """`name`: of the family."""
+    """The running side of one of these families."""
 
+    name: str
     objective: Objective = "lm"
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
     def example(
         self,

@@ -20,18 +20,22 @@ from archspec.host.headers import read_folder
 from archspec.host.structure import Site, Structure, TensorHeader
 from archspec.source import Source
 
+HOSTS = Path(__file__).parents[2] / "specs" / "hosts"
 DIT: dict[str, Any] = {"_class_name": "DiTTransformer2DModel"}
 PIXART: dict[str, Any] = {"_class_name": "PixArtTransformer2DModel"}
 LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+MISTRAL: dict[str, Any] = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
+QWEN2: dict[str, Any] = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+QWEN3: dict[str, Any] = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
 BERT: dict[str, Any] = {"architectures": ["BertForMaskedLM"], "model_type": "bert"}
 VIT: dict[str, Any] = {"architectures": ["ViTForImageClassification"], "model_type": "vit"}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "dit": DIT,
     "pixart": PIXART,
     "llama": LLAMA,
-    "mistral": {"architectures": ["MistralForCausalLM"], "sliding_window": None},
-    "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
-    "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
     "bert": BERT,
     "vit": VIT,
 }
@@ -179,6 +183,16 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({**LLAMA, "auto_map": {"AutoModel": "code.Model"}}, "AS603", "auto_map"),
     ({**LLAMA, "hidden_act": "swoosh"}, "AS603", "hidden_act"),
     ({**LLAMA, "per_layer_config": {"0": {"hidden_size": 8}}}, "AS603", "per_layer_config"),
+    ({**MISTRAL, "sliding_window": 4096}, "AS603", "sliding_window"),
+    ({k: v for k, v in MISTRAL.items() if k != "sliding_window"}, "AS603", "sliding_window"),
+    ({**MISTRAL, "attention_bias": True}, "AS603", "attention_bias"),
+    ({**QWEN2, "use_sliding_window": True}, "AS603", "use_sliding_window"),
+    ({**QWEN2, "layer_types": ["sliding_attention"] * 32}, "AS603", "layer_types"),
+    ({**QWEN2, "layer_types": ["full_attention"]}, "AS604", "layer_types"),
+    ({**QWEN2, "layer_types": "full_attention"}, "AS604", "layer_types"),
+    ({**QWEN2, "head_dim": 64}, "AS603", "head_dim"),
+    ({**QWEN3, "rms_norm_eps": 1e-5}, "AS603", "rms_norm_eps"),
+    ({**QWEN3, "num_experts": 8}, "AS603", "num_experts"),
     ({**DIT, "num_layers": "many"}, "AS604", "num_layers"),
     ({**DIT, "num_layers": 10**12}, "AS604", "num_layers"),
     ({**DIT, "num_layers": 0}, "AS604", "num_layers"),
@@ -399,7 +413,7 @@ def test_bookkeeping() -> None:
 def test_defaults_are_those_of_the_libraries() -> None:
     """A config that leaves an attribute out means the library's default."""
     from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
-    from transformers import LlamaConfig
+    from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
     for name, cls in (("dit", DiTTransformer2DModel), ("pixart", PixArtTransformer2DModel)):
         parameters = dict(inspect.signature(cls.__init__).parameters)
@@ -408,17 +422,17 @@ def test_defaults_are_those_of_the_libraries() -> None:
         family = FAMILIES[name]
         assert own.keys() == family.handled.keys() | family.ignored, f"{name}: every attribute is handled or ignored"
         assert {n: own[n] for n in family.handled} == {n: a.default for n, a in family.handled.items()}
-    llama = {n: p.default for n, p in inspect.signature(LlamaConfig).parameters.items()}
-    plain = LlamaConfig()
-    family = FAMILIES["llama"]
-    assert {n for n in plain.to_dict() if not bookkeeping(n)} - {"chunk_size_feed_forward", "is_encoder_decoder"} <= (
-        family.handled.keys() | family.ignored
-    )
-    derived = {"num_key_value_heads", "head_dim"}
-    assert {n: getattr(plain, n) for n in family.handled.keys() - derived} == {
-        n: a.default for n, a in family.handled.items() if n not in derived
-    }
-    assert all(llama.get(n) in (None, inspect.Parameter.empty) for n in derived)
+    for config in (LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config):
+        plain, family = config(), FAMILIES[config.model_type]
+        told = {n for n in plain.to_dict() if not bookkeeping(n)} - {"chunk_size_feed_forward", "is_encoder_decoder"}
+        assert told <= family.handled.keys() | family.ignored
+        left_out = {n: a.default for n, a in family.handled.items() if a.default is not None}
+        assert {n: getattr(plain, n) for n in left_out} == left_out
+        written = {n: p.default for n, p in inspect.signature(config).parameters.items()}
+        assert all(written.get(n) is None for n in family.handled.keys() - left_out.keys() - UNWRITTEN)
+
+
+UNWRITTEN = {"num_key_value_heads", "head_dim"}
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])
@@ -462,6 +476,42 @@ def against_the_real_one(structure: Structure, model: Any) -> None:
     for end in (s.exit for s in structure.sites if s.exit):
         assert state[f"{end.path}.weight"][0] == end.shape.width
         assert next(iter(inspect.signature(model.get_submodule(end.path).forward).parameters)) == end.port.input
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "mistral-7b-v0.3": {
+        **MISTRAL, "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0, "tie_word_embeddings": False, "vocab_size": 32768, "attention_dropout": 0.0,
+    },
+    "qwen2.5-0.5b": {
+        **QWEN2, "hidden_act": "silu", "hidden_size": 896, "intermediate_size": 4864, "max_window_layers": 24,
+        "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True, "use_mrope": False,
+        "use_sliding_window": False, "vocab_size": 151936, "attention_dropout": 0.0,
+    },
+    "qwen3-4b": json.loads((HOSTS / "qwen3-4b" / "config.json").read_text()),
+}  # fmt: skip
+"""Of the form in which they were published."""
+PARAMETERS = {"mistral-7b-v0.3": 7_248_023_552, "qwen2.5-0.5b": 494_032_768, "qwen3-4b": 4_022_468_096}
+"""What the models are known to have."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_of_published_decoders(name: str) -> None:
+    tensors = expected_tensors(describe(PUBLISHED[name]))
+    assert tensors is not None
+    assert sum(map(prod, tensors.values())) == PARAMETERS[name]
+
+
+def test_qwen_contracts() -> None:
+    shape = attn(describe(PUBLISHED["qwen3-4b"])).shape
+    assert (shape.heads, shape.kv_heads, shape.head_dim, shape.qk_norm, shape.bias) == (32, 8, 128, True, False)
+    assert attn(describe(QWEN3)).shape.head_dim == 128, "not the width over the heads"
+    assert attn(describe(QWEN3)).teacher["k_norm.weight"] == "model.layers.0.self_attn.k_norm.weight"
+    shape = attn(describe(PUBLISHED["qwen2.5-0.5b"])).shape
+    assert (shape.head_dim, shape.qk_norm, shape.bias, shape.out_bias) == (64, False, True, False)
+    assert "q.bias" in attn(describe(QWEN2)).teacher
 
 
 REAL: list[dict[str, Any]] = [

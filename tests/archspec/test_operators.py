@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from archspec.operators import OPERATORS, restore, signature
 DIT = SiteShape(width=48, tokens=16, grid=(4, 4), heads=4, kv_heads=4, head_dim=12)
 DIT_MLP = SiteShape(width=48, tokens=16, grid=(4, 4), hidden=192, activation="gelu_pytorch_tanh")
 LLAMA = SiteShape(width=32, heads=4, kv_heads=2, head_dim=8, causal=True, rotary=True, bias=False, out_bias=False)
+QWEN3 = replace(LLAMA, qk_norm=True)
 LLAMA_MLP = SiteShape(width=32, causal=True, hidden=86, activation="silu", gated=True, bias=False, out_bias=False)
 XL = SiteShape(width=1152, tokens=256, grid=(16, 16), heads=16, kv_heads=16, head_dim=72)
 XL_MLP = SiteShape(width=1152, tokens=256, grid=(16, 16), hidden=4608, activation="gelu_pytorch_tanh")
@@ -227,6 +229,7 @@ def test_receptive_fields_are_those_of_the_paper() -> None:
         ("attention", SiteShape(width=48, heads=6, kv_heads=2, head_dim=8), {"kv_heads": 3}, "kv_heads"),
         ("attention", DIT, {"bias": False}, "bias"),
         ("attention", DIT, {"out_bias": False}, "out_bias"),
+        ("attention", QWEN3, {"qk_norm": False}, "qk_norm"),
         ("hyena_x", DIT, {"inner": 24}, "inner"),
         ("hyena_x", DIT, {"bias": False}, "bias"),
         ("mamba2", DIT, OF_DIT | {"groups": 2}, "groups"),
@@ -253,6 +256,8 @@ def test_obstacles_to_inheritance(name: str, site: SiteShape, params: dict[str, 
 def test_no_obstacles_where_the_teacher_fits() -> None:
     fits: list[tuple[str, SiteShape, dict[str, Any]]] = [
         ("attention", LLAMA, {}),
+        ("attention", QWEN3, {}),
+        ("attention", LLAMA, {"qk_norm": True}),
         ("attention", LLAMA, {"kv_heads": 4}),
         ("attention", LLAMA, {"kv_heads": 1}),
         ("attention", LLAMA, {"bias": True, "out_bias": True}),

@@ -45,6 +45,11 @@ EDITS = {
     + LINEAR
     + '  - {parallelize: "blocks[0:2]", by: 2}\n  - {repeat: "blocks[3]", times: 2, tie: true}\n',
 }
+DECODERS = ("tiny_llama", "tiny_mistral", "tiny_qwen2", "tiny_qwen3")
+CASES = [("tiny_llama", edits) for edits in EDITS] + [
+    (host, edits) for host in DECODERS[1:] for edits in ("nothing", "convolutions", "mlp", "skipped and more", "all")
+]
+"""All edits on one host, and on the others those that meet what differs: attention, depth, biases."""
 IDS = torch.tensor([[5, 9, 33, 2, 8, 41, 7, 11], [3, 50, 21, 22, 8, 19, 60, 13]])
 MASK = torch.ones_like(IDS)
 
@@ -55,16 +60,19 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("edits", EDITS)
-def test_saved_and_loaded_again_to_the_bit(tiny_llama: Path, make: Make, tmp_path: Path, edits: str) -> None:
+@pytest.mark.parametrize(("host", "edits"), CASES)
+def test_saved_and_loaded_again_to_the_bit(
+    host: str, edits: str, make: Make, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     from transformers import AutoModelForCausalLM
 
-    out = make(tiny_llama, EDITS[edits])
+    out = make(request.getfixturevalue(host), EDITS[edits])
     model: Any = archspec.load(out)
     wanted = logits(model)
     assert bool(wanted.isfinite().all())
     auto = AutoModelForCausalLM.from_pretrained(out)
-    assert type(auto) is type(model) is archspec.GraftedLlamaForCausalLM
+    assert type(auto) is type(model)
+    assert type(auto).__name__ == f"Grafted{host.removeprefix('tiny_').capitalize()}ForCausalLM"
     assert torch.equal(logits(auto), wanted)
     auto.save_pretrained(tmp_path / "again")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
@@ -75,9 +83,11 @@ def test_saved_and_loaded_again_to_the_bit(tiny_llama: Path, make: Make, tmp_pat
         assert configs[0][key] == configs[1][key]
 
 
-@pytest.mark.parametrize("edits", EDITS)
-def test_generating_with_a_cache_is_generating_without(tiny_llama: Path, make: Make, edits: str) -> None:
-    model: Any = archspec.load(make(tiny_llama, EDITS[edits]))
+@pytest.mark.parametrize(("host", "edits"), CASES)
+def test_generating_with_a_cache_is_generating_without(
+    host: str, edits: str, make: Make, request: pytest.FixtureRequest
+) -> None:
+    model: Any = archspec.load(make(request.getfixturevalue(host), EDITS[edits]))
     with torch.no_grad():
         for parameter in model.parameters():  # far from ties between tokens
             parameter.mul_(1.5)
@@ -88,11 +98,23 @@ def test_generating_with_a_cache_is_generating_without(tiny_llama: Path, make: M
     assert with_cache.shape == (2, 20)
 
 
-def test_the_same_host_unedited_is_the_host(tiny_llama: Path, make: Make) -> None:
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_same_host_unedited_is_the_host(name: str, make: Make, request: pytest.FixtureRequest) -> None:
     from transformers import AutoModelForCausalLM
 
-    host = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    assert torch.equal(logits(archspec.load(make(tiny_llama, EDITS["nothing"]))), logits(host))
+    folder = request.getfixturevalue(name)
+    host = AutoModelForCausalLM.from_pretrained(folder)
+    assert torch.equal(logits(archspec.load(make(folder, EDITS["nothing"]))), logits(host))
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_host_grafted_onto_itself_is_the_host(name: str, make: Make, request: pytest.FixtureRequest) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = request.getfixturevalue(name)
+    host = AutoModelForCausalLM.from_pretrained(folder)
+    edits = '  - {replace: "blocks[*].attn", with: attention}\n  - {replace: "blocks[*].mlp", with: mlp}\n'
+    assert torch.equal(logits(archspec.load(make(folder, edits))), logits(host))
 
 
 def test_the_base_model_without_its_head(tiny_llama: Path, make: Make, tmp_path: Path) -> None:

@@ -53,6 +53,17 @@ def test_parameters_of_table_4(op: str, blocks: str) -> None:
     assert change == pytest.approx(PRINTED[op][SIZES.index(blocks)], abs=0.006)
 
 
+def test_qwen3_at_its_real_size() -> None:
+    """Derived by hand in the spec's head."""
+    ready = prepare(SPECS / "qwen3_hyena.yaml")
+    assert ready.cost.host.params == 4_022_468_096
+    assert ready.cost.result.params - ready.cost.host.params == 18 * (4 * 7680 + 7680 - 2 * 128) == 686_592
+    flops = next(outcome for outcome in ready.outcomes if outcome.expectation.metric == "flops")
+    assert flops.host is not None
+    assert flops.result is not None
+    assert flops.host - flops.result == 18 * (4 * 4096**3 - 2 * 4 * 4096 * 7680)
+
+
 def test_a_config_is_not_enough_to_compile(tmp_path: Path) -> None:
     with pytest.raises(ArchspecError, match="no weights") as caught:
         compile_spec(SPECS / "swa_all.yaml", tmp_path / "out")
