@@ -67,13 +67,14 @@ class Conditioning:
     """How a diffusion host is told what to draw; the condition is left out with probability `dropout`.
 
     `null`: the label that stands for "any class", of a host of classes. `caption`: (tokens, width) of the embeddings
-    that a host of captions takes; the empty caption is zeros. `sized`: the host is told the image's size as well
-    (PixArt-α at 1024), as pixels of a square.
+    that a host of captions takes; the empty caption is zeros. `asks_size`: the host has arguments for the image's size
+    (PixArt); `sized`: it is told one (PixArt-α at 1024), as pixels of a square.
     """
 
     null: int | None = None
     dropout: float = 0.0
     caption: tuple[int, int] | None = None
+    asks_size: bool = False
     sized: int | None = None
 
     def apply(self, batch: Batch, generator: Generator) -> dict[str, Any]:
@@ -93,13 +94,12 @@ class Conditioning:
         captions = batch["caption"].to(x) if "caption" in batch else x.new_zeros(len(x), *self.caption)
         captions = captions.masked_fill(dropped[:, None, None], 0)
         mask = batch.get("caption_mask", torch.ones(captions.shape[:2]))
+        found = {"encoder_hidden_states": captions, "encoder_attention_mask": mask.to(x)}
+        if not self.asks_size:
+            return found
         size = None if self.sized is None else x.new_full((len(x), 2), self.sized)
         ratio = None if self.sized is None else x.new_ones(len(x), 1)
-        return {
-            "encoder_hidden_states": captions,
-            "encoder_attention_mask": mask.to(x),
-            "added_cond_kwargs": {"resolution": size, "aspect_ratio": ratio},
-        }
+        return found | {"added_cond_kwargs": {"resolution": size, "aspect_ratio": ratio}}
 
 
 @dataclass(frozen=True)
@@ -303,13 +303,24 @@ def told(place: Home) -> str:
             return kind
     if not place.is_diffusion:
         raise fail("AS712", f"no objective is known for {place.architecture or 'the host'}")
-    scheduler = place.scheduler or {}
+    scheduler = place.scheduler
+    if scheduler is None:
+        return _own(place)
     kind = scheduler.get("prediction_type", "epsilon")
     if str(scheduler.get("_class_name", "")).startswith("FlowMatch") or kind == "flow_prediction":
         return "flow"
     if kind != "epsilon":
         raise fail("AS712", f"the scheduler predicts '{kind}'; known are epsilon and flow_prediction")
     return "epsilon"
+
+
+def _own(place: Home) -> str:
+    """Return the objective of a diffusion host's family, for a host without a pipeline around it."""
+    from archspec.families import family_of
+    from archspec.runtime.families import family
+
+    known = family_of(place.config)
+    return family(known.name).objective if known else "epsilon"
 
 
 DIFFUSION = ("flow", "epsilon")
@@ -343,10 +354,13 @@ def conditioning(place: Home, dropout: float = 0.0) -> Conditioning:
     width = config.get("caption_channels") or config.get("cross_attention_dim")
     if width is None:
         return Conditioning(dropout=dropout)
+    caption = CAPTION_TOKENS, int(width)
+    if not place.architecture.startswith("PixArt"):
+        return Conditioning(dropout=dropout, caption=caption)
     size = config.get("sample_size", 0)
     flag = config.get("use_additional_conditions")
     sized = size == 128 if flag is None else flag  # as diffusers' PixArt decides
-    return Conditioning(dropout=dropout, caption=(CAPTION_TOKENS, int(width)), sized=8 * size if sized else None)
+    return Conditioning(dropout=dropout, caption=caption, asks_size=True, sized=8 * size if sized else None)
 
 
 def _alphas(place: Home) -> Tensor:

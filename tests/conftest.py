@@ -31,6 +31,18 @@ PIXART: dict[str, Any] = {
     "patch_size": 2,
     "caption_channels": 24,
 }
+SANA: dict[str, Any] = {
+    "num_attention_heads": 4,
+    "attention_head_dim": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 4,
+    "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 12,
+    "cross_attention_dim": 32,
+    "caption_channels": 24,
+    "sample_size": 4,
+}
 LLAMA: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -96,6 +108,14 @@ def tiny_pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import PixArtTransformer2DModel
 
     return _save(PixArtTransformer2DModel(**PIXART), tmp_path_factory.mktemp("hosts") / "tiny_pixart")
+
+
+@pytest.fixture(scope="session")
+def tiny_sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SANA: 4 blocks, width 32, 4 heads of linear attention, 2 of cross attention (inner width 24), 16 tokens."""
+    from diffusers import SanaTransformer2DModel
+
+    return _save(SanaTransformer2DModel(**SANA), tmp_path_factory.mktemp("hosts") / "tiny_sana")
 
 
 @pytest.fixture(scope="session")

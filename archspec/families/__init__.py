@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archspec.diagnostics import fail
-from archspec.families import bert, dit, llama, mistral, pixart, qwen, unknown, vit
+from archspec.families import bert, dit, llama, mistral, pixart, qwen, sana, unknown, vit
 from archspec.families.base import Family, Shape
 from archspec.host.structure import Structure, TensorHeader
 from archspec.source import Span
@@ -18,6 +18,7 @@ FAMILIES: Mapping[str, Family] = {
     for family in (
         dit.FAMILY,
         pixart.FAMILY,
+        sana.FAMILY,
         llama.FAMILY,
         mistral.FAMILY,
         qwen.QWEN2,

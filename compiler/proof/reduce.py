@@ -39,6 +39,13 @@ def _pixart(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, An
     return own | ({"caption_channels": 8} if config.get("caption_channels") else {})
 
 
+def _sana(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
+    width = head_dim * config.get("num_attention_heads", 70)
+    side = min(config.get("sample_size", 32), config.get("patch_size", 1) * most)
+    own = {"attention_head_dim": head_dim, "cross_attention_head_dim": head_dim, "cross_attention_dim": width}
+    return own | {"caption_channels": 8, "sample_size": side}
+
+
 def _decoder(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
     width = head_dim * config.get("num_attention_heads", 32)
     own = {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": 64}
@@ -62,6 +69,7 @@ def _vit(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
 NARROWED: Mapping[str, Callable[[Mapping[str, Any], int, int], dict[str, Any]]] = {
     "dit": _dit,
     "pixart": _pixart,
+    "sana": _sana,
     **{name: _decoder for name, family in FAMILIES.items() if family.task == "text"},
     "bert": _bert,
     "vit": _vit,

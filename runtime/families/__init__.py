@@ -8,12 +8,14 @@ from archspec.runtime.families.bert import Bert
 from archspec.runtime.families.decoder import Decoder
 from archspec.runtime.families.dit import DiT
 from archspec.runtime.families.pixart import PixArt
+from archspec.runtime.families.sana import Sana
 from archspec.runtime.families.unknown import Unknown
 from archspec.runtime.families.vit import ViT
 
 HOSTS: tuple[Family, ...] = (
     DiT(),
     PixArt(),
+    Sana(),
     Decoder("llama"),
     Decoder("mistral"),
     Decoder("qwen2"),

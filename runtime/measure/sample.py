@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ def _predictor(
     if request.caption is not None:
         batch["caption"] = request.caption[start:end].to(weight)
     wanted = condition.apply(batch, Generator())
-    nothing = Conditioning(condition.null, 1.0, condition.caption, condition.sized).apply(batch, Generator())
+    nothing = replace(condition, dropout=1.0).apply(batch, Generator())
     channels, scale = place.shape[0], request.guidance
 
     def run(x: Tensor, t: Tensor, keywords: Mapping[str, Any]) -> Tensor:

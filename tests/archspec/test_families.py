@@ -23,6 +23,7 @@ from archspec.source import Source
 HOSTS = Path(__file__).parents[2] / "specs" / "hosts"
 DIT: dict[str, Any] = {"_class_name": "DiTTransformer2DModel"}
 PIXART: dict[str, Any] = {"_class_name": "PixArtTransformer2DModel"}
+SANA: dict[str, Any] = {"_class_name": "SanaTransformer2DModel"}
 LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 MISTRAL: dict[str, Any] = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
 QWEN2: dict[str, Any] = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
@@ -32,6 +33,7 @@ VIT: dict[str, Any] = {"architectures": ["ViTForImageClassification"], "model_ty
 DEFAULTS: dict[str, dict[str, Any]] = {
     "dit": DIT,
     "pixart": PIXART,
+    "sana": SANA,
     "llama": LLAMA,
     "mistral": MISTRAL,
     "qwen2": QWEN2,
@@ -94,8 +96,8 @@ def test_sites_of_a_block_in_the_order_in_which_they_run(name: str) -> None:
     structure = describe(DEFAULTS[name])
     block = next(s for s in structure.sites if s.slot == "block")
     slots = [s.slot for s in structure.children(block)]
-    cross = ["cross_attn"] if name == "pixart" else []
-    before = ["norm", "attn", *cross, "norm", "mlp"]
+    cross = ["cross_attn"] if name in ("pixart", "sana") else []
+    before = ["norm", "attn", *cross, "norm", *(["mlp"] if name != "sana" else [])]
     assert slots == (["attn", "norm", "mlp", "norm"] if name == "bert" else before)  # post-norm
     assert len(structure.sites) == structure.depth() * (len(slots) + 1)
     names = [s.name for s in structure.sites]
@@ -179,6 +181,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({**DIT, "activation_fn": "geglu"}, "AS603", "activation_fn"),
     ({**DIT, "norm_type": "layer_norm"}, "AS603", "norm_type"),
     ({**PIXART, "attention_type": "gated"}, "AS603", "attention_type"),
+    ({**SANA, "qk_norm": "rms_norm_across_heads"}, "AS603", "qk_norm"),
+    ({**SANA, "guidance_embeds": True}, "AS603", "guidance_embeds"),
+    ({**SANA, "mlp_ratio": "wide"}, "AS604", "mlp_ratio"),
     ({**LLAMA, "quantization_config": {"bits": 4}}, "AS603", "quantization_config"),
     ({**LLAMA, "auto_map": {"AutoModel": "code.Model"}}, "AS603", "auto_map"),
     ({**LLAMA, "hidden_act": "swoosh"}, "AS603", "hidden_act"),
@@ -521,6 +526,8 @@ REAL: list[dict[str, Any]] = [
     {**PIXART, "num_layers": 2, "sample_size": 64, "norm_elementwise_affine": True, "out_channels": None},
     {**PIXART, "num_layers": 2, "cross_attention_dim": 640, "use_additional_conditions": True, "sample_size": 32},
     {**PIXART, "num_layers": 2, "cross_attention_dim": None},
+    SANA,
+    {**SANA, "num_layers": 2, "attention_bias": True, "norm_elementwise_affine": True, "mlp_ratio": 3.0},
     {**LLAMA, "num_hidden_layers": 2, "num_key_value_heads": 8},
     {**LLAMA, "num_hidden_layers": 2, "attention_bias": True, "mlp_bias": True, "head_dim": 64},
     {**LLAMA, "num_hidden_layers": 2, "tie_word_embeddings": True, "is_llama_config": True, "rope_interleaved": False},
@@ -546,7 +553,7 @@ def test_structure_against_the_real_module(config: dict[str, Any]) -> None:
         assert sum(p.numel() for p in model.parameters()) == 749_826_464
 
 
-SAVED = ("dit", "pixart", "llama", "mistral", "qwen2", "qwen3", "bert", "vit", "plain")
+SAVED = ("dit", "pixart", "sana", "llama", "mistral", "qwen2", "qwen3", "bert", "vit", "plain")
 
 
 @pytest.mark.parametrize("host", [f"tiny_{name}" for name in SAVED])

@@ -66,6 +66,7 @@ CASES = [
     *(("tiny_qwen3", case) for case in ("self-graft", "mixer", "many")),
     *(("tiny_bert", case) for case in EDITS),
     *(("tiny_vit", case) for case in ("mixer", "mlp", "shared blocks", "inserted", "skips", "many")),
+    *(("tiny_sana", case) for case in ("mixer", "drop", "tie", "pairs", "shared blocks", "inserted", "skips")),
     *(("tiny_pixart", case) for case in ("mixer", "shared blocks", "inserted", "skips", "many")),
 ]
 
