@@ -230,6 +230,8 @@ def page(host: Run, runs: Mapping[str, Run]) -> str:
             f"{run.seconds:.0f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
+    if missing := [graft.title for name, graft in GRAFTS.items() if name not in runs]:
+        lines += ["", "Not measured yet:", "", *(f"- {title}" for title in missing)]
     numbers = {"tokens": HELD_OUT * TEXT_LENGTH, "samples": SAMPLES * TEXT_LENGTH, "length": 64}
     return INTRO.format(**numbers) + "\n".join(lines) + "\n"
 

@@ -83,3 +83,6 @@ def test_what_is_on_record_is_of_this_very_spec(script: ModuleType, tmp_path: Pa
     assert script.recorded("dropped", replace(graft, edits=[{"drop": "blocks[1]"}]), tmp_path) is None
     page = script.page(script.Run(20.0, 100, 100, 0.0), {"dropped": run})
     assert "| 4 of 30 layers dropped, nothing learnt | 30.00 | 1.500 | 0.900 | 0.800 | 5 |" in page
+    missing = page.partition("Not measured yet:")[2]
+    assert "dropped" not in missing
+    assert missing.count("\n- ") == len(script.GRAFTS) - 1
