@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +152,13 @@ class _Scorer:
         return read_json(path, "AS816") if path.is_file() else {}
 
     def latency(self, expectation: Expectation) -> Priced:
+        import torch
+
         from archspec.runtime.probing.timing import changes
 
-        host, found = changes(self.model, [self.trials(c) for c in self.choices.candidates], self.feed)
+        _, keywords = next(iter(replace(self.feed, batch=1).batches(1)))
+        trials = [self.trials(candidate) for candidate in self.choices.candidates]
+        host, found = changes(self.model, trials, keywords, torch.device(self.device))
         return Priced(expectation, host, tuple(found))
 
 

@@ -48,15 +48,16 @@ def scores(
     """Return module path -> score of one operator at each of its sites. All fits share one run of the host."""
     weights = host.state_dict()
     operators = {trial.site.path: made(trial, weights, seed, feed.device) for trial in trials}
-    parts = [Part(path, (path,), Tap.at(path), operator) for path, operator in operators.items()]
+    parts = [Part(t.site.path, (t.site.path,), _tap(t.site), operators[t.site.path]) for t in trials]
     learning = [part for part in parts if part.readout is not None]
     if learning:
         donors = {t.site.path: t.donor for t in trials if t.donor}
         fit(learning, Teacher(host), feed, replace(settings, sequential=False), donors)
     found: dict[str, float] = {}
     answers = list(_answers(host, feed))
-    for path, operator in operators.items():
-        with standing(host, path, operator):
+    for trial in trials:
+        path = trial.site.path
+        with standing(host, trial.site, operators[path]):
             found[path] = _distance(answers, _answers(host, feed))
         done(1)
     return found
@@ -72,16 +73,26 @@ def made(trial: Trial, weights: Mapping[str, Tensor], seed: int, device: torch.d
     return operator.eval()
 
 
+def _tap(site: Site) -> Tap:
+    return Tap(site.path, site.path, site.paths[-1])
+
+
 @contextmanager
-def standing(host: nn.Module, path: str, module: nn.Module) -> Iterator[None]:
-    """Let a module stand at a place of the host for a while."""
-    parent, _, leaf = path.rpartition(".")
-    owner, before = host.get_submodule(parent), host.get_submodule(path)
-    setattr(owner, leaf, module)
+def standing(host: nn.Module, site: Site, module: nn.Module) -> Iterator[None]:
+    """Let a module stand at a site of the host for a while; a second module of the site does nothing meanwhile."""
+    before = {path: host.get_submodule(path) for path in site.paths}
+    for path, new in zip(site.paths, (module, nn.Identity()), strict=False):
+        _put(host, path, new)
     try:
         yield
     finally:
-        setattr(owner, leaf, before)
+        for path, old in before.items():
+            _put(host, path, old)
+
+
+def _put(host: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(host.get_submodule(parent), leaf, module)
 
 
 def _answers(host: nn.Module, feed: Feed) -> Iterator[Tensor]:

@@ -38,9 +38,9 @@ def watched(host: nn.Module, sites: Sequence[Site], seen: Seen, attended: Attend
 
     handles = []
     for site in sites:
-        module = host.get_submodule(site.path)
-        handles.append(module.register_forward_pre_hook(lambda _, a, k, site=site: enter(site, a, k), with_kwargs=True))
-        handles.append(module.register_forward_hook(lambda _, a, y, site=site: leave(site, y)))
+        first, last = host.get_submodule(site.path), host.get_submodule(site.paths[-1])
+        handles.append(first.register_forward_pre_hook(lambda _, a, k, site=site: enter(site, a, k), with_kwargs=True))
+        handles.append(last.register_forward_hook(lambda _, a, y, site=site: leave(site, y)))
     try:
         with _Kernels(lambda arguments: attended(inside[-1], arguments) if inside else None):
             yield

@@ -21,6 +21,7 @@ from archspec.language.expectations import parse_expectation
 from archspec.operators import signature
 from archspec.runtime.learn.fit import FitSettings
 from archspec.runtime.probing.replacement import Trial, scores, standing
+from archspec.runtime.probing.timing import changes
 from archspec.runtime.store.home import home
 from archspec.runtime.store.opening import open_model
 
@@ -158,7 +159,7 @@ def test_a_score_is_the_error_of_one_replacement(tiny_dit: Path) -> None:
     found = scores(host, trials, feed, FitSettings(2), 0)
     with torch.no_grad():
         wanted = host(**feed.keywords).sample
-        with standing(host, sites[1].path, _Zero()):
+        with standing(host, sites[1], _Zero()):
             without = host(**feed.keywords).sample
         assert torch.equal(host(**feed.keywords).sample, wanted), "the host is put back"
     assert found[sites[1].path] == pytest.approx(
@@ -171,3 +172,27 @@ def test_a_score_is_the_error_of_one_replacement(tiny_dit: Path) -> None:
 class _Zero(torch.nn.Module):
     def forward(self, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
         return torch.zeros_like(hidden_states)
+
+
+class Texts(Feed):
+    def __init__(self) -> None:
+        self.keywords = {
+            "input_ids": torch.arange(10).view(2, 5) + 3,
+            "attention_mask": torch.ones(2, 5, dtype=torch.long),
+        }
+
+
+def test_a_site_of_two_modules_is_replaced_whole(tiny_bert: Path) -> None:
+    host, structure = open_model(home(tiny_bert)), structure_of(Located(tiny_bert))
+    feed: Any = Texts()
+    trials = [
+        Trial(site, signature(name)().complete(site.shape))
+        for site in structure.sites
+        for name in ("attention", "mlp")
+        if site.slot == {"attention": "attn", "mlp": "mlp"}[name] and site.index == 1
+    ]
+    assert all(trial.site.exit for trial in trials)
+    assert max(scores(host, trials, feed, FitSettings(2), 0).values()) < 1e-6
+    whole, found = changes(host, [trials], feed.keywords, torch.device("cpu"))
+    assert whole > 0
+    assert found[0].keys() == {trial.site.path for trial in trials}
