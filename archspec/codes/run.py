@@ -115,6 +115,13 @@ CODES: tuple[Code, ...] = (
         good="archspec sample out/",
     ),
     Code(
+        "AS715",
+        "a data set that is too small for the fraction",
+        "A fraction is stratified: every class has its share. Of too few examples some class would have none.",
+        bad="finetune: {fraction: 0.1%}      # of 1,437 images of ten classes: one image",
+        good="finetune: {fraction: 1%}",
+    ),
+    Code(
         "AS720",
         "no plan in the folder",
         "`archspec run` carries out the plan.json that `archspec compile` wrote into the checkpoint's folder.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,19 @@ def open_examples(data: Mapping[str, Any], near: Path, needs: Needs | None) -> E
     fraction = float(setting(data, "fraction", 1.0))
     if fraction >= 1:
         return examples
+    _check_fraction(len(examples), fraction, examples.labels, found.name)
     seed = int(setting(data, "seed", 0))
     return Part(examples, stratified(len(examples), fraction, seed, examples.labels))
+
+
+def _check_fraction(count: int, fraction: float, labels: Any, name: str) -> None:
+    """Refuse a fraction in which some class would have no example: AS715."""
+    chosen, classes = round(fraction * count), 1 if labels is None else len(set(labels.tolist()))
+    if chosen < classes:
+        each = "" if classes == 1 else f" for each of its {classes} classes"
+        message = f"{100 * fraction:.4g}% of the {count} examples of '{name}' is {chosen}: not one{each}"
+        least = math.ceil(1e4 * classes / count) / 100
+        raise fail("AS715", message, None, f"write at least {least:g}%, or take more data")
 
 
 def _openers() -> Mapping[str, Opener]:

@@ -105,7 +105,8 @@ def lora_has_old_weights(resolved: ResolvedSpec, collector: Collector) -> None:
         collector.report("AS321", message, finetune.span("train"), "leave train out: with lora, new parts train whole")
     slots = {site.slot for site in resolved.structure.sites}
     if resolved.structure.sites and slots.isdisjoint(finetune.lora.targets):
-        hint = f"write one of {', '.join(sorted(slots & {'attn', 'cross_attn', 'mlp'}))}"
+        there = ", ".join(sorted(slots & {"attn", "cross_attn", "mlp"}))
+        hint = f"write one of {there}" if there else "leave lora out: no site of this host is known to hold linear maps"
         collector.report("AS321", "the host has no site that lora could add to", finetune.lora.span("targets"), hint)
 
 

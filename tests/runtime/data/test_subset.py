@@ -43,3 +43,16 @@ def test_rare_class_does_not_change_with_the_others() -> None:
     alone = stratified(50, 0.5, 7, np.zeros(50, dtype=np.int64))
     beside = stratified(150, 0.5, 7, np.repeat([0, 1], [50, 100]))
     assert set(alone.tolist()) == {i for i in beside.tolist() if i < 50}
+
+
+def test_a_fraction_without_some_class_is_refused() -> None:
+    from pathlib import Path
+
+    from archspec.diagnostics import ArchspecError
+    from archspec.runtime.data import open_data
+
+    with pytest.raises(ArchspecError, match="is 1: not one for each of its 10 classes") as caught:
+        open_data({"from": "digits", "fraction": 0.001}, Path())
+    assert caught.value.diagnostics[0].code == "AS715"
+    assert caught.value.diagnostics[0].hints == ("write at least 0.7%, or take more data",)
+    assert len(open_data({"from": "digits", "fraction": 0.007}, Path())) == 10
