@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from archspec.host.structure import Structure
     from archspec.runtime.store.home import Home
 
-SHOWN = 6
+SHOWN = 3
 """Digits of a figure."""
 
 
