@@ -8,6 +8,7 @@ row says how many are in it, so the page may be made at any time (`--page-only`)
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,14 @@ TABLES = (
             **_tab4("hyena_mlp", 2.64, 3.26, None),
         },
     ),
+    Table(
+        "Which attentions: Hyena-X in three (Fig. 4b)",
+        "fig4_layers",
+        ("layers",),
+        {("interleaved",): 2.74, ("local",): 3.02, ("nonlocal",): 3.18},
+    ),
 )
+PROBE = SPECS / "digits-64.probe.json"
 ARMS = ("paper", "ours")
 
 
@@ -162,11 +170,28 @@ other on the edited model's activations, then as many steps to data and teacher.
 """
 
 
+def locality() -> str:
+    """Return the table of what `archspec probe` measured of the host, a line per block."""
+    measures = json.loads(PROBE.read_text("utf-8"))["measures"]
+    lines = ["| block | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
+    for block, figures in enumerate(zip(*(sites.values() for sites in measures.values()), strict=True)):
+        cells = (f"{figure['mean']:.3f} ± {2 * figure['error']:.3f}" for figure in figures)
+        lines.append(f"| {block} | " + " | ".join(cells) + " |")
+    return "## Locality of attention (Fig. 2), and influence of blocks\n\n" + LOCALITY + "\n".join(lines) + "\n"
+
+
+LOCALITY = """\
+Share of attention within k places in raster order, over heads, 250 noised digits and their times, and 1 - cosine of
+what goes into a block and what comes out; ± two standard errors. As in the paper the first block is the least local.
+
+"""
+
+
 def page(found: Mapping[str, Sequence[Run]]) -> str:
     """Return docs/results/grafting.md."""
     hosts = list(dict.fromkeys(run.host for runs in found.values() for run in runs))
     told = interval(hosts) if len(hosts) > 1 else f"{hosts[0]:.2f}"
-    sections = [section(table, found[table.spec]) for table in TABLES if found[table.spec]]
+    sections = [locality(), *(section(table, found[table.spec]) for table in TABLES if found[table.spec])]
     return INTRO.format(host=told) + "\n".join([*sections, READING])
 
 
