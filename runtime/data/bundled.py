@@ -21,7 +21,7 @@ from archspec.diagnostics import fail
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-FASHION_FOLDER = Path("/usr/share/dataset-fashion-mnist")
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SPLITS = ("train", "test")
 
 

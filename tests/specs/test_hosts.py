@@ -108,7 +108,7 @@ def test_training_is_a_pure_function_of_the_step() -> None:
 
 
 def test_cards_say_who_trained_it() -> None:
-    for name in ("digits", "digits-classifier"):
+    for name in ("digits", "digits-64", "digits-classifier"):
         card = (HOSTS / name / "README.md").read_text()
         assert "Trained by this project" in card
         assert "CC BY 4.0" in card
