@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from archspec.cli.device import device_option
 from archspec.diagnostics import fail, nearest
 
 NAME = "eval.json"
@@ -42,7 +43,7 @@ BETTER: Mapping[str, int] = {"agreement": 1}
 @click.option("--guidance", type=click.FloatRange(1), help="Guidance scale.  [default: the spec's, or 1]")
 @click.option("--batch", type=click.IntRange(1), help="Samples at a time.")
 @click.option("--seed", type=int, help="Seed of the noise.  [default: the spec's, or 0]")
-@click.option("--device", help="cpu, cuda, mps.  [default: the fastest at hand]")
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(path: Path, against: Path | None, device: str | None, as_json: bool, **options: Any) -> int:
     """Measure the model in PATH beside its host. Leaves with 1 if an expectation of its spec is broken."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from archspec.cli.device import device_option
 from archspec.diagnostics import fail
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ SHOWN = 3
 @click.option("-n", "--samples", type=click.IntRange(1), default=250, show_default=True, help="Examples.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Examples at a time.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of examples, noise and times.")
-@click.option("--device", help="cpu, cuda, mps.  [default: the fastest at hand]")
+@device_option
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="File.  [default: NAME.probe.json]")
 @click.option("--json", "as_json", is_flag=True, help="Print the file's content as JSON.")
 def command(

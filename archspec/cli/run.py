@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from archspec.cli.device import device_option
 from archspec.diagnostics import fail
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ KINDS = ("fit", "regress", "finetune", "evaluate")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--only", type=click.Choice(KINDS), multiple=True, help="Run tasks of this kind alone (may be repeated).")
 @click.option("--shard", metavar="I/N", help="Run the I-th of N parts of the independent tasks, for job arrays.")
-@click.option("--device", help="Device, such as cuda:1 (default: the fastest at hand).")
+@device_option
 @click.option("--base", type=click.Path(path_type=Path), help="Where the host is now, if not where it was at compile.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(

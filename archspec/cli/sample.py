@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from archspec.cli.device import device_option
 from archspec.diagnostics import fail
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Language models: new tokens.")
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, help="Language models; 0: the likeliest token.")
 @click.option("--columns", type=click.IntRange(1), help="Columns of the grid.")
-@click.option("--device", help="cpu, cuda, mps.  [default: the fastest at hand]")
+@device_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=Path("samples.png"), help="PNG."
 )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from archspec.cli.device import device_option
+
 if TYPE_CHECKING:
     from archspec.compiler.search.found import Found
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Spec to write, YAML."
 )
-@click.option("--device", help="cpu, cuda, mps.  [default: the fastest at hand]")
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print scores and choice as JSON.")
 def command(spec: Path, out: Path, device: str | None, as_json: bool) -> None:
     """Choose what SPEC's `search` asks for, and write it to OUT.

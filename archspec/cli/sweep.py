@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from archspec.cli.device import device_option
 from archspec.diagnostics import Collector, fail
 from archspec.language.choice import chosen
 from archspec.language.matrix import Member
@@ -37,7 +38,7 @@ UNASKED = 64
     "--member", "wanted", metavar="AXIS=VALUE,...", multiple=True, help="Only these members (may be repeated)."
 )
 @click.option("--shard", metavar="I/N", help="Work on the I-th of N parts of the members, for job arrays.")
-@click.option("--device", help="Device, such as cuda:1 (default: the fastest at hand).")
+@device_option
 @click.option("--yes", is_flag=True, help=f"Do it, even with more than {UNASKED} members.")
 @click.option("--json", "as_json", is_flag=True, help="Print the leaderboard as JSON.")
 def command(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from archspec.diagnostics import ArchspecError, Collector
-from archspec.host.structure import Site, Structure
+from archspec.host.structure import Site, Structure, inside
 from archspec.language.build import build_signature
 from archspec.language.expectations import Expectation
 from archspec.language.selectors import Selector, parse_selector, select
@@ -50,6 +50,9 @@ def resolve_search(spec: Spec, structure: Structure, problems: Collector) -> Cho
     search = spec.search
     if search is None:
         return None
+    for key in ("candidates", "budget"):
+        if not getattr(search, key):
+            problems.report("AS663", f"a search needs {key}", search.span(key), f"write at least one in '{key}'")
     for expectation in search.budget:
         _bounds(expectation, problems)
     if spec.edits:
@@ -57,6 +60,7 @@ def resolve_search(spec: Spec, structure: Structure, problems: Collector) -> Cho
         problems.report("AS663", "a spec that searches has no edits of its own", spec.edits[0].target.span, hint)
     sites = _selected(search.sites, spec, structure, problems)
     found = [c for call in search.candidates for c in _candidate(call, sites, problems)]
+    _apart({path for candidate in found for path in candidate.configs}, search, problems)
     return Choices(search, sites, tuple(found)) if found and not problems.has_errors else None
 
 
@@ -72,6 +76,14 @@ def _selected(selector: Selector, spec: Spec, structure: Structure, problems: Co
     except ArchspecError as error:
         problems.add(error.diagnostics)
         return ()
+
+
+def _apart(paths: set[str], search: Search, problems: Collector) -> None:
+    """Report sites within one another: what one costs would be counted twice."""
+    inner = next((path for path in sorted(paths) if inside(path.rpartition(".")[0], paths)), None)
+    if inner is not None:
+        hint = "search blocks or what is in them, not both"
+        problems.report("AS663", f"'{inner}' is inside another of the searched sites", search.sites.span, hint)
 
 
 def _candidate(call: OperatorCall, sites: Sequence[Site], problems: Collector) -> Iterator[Candidate]:

@@ -174,3 +174,12 @@ def test_our_own_distribution_is_not_foreign(tmp_path: Path) -> None:
     for name in ("archspec_compiler-0.1.0.dist-info", "archspec", "archspec-notes.txt"):
         (tmp_path / name).mkdir()
     assert conflict.foreign([str(tmp_path), str(tmp_path / "missing")]) is None
+
+
+@pytest.mark.parametrize(("device", "told"), [("cuda:77", "there is no device"), ("abacus", "is no device")])
+def test_a_device_that_is_not_here_is_usage(device: str, told: str) -> None:
+    from archspec.cli.eval import command
+
+    found = CliRunner().invoke(command, ["specs/hosts/digits", "--device", device])
+    assert found.exit_code == 2
+    assert told in found.output
