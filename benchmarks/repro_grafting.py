@@ -110,7 +110,8 @@ def _run(result: Any, out: Path) -> Run:
     workspace = Workspace(out / result.folder)
     tasks = [task for task in read_plan(workspace.folder).tasks if task.kind in ("fit", "regress")]
     reports = [workspace.report(task.key) for task in tasks]
-    errors = [outcome["after"] for report in reports for outcome in report["outcomes"]]
+    outcomes = [outcome for report in reports for outcome in report["outcomes"]]
+    errors = [outcome["after" if outcome["kept"] else "before"] for outcome in outcomes]
     first = sum(report["cpu_seconds"] for report in reports)
     host, fd = (float(result.measured[side]["fd"]) for side in ("host", "result"))
     error = mean(errors) if errors else 0.0
@@ -155,17 +156,18 @@ Written by `make repro` (`benchmarks/repro_grafting.py`) from the sweeps of `spe
 `specs/hosts/digits-64`: six blocks, 64 tokens, trained by this project on 130,304 noised digits; its FD to the training
 images is {host} (500 samples, 20 steps).
 
-Two recipes see about the same number of images. **paper**: random weights, regression to the teacher's activations (512
+Two recipes finetune for as many steps. **paper**: random weights, regression to the teacher's activations (512
 images, 60 epochs), then finetuning on the data. **ours**: inherited weights, read-outs in closed form one after the
-other on the edited model's activations, then as many steps to data and teacher.
+other on the edited model's activations (128 images each), then steps to data and teacher.
 
 - **FD ratio**: Frechet distance of the result over the host's, from the same noise, seed by seed; mean ± 95 % interval
   where there are several seeds (n). *paper, FID ratio* is what arXiv 2506.05340 prints for DiT-XL/2, over its host's
   2.27: another host, other data and longer training, so only the order of rows can be compared.
-- **error of stage 1**: mean squared error at the edited sites relative to the teacher's output, on held-out images,
-  before finetuning. **CPU s**: process time of one thread; the machine had other work, which it does not count.
+- **error of stage 1**: |y - y*| / |y*| at the edited sites, y* the teacher's output, on held-out images, before
+  finetuning. **CPU s**: process time of one thread; the machine had other work, which it does not count.
 - **images**: noised images that a plan runs a model on, those that fits are judged on among them, and their part of
-  what the host was trained on. Fits one after the other run the host again for each: so ours counts a few more.
+  what the host was trained on. Fits one after the other run the host again for each site, so ours counts {low:.1f} to
+  {high:.1f} times as many: the comparison is of CPU seconds and steps, not at equal images.
 
 """
 
@@ -192,7 +194,10 @@ def page(found: Mapping[str, Sequence[Run]]) -> str:
     hosts = list(dict.fromkeys(run.host for runs in found.values() for run in runs))
     told = interval(hosts) if len(hosts) > 1 else f"{hosts[0]:.2f}"
     sections = [locality(), *(section(table, found[table.spec]) for table in TABLES if found[table.spec])]
-    return INTRO.format(host=told) + "\n".join([*sections, READING])
+    images = {arm: [run.images for runs in found.values() for run in runs if run.labels["arm"] == arm] for arm in ARMS}
+    most = max(images["paper"], default=1)
+    low, high = (choose(images["ours"], default=most) / most for choose in (min, max))
+    return INTRO.format(host=told, low=low, high=high) + "\n".join([*sections, READING])
 
 
 READING = """\
