@@ -45,6 +45,10 @@ def read_side(word: str, scratch: Path) -> Outline:
     return _of_host(word, path)
 
 
+SAFE: Mapping[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""How to unpack; Python 3.11.3 and older know no filter. The archive is git's own, of the user's repository."""
+
+
 def _path(word: str, scratch: Path) -> Path:
     revision, colon, name = word.partition(":")
     if Path(word).exists() or not colon or len(revision) < 2:
@@ -60,7 +64,7 @@ def unpack(revision: str, scratch: Path) -> Path:
     archive = _git("-C", top, "archive", "--format=tar", f"{revision}^{{commit}}", about=revision)
     scratch.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(scratch, filter="data")
+        tar.extractall(scratch, **SAFE)
     return scratch / prefix
 
 
