@@ -256,7 +256,7 @@ def _check(resolved: ResolvedSpec) -> tuple[Diagnostic, ...]:
 
 def _capture(resolved: ResolvedSpec) -> HostGraph:
     structure, model = resolved.structure, build_structure(resolved.structure)
-    return capture(model, family(structure.family).example(model, structure.config), edited_paths(resolved))
+    return capture(model, family(structure.family).example(model), edited_paths(resolved))
 
 
 def _expect(spec: Spec, cost: CostReport) -> tuple[Outcome, ...]:

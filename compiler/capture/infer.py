@@ -39,7 +39,7 @@ def complete(structure: Structure) -> Structure:
     model = build_structure(structure)
     base_tensors(structure, model)
     structure = _without_old_buffers(structure, model)
-    return infer_structure(capture(model, family("unknown").example(model, structure.config, device="meta")), structure)
+    return infer_structure(capture(model, family("unknown").example(model, device="meta")), structure)
 
 
 def _without_old_buffers(structure: Structure, model: nn.Module) -> Structure:

@@ -151,7 +151,7 @@ class _Side:
 
     def __init__(self, structure: Structure, model: nn.Module, tokens: int | None, weights: int | None) -> None:
         self.model, self._weights = model, weights
-        self.example = family(structure.family).example(model, structure.config, tokens=tokens, device="meta")
+        self.example = family(structure.family).example(model, tokens=tokens, device="meta")
         self.measured: Measurement = measure(model, self.example)
 
     def total(self) -> Cost:

@@ -223,7 +223,7 @@ def _reduced(small: ResolvedSpec, places: Places) -> Numbers:
     """Run graph and lowered model of the same spec on a reduced host, paired as they were at real size."""
     structure = small.structure
     host = build_structure(structure, "cpu")
-    example = family(structure.family).example(host, structure.config, batch=2)
+    example = family(structure.family).example(host, batch=2)
     after = run(capture(host, example, edited_paths(small)), small)
     width = next(site.shape.width for site in structure.sites)
     return replace(_run(small, lower(small), after, places), size=f"reduced to width {width}")
@@ -236,7 +236,7 @@ def _run(resolved: ResolvedSpec, program: Program, after: HostGraph, places: Pla
     randomize(lowered, seed + 1)
     _give_weights(host, lowered, tensor_sources(program, base_tensors(structure, host).structure))
     tokens = (value for value in after.example.values() if isinstance(value, Tensor))
-    example = family(structure.family).example(host, structure.config, batch=next(tokens).shape[0], seed=seed)
+    example = family(structure.family).example(host, batch=next(tokens).shape[0], seed=seed)
 
     def new(call: fx.Node | None, node: fx.Node) -> nn.Module:
         return lowered.get_submodule(places[call.name if call else None, node.name])

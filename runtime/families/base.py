@@ -1,15 +1,16 @@
 """What running code must know of a family of hosts: valid inputs, and the loss of its task.
 
-`example` gives the keyword arguments of one call. Random draws come from a generator of their own, so an example
-depends on its arguments alone; on the device `meta` the tensors have shapes and no content.
+`example` gives the keyword arguments of one call; a family says with `inputs` what they are. Random draws come from a
+generator of their own, so an example depends on its arguments alone; on the device `meta` the tensors have shapes and
+no content.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,27 +21,6 @@ Objective = Literal["epsilon", "flow", "lm", "mlm", "classification"]
 TEXT_TOKENS = 64
 """Length of an example of text when none is asked for: hosts of text have no native one."""
 Example = dict[str, Any]
-
-
-class Family(Protocol):
-    """One entry of the table in `archspec.runtime.families`."""
-
-    name: str
-    objective: Objective
-    """The loss of the task, unless the pipeline's scheduler says otherwise."""
-
-    def example(
-        self,
-        module: nn.Module,
-        config: Mapping[str, Any],
-        batch: int = 1,
-        tokens: int | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> Example:
-        """Return keyword inputs that are valid for the host. `tokens`: None means its native number."""
-        ...
 
 
 @dataclass
@@ -67,6 +47,71 @@ class Draw:
 
     def ones(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.ones(shape, dtype=dtype or self.dtype, device=self.device)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one example is asked to be, and its parts that hosts have in common. `get` reads the host's config."""
+
+    module: nn.Module
+    batch: int
+    tokens: int | None
+    draw: Draw
+
+    @property
+    def config(self) -> Any:
+        return self.module.config
+
+    def get(self, *names: str, default: Any = None) -> Any:
+        """Return the first of these config attributes that is set."""
+        found = (getattr(self.config, name, None) for name in names)
+        return next((value for value in found if value is not None), default)
+
+    @property
+    def text(self) -> int:
+        """Length of a text, at most the host's longest."""
+        return self.tokens or min(TEXT_TOKENS, self.get("max_position_embeddings", "n_positions", default=TEXT_TOKENS))
+
+    @property
+    def side(self) -> int:
+        """Side, in latent pixels, of a diffusion host's input."""
+        return side_of(self.tokens, self.get("sample_size", default=32), self.get("patch_size", default=1))
+
+    def latents(self) -> Tensor:
+        """(batch, channels, side, side)"""
+        return self.draw.normal(self.batch, self.get("in_channels", default=4), self.side, self.side)
+
+    def times(self) -> Tensor:
+        """(batch,), steps of 0..999"""
+        return self.draw.integers(1000, self.batch)
+
+    def ids(self) -> Tensor:
+        """(batch, tokens)"""
+        return self.draw.integers(self.get("vocab_size", default=2), self.batch, self.text)
+
+
+class Family(ABC):
+    """One entry of the table in `archspec.runtime.families`."""
+
+    name: str
+    objective: Objective
+    """The loss of the task, unless the pipeline's scheduler says otherwise."""
+
+    def example(
+        self,
+        module: nn.Module,
+        batch: int = 1,
+        tokens: int | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> Example:
+        """Return keyword inputs that are valid for the host. `tokens`: None means its native number."""
+        return self.inputs(Request(module, batch, tokens, Draw(device, dtype, seed)))
+
+    @abstractmethod
+    def inputs(self, request: Request) -> Example:
+        """Return the keyword inputs that are asked for."""
 
 
 def side_of(tokens: int | None, sample_size: int, patch: int) -> int:

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import nn
-
-from archspec.runtime.families.base import TEXT_TOKENS, Draw, Example, Objective
+from archspec.runtime.families.base import Example, Family, Objective, Request
 
 
-class Bert:
+class Bert(Family):
     name = "bert"
     objective: Objective = "mlm"
 
-    def example(
-        self,
-        module: nn.Module,
-        config: Mapping[str, Any],
-        batch: int = 1,
-        tokens: int | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> Example:
+    def inputs(self, request: Request) -> Example:
         """Token ids (batch, tokens), none of them padding, at most the host's longest text."""
-        own: Any = module.config
-        length = tokens or min(TEXT_TOKENS, own.max_position_embeddings)
-        return {"input_ids": Draw(device, dtype, seed).integers(own.vocab_size, batch, length)}
+        return {"input_ids": request.ids()}

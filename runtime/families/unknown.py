@@ -8,46 +8,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from archspec.diagnostics import fail
-from archspec.runtime.families.base import TEXT_TOKENS, Draw, Example, Objective, side_of
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one example is asked to be. `get` reads the host's config."""
-
-    config: Any
-    batch: int
-    tokens: int | None
-    draw: Draw
-
-    def get(self, *names: str, default: Any = None) -> Any:
-        """Return the first of these config attributes that is set."""
-        found = (getattr(self.config, name, None) for name in names)
-        return next((value for value in found if value is not None), default)
-
-    @property
-    def text(self) -> int:
-        return self.tokens or min(TEXT_TOKENS, self.get("max_position_embeddings", "n_positions", default=TEXT_TOKENS))
-
-    @property
-    def grid(self) -> int:
-        """Side, in latent pixels, of a diffusion host's input."""
-        return side_of(self.tokens, self.get("sample_size", default=32), self.get("patch_size", default=1))
+from archspec.runtime.families.base import TEXT_TOKENS, Example, Family, Objective, Request
 
 
 def _latent(r: Request) -> Tensor:
     """(batch, channels, side, side), or (batch, tokens, channels) for hosts that are given positions (FLUX)."""
-    channels = r.get("in_channels", default=4)
     if r.get("axes_dims_rope") is not None and r.get("sample_size") is None:
-        return r.draw.normal(r.batch, r.tokens or 1024, channels)
-    return r.draw.normal(r.batch, channels, r.grid, r.grid)
+        return r.draw.normal(r.batch, r.tokens or 1024, r.get("in_channels", default=4))
+    return r.latents()
 
 
 def _pixels(r: Request) -> Tensor:
@@ -57,20 +30,16 @@ def _pixels(r: Request) -> Tensor:
     return r.draw.normal(r.batch, r.get("num_channels", default=3), size, size)
 
 
-def _ids(r: Request) -> Tensor:
-    return r.draw.integers(r.get("vocab_size", default=2), r.batch, r.text)
-
-
 def _context(r: Request) -> Tensor:
     width = r.get("joint_attention_dim", "caption_channels", "cross_attention_dim")
     return r.draw.normal(r.batch, TEXT_TOKENS, width)
 
 
 RULES: Mapping[str, Callable[[Request], Any]] = {
-    "input_ids": _ids,
+    "input_ids": Request.ids,
     "pixel_values": _pixels,
     "hidden_states": _latent,
-    "timestep": lambda r: r.draw.integers(1000, r.batch),
+    "timestep": Request.times,
     "class_labels": lambda r: r.draw.integers(r.get("num_embeds_ada_norm", "num_classes", default=1), r.batch),
     "encoder_hidden_states": _context,
     "encoder_attention_mask": lambda r: r.draw.ones(r.batch, TEXT_TOKENS),
@@ -93,24 +62,14 @@ OPTIONAL: Mapping[str, Callable[[Request], bool]] = {
 """Parameters that have a default in `forward`, and when the host needs them nevertheless."""
 
 
-class Unknown:
+class Unknown(Family):
     name = "unknown"
     objective: Objective = "lm"
 
-    def example(
-        self,
-        module: nn.Module,
-        config: Mapping[str, Any],
-        batch: int = 1,
-        tokens: int | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> Example:
-        request = Request(module.config, batch, tokens, Draw(device, dtype, seed))
-        main = getattr(module, "main_input_name", "hidden_states")
-        names = list(inspect.signature(module.forward).parameters.values())
-        return {p.name: _make(p.name, request, module) for p in names if _needed(p, main, request)}
+    def inputs(self, request: Request) -> Example:
+        main = getattr(request.module, "main_input_name", "hidden_states")
+        names = list(inspect.signature(request.module.forward).parameters.values())
+        return {p.name: _make(p.name, request) for p in names if _needed(p, main, request)}
 
 
 def _needed(parameter: inspect.Parameter, main: str, request: Request) -> bool:
@@ -121,8 +80,8 @@ def _needed(parameter: inspect.Parameter, main: str, request: Request) -> bool:
     return parameter.name in OPTIONAL and OPTIONAL[parameter.name](request)
 
 
-def _make(name: str, request: Request, module: nn.Module) -> Any:
+def _make(name: str, request: Request) -> Any:
     if name not in RULES:
         hint = f"known are {', '.join(RULES)}"
-        raise fail("AS404", f"cannot make an input '{name}' for {type(module).__name__}", None, hint)
+        raise fail("AS404", f"cannot make an input '{name}' for {type(request.module).__name__}", None, hint)
     return RULES[name](request)

@@ -47,7 +47,7 @@ def captured(resolved: ResolvedSpec) -> HostGraph:
     """Capture the host of a resolved spec."""
     structure = resolved.structure
     model = build_structure(structure)
-    return capture(model, family(structure.family).example(model, structure.config), edited_paths(resolved))
+    return capture(model, family(structure.family).example(model), edited_paths(resolved))
 
 
 @pytest.fixture(scope="session")

@@ -25,11 +25,11 @@ HOSTS = [*((f"tiny_{name}", name) for name in KNOWN), ("tiny_plain", "unknown")]
 HOSTS += [("tiny_bert", "bert"), ("tiny_encoder", "bert"), ("tiny_vit", "vit")]
 
 
-def _host(folder: Path) -> tuple[Any, dict[str, Any]]:
+def _host(folder: Path) -> Any:
     config = read_config(folder)
     model = build(config, *identify(config), device="cpu")
     randomize(model, 0)
-    return model, config
+    return model
 
 
 def _replay(graph: HostGraph, example: dict[str, Any]) -> Tensor:
@@ -44,9 +44,9 @@ def _replay(graph: HostGraph, example: dict[str, Any]) -> Tensor:
 @pytest.mark.parametrize("batch", [2, 3])
 @pytest.mark.parametrize(("fixture", "name"), HOSTS)
 def test_replay_equals_the_host(fixture: str, name: str, batch: int, request: pytest.FixtureRequest) -> None:
-    model, config = _host(request.getfixturevalue(fixture))
-    graph = capture(model, family(name).example(model, config, batch=2))
-    example = family(name).example(model, config, batch=batch, seed=7)
+    model = _host(request.getfixturevalue(fixture))
+    graph = capture(model, family(name).example(model, batch=2))
+    example = family(name).example(model, batch=batch, seed=7)
     with torch.no_grad():
         wanted = first_tensors(model(**example))
     wanted = wanted[0] if isinstance(wanted, tuple) else wanted
@@ -56,15 +56,15 @@ def test_replay_equals_the_host(fixture: str, name: str, batch: int, request: py
 
 @pytest.mark.parametrize(("fixture", "name"), HOSTS)
 def test_the_model_is_left_as_it_was(fixture: str, name: str, request: pytest.FixtureRequest) -> None:
-    model, config = _host(request.getfixturevalue(fixture))
+    model = _host(request.getfixturevalue(fixture))
     before = {n: (id(t), t.sum().item()) for n, t in (*model.named_parameters(), *model.named_buffers())}
-    capture(model, family(name).example(model, config))
+    capture(model, family(name).example(model))
     assert {n: (id(t), t.sum().item()) for n, t in (*model.named_parameters(), *model.named_buffers())} == before
 
 
 def test_blocks_are_leaves_and_have_graphs(tiny_dit: Path) -> None:
-    model, config = _host(tiny_dit)
-    graph = capture(model, family("dit").example(model, config))
+    model = _host(tiny_dit)
+    graph = capture(model, family("dit").example(model))
     blocks = [f"transformer_blocks.{i}" for i in range(4)]
     assert [n.target for n in graph.root.graph.find_nodes(op="call_module") if n.target in blocks] == blocks
     assert list(graph.bodies) == blocks
@@ -73,23 +73,23 @@ def test_blocks_are_leaves_and_have_graphs(tiny_dit: Path) -> None:
 
 
 def test_sites_stay_single_nodes_however_deep(tiny_dit: Path) -> None:
-    model, config = _host(tiny_dit)
-    graph = capture(model, family("dit").example(model, config), ["transformer_blocks.0.ff.net.2"])
+    model = _host(tiny_dit)
+    graph = capture(model, family("dit").example(model), ["transformer_blocks.0.ff.net.2"])
     inside = [n.target for n in graph.bodies["transformer_blocks.1"].graph.find_nodes(op="call_module")]
     assert "transformer_blocks.1.ff.net.2" in inside
     assert "transformer_blocks.1.ff" not in inside
 
 
 def test_every_module_has_its_call_though_alike_blocks_run_once(tiny_dit: Path) -> None:
-    model, config = _host(tiny_dit)
-    graph = capture(model, family("dit").example(model, config))
+    model = _host(tiny_dit)
+    graph = capture(model, family("dit").example(model))
     for index in range(4):
         assert graph.calls[f"transformer_blocks.{index}.attn1.to_q"].result.shape == (1, 16, 32)
 
 
 def test_the_read_of_block_0_from_outside_is_in_the_root(tiny_dit: Path) -> None:
-    model, config = _host(tiny_dit)
-    graph = capture(model, family("dit").example(model, config))
+    model = _host(tiny_dit)
+    graph = capture(model, family("dit").example(model))
     targets = [str(n.target) for n in graph.root.graph.find_nodes(op="call_module")]
     assert any(target.startswith("transformer_blocks.0.norm1.emb.") for target in targets)
 
@@ -162,7 +162,7 @@ BIG: list[tuple[str, dict[str, Any], str, int]] = [
 def test_real_sizes_need_no_weights(architecture: str, config: dict[str, Any], name: str, blocks: int) -> None:
     model = build(config, "diffusers", architecture)
     start = time.process_time()
-    graph = capture(model, family(name).example(model, config, device="meta"))
+    graph = capture(model, family(name).example(model, device="meta"))
     assert time.process_time() - start < 20  # seconds; about 1 on an idle machine
     assert len(graph.bodies) == blocks
     assert len(graph.root.graph.nodes) < 60 + 6 * blocks

@@ -279,7 +279,7 @@ edits:
     structure = describe(BIG[name])
     resolved = resolve(parse(Source("spec.yaml", text)), structure)
     model = build_structure(structure)
-    example = family(structure.family).example(model, structure.config, device="meta")
+    example = family(structure.family).example(model, device="meta")
     before = capture(model, example, edited_paths(resolved))
     found = prove(resolved, lower(resolved), before, run(before, resolved))
     assert found.numbers.size.startswith("reduced to width ")

@@ -19,32 +19,32 @@ HOSTS = [*((f"tiny_{name}", name) for name in KNOWN), ("tiny_plain", "unknown")]
 HOSTS += [("tiny_bert", "bert"), ("tiny_encoder", "bert"), ("tiny_vit", "vit")]
 
 
-def _host(folder: Path, device: str = "meta") -> tuple[Any, dict[str, Any]]:
+def _host(folder: Path, device: str = "meta") -> Any:
     config = read_config(folder)
-    return build(config, *identify(config), device=device), config
+    return build(config, *identify(config), device=device)
 
 
 @pytest.mark.parametrize(("fixture", "name"), HOSTS)
 def test_example_runs(fixture: str, name: str, request: pytest.FixtureRequest) -> None:
-    model, config = _host(request.getfixturevalue(fixture), "cpu")
-    example = family(name).example(model, config, batch=2, seed=3)
+    model = _host(request.getfixturevalue(fixture), "cpu")
+    example = family(name).example(model, batch=2, seed=3)
     with torch.no_grad():
         output = model(**example)[0]
     assert output.shape[0] == 2
-    again = family(name).example(model, config, batch=2, seed=3)
+    again = family(name).example(model, batch=2, seed=3)
     key = next(k for k, v in example.items() if isinstance(v, torch.Tensor))
     assert torch.equal(example[key], again[key])
-    other = family(name).example(model, config, batch=2, seed=4)
+    other = family(name).example(model, batch=2, seed=4)
     assert not torch.equal(example[key], other[key])
 
 
 @pytest.mark.parametrize(("fixture", "name"), HOSTS)
 def test_meta_host_has_no_weights_but_real_buffers(fixture: str, name: str, request: pytest.FixtureRequest) -> None:
-    model, config = _host(request.getfixturevalue(fixture))
+    model = _host(request.getfixturevalue(fixture))
     assert all(p.is_meta for p in model.parameters())
     assert not any(b.is_meta for b in model.buffers())
     assert not model.training
-    assert all(v.is_meta for v in family(name).example(model, config, device="meta").values() if hasattr(v, "is_meta"))
+    assert all(v.is_meta for v in family(name).example(model, device="meta").values() if hasattr(v, "is_meta"))
 
 
 def test_ties_hold_on_meta(tiny_llama: Path) -> None:
@@ -61,11 +61,11 @@ def test_every_family_is_reached_by_its_name() -> None:
 
 @pytest.mark.parametrize("tokens", [16, 64])
 def test_tokens_are_what_was_asked(tokens: int, tiny_dit: Path) -> None:
-    model, config = _host(tiny_dit, "cpu")
+    model = _host(tiny_dit, "cpu")
     seen = []
     model.transformer_blocks[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
     with torch.no_grad():
-        model(**family("dit").example(model, config, tokens=tokens))
+        model(**family("dit").example(model, tokens=tokens))
     assert seen == [tokens]
 
 
@@ -74,9 +74,9 @@ def _code(error: pytest.ExceptionInfo[ArchspecError]) -> str:
 
 
 def test_tokens_that_are_no_square(tiny_dit: Path) -> None:
-    model, config = _host(tiny_dit)
+    model = _host(tiny_dit)
     with pytest.raises(ArchspecError, match="300 is no square") as error:
-        family("dit").example(model, config, tokens=300)
+        family("dit").example(model, tokens=300)
     assert _code(error) == "AS403"
     assert "289 or 324" in error.value.diagnostics[0].hints[0]
 

@@ -39,7 +39,7 @@ EDITS = {
 
 
 def example(model: Any, name: str) -> dict[str, Any]:
-    return family(name).example(model, model.config, batch=2, seed=3)
+    return family(name).example(model, batch=2, seed=3)
 
 
 def run(model: Any, name: str) -> torch.Tensor:

@@ -26,7 +26,7 @@ EDITS = {
 
 
 def answer(model: Any) -> torch.Tensor:
-    example = family("sana").example(model, {}, batch=2)
+    example = family("sana").example(model, batch=2)
     with torch.no_grad():
         found: torch.Tensor = model(**example).sample
     return found

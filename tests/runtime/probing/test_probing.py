@@ -65,7 +65,7 @@ class Feed:
 
     def batches(self, count: int) -> Any:
         for start in range(0, count, 3):
-            yield start, self.family.example(self.host, self.config, batch=3, seed=start)
+            yield start, self.family.example(self.host, batch=3, seed=start)
 
 
 def probed(folder: Path, name: str, *texts: str) -> tuple[Structure, dict[str, dict[str, dict[str, float]]], Any, Feed]:
