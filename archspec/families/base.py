@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from archspec.diagnostics import Collector, nearest
+from archspec.diagnostics import Collector, fail, nearest
 from archspec.host.fingerprint import same_data
-from archspec.host.structure import Site, Structure, TensorHeader
+from archspec.host.structure import Port, Site, SiteShape, Structure, TensorHeader
 from archspec.source import Span
 
 Shape = tuple[int, ...]
@@ -229,6 +229,11 @@ def linear(name: str, rows: int, columns: int, bias: bool = True) -> dict[str, S
     return {f"{name}.weight": (rows, columns), **({f"{name}.bias": (rows,)} if bias else {})}
 
 
+def layer_norm(name: str, width: int) -> dict[str, Shape]:
+    """Return the tensors of an `nn.LayerNorm` that has weights."""
+    return {f"{name}.{part}": (width,) for part in PARTS}
+
+
 def prefixed(prefix: str, tensors: Mapping[str, Shape]) -> dict[str, Shape]:
     return {f"{prefix}.{name}": shape for name, shape in tensors.items()}
 
@@ -243,6 +248,20 @@ def teachers(path: str, names: Mapping[str, str], tensors: Mapping[str, Shape]) 
     """
     pairs = ((f"{role}.{part}", f"{path}.{module}.{part}") for role, module in names.items() for part in PARTS)
     return {role: name for role, name in pairs if name in tensors}
+
+
+def norm_site(
+    path: str, shape: SiteShape, index: int, tensors: Mapping[str, Shape], port: Port = Port("input")
+) -> Site:
+    """Return the site of a norm, whose teacher is those of its parts that `tensors` have."""
+    teacher = {part: name for part in PARTS if (name := f"{path}.{part}") in tensors}
+    return Site(path, "norm", shape, port, index=index, teacher=teacher)
+
+
+def check_heads(name: str, whole: int, heads: int, span: Span | None) -> None:
+    """Refuse a size that its heads do not share evenly: AS604 at `span`."""
+    if whole % heads:
+        raise fail("AS604", f"config attribute '{name}' is {whole}: no multiple of {heads} heads", span)
 
 
 PARTS = ("weight", "bias")

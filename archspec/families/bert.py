@@ -11,8 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from archspec.diagnostics import fail
-from archspec.families.base import Anatomy, Family, Shape, choice, count, flag, linear, prefixed, teachers
+from archspec.families.base import (
+    Anatomy,
+    Family,
+    Shape,
+    check_heads,
+    choice,
+    count,
+    flag,
+    layer_norm,
+    linear,
+    norm_site,
+    prefixed,
+    teachers,
+)
 from archspec.host.structure import Port, Site, SiteShape
 from archspec.operators.mlp import ACTIVATIONS
 from archspec.source import Span
@@ -22,7 +34,6 @@ MLP = {"up": "intermediate.dense", "down": "output.dense"}
 BLOCK = Port(mask="attention_mask")
 SELF = Port(returns=2, mask="attention_mask", exit="output.dense")
 FEED_FORWARD = Port(exit="output.dense")
-PARTS = ("weight", "bias")
 
 
 def _anatomy(architecture: str, values: Mapping[str, Any], span: Span | None) -> Anatomy:
@@ -34,7 +45,7 @@ def _anatomy(architecture: str, values: Mapping[str, Any], span: Span | None) ->
         f"{body}embeddings.word_embeddings.weight": (values["vocab_size"], width),
         f"{body}embeddings.position_embeddings.weight": (values["max_position_embeddings"], width),
         f"{body}embeddings.token_type_embeddings.weight": (values["type_vocab_size"], width),
-        **_norm(f"{body}embeddings.LayerNorm", width),
+        **layer_norm(f"{body}embeddings.LayerNorm", width),
     }
     for index in range(values["num_hidden_layers"]):
         tensors |= prefixed(f"{path}.{index}", _inside(width, values["intermediate_size"]))
@@ -49,15 +60,10 @@ def _anatomy(architecture: str, values: Mapping[str, Any], span: Span | None) ->
 def _shapes(values: Mapping[str, Any], span: Span | None) -> dict[str, SiteShape]:
     """Return slot -> contract; refuse sizes that do not divide."""
     width, heads = values["hidden_size"], values["num_attention_heads"]
-    if width % heads:
-        raise fail("AS604", f"config attribute 'hidden_size' is {width}: no multiple of {heads} heads", span)
+    check_heads("hidden_size", width, heads, span)
     attn = SiteShape(width, heads=heads, kv_heads=heads, head_dim=width // heads)
     mlp = SiteShape(width, hidden=values["intermediate_size"], activation=values["hidden_act"])
     return {"attn": attn, "mlp": mlp, "norm": SiteShape(width), "block": SiteShape(width)}
-
-
-def _norm(name: str, width: int) -> dict[str, Shape]:
-    return {f"{name}.{part}": (width,) for part in PARTS}
 
 
 def _inside(width: int, hidden: int) -> dict[str, Shape]:
@@ -67,10 +73,10 @@ def _inside(width: int, hidden: int) -> dict[str, Shape]:
         **linear("attention.self.key", width, width),
         **linear("attention.self.value", width, width),
         **linear("attention.output.dense", width, width),
-        **_norm("attention.output.LayerNorm", width),
+        **layer_norm("attention.output.LayerNorm", width),
         **linear("intermediate.dense", hidden, width),
         **linear("output.dense", width, hidden),
-        **_norm("output.LayerNorm", width),
+        **layer_norm("output.LayerNorm", width),
     }
 
 
@@ -78,7 +84,7 @@ def _head(values: Mapping[str, Any]) -> dict[str, Shape]:
     """Return the tensors of the language model's head, without those that are tied."""
     width, words, home = values["hidden_size"], values["vocab_size"], "cls.predictions"
     own = {} if values["tie_word_embeddings"] else linear(f"{home}.decoder", words, width)
-    transform = {**linear(f"{home}.transform.dense", width, width), **_norm(f"{home}.transform.LayerNorm", width)}
+    transform = {**linear(f"{home}.transform.dense", width, width), **layer_norm(f"{home}.transform.LayerNorm", width)}
     return {f"{home}.bias": (words,), **transform, **own}
 
 
@@ -99,17 +105,13 @@ def _spare(body: str, width: int) -> frozenset[str]:
 
 
 def _sites(path: str, index: int, shapes: Mapping[str, SiteShape], tensors: Mapping[str, Shape]) -> Iterator[Site]:
-    def norm(name: str) -> Site:
-        teacher = {part: f"{path}.{name}.{part}" for part in PARTS}
-        return Site(f"{path}.{name}", "norm", shapes["norm"], Port("input"), index=index, teacher=teacher)
-
     home = f"{path}.attention"
     yield Site(path, "block", shapes["block"], BLOCK, index=index)
     yield Site(f"{home}.self", "attn", shapes["attn"], SELF, index=index, teacher=teachers(home, ATTENTION, tensors))
-    yield norm("attention.output.LayerNorm")
+    yield norm_site(f"{path}.attention.output.LayerNorm", shapes["norm"], index, tensors)
     mlp = f"{path}.intermediate"
     yield Site(mlp, "mlp", shapes["mlp"], FEED_FORWARD, index=index, teacher=teachers(path, MLP, tensors))
-    yield norm("output.LayerNorm")
+    yield norm_site(f"{path}.output.LayerNorm", shapes["norm"], index, tensors)
 
 
 FAMILY = Family(

@@ -12,7 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from archspec.diagnostics import fail
-from archspec.families.base import Anatomy, Attribute, Family, Shape, choice, count, flag, linear, prefixed, teachers
+from archspec.families.base import (
+    Anatomy,
+    Attribute,
+    Family,
+    Shape,
+    check_heads,
+    choice,
+    count,
+    flag,
+    linear,
+    norm_site,
+    prefixed,
+    teachers,
+)
 from archspec.host.structure import Port, Site, SiteShape
 from archspec.source import Span
 
@@ -106,8 +119,7 @@ def _shapes(
     width, heads = values["hidden_size"], values["num_attention_heads"]
     kv_heads = values["num_key_value_heads"] or heads
     for name, whole, part in (("hidden_size", width, heads), ("num_attention_heads", heads, kv_heads)):
-        if whole % part:
-            raise fail("AS604", f"config attribute '{name}' is {whole}: no multiple of {part} heads", span)
+        check_heads(name, whole, part, span)
     attn = SiteShape(
         width,
         causal=True,
@@ -150,13 +162,9 @@ def _inside(attn: SiteShape, mlp: SiteShape) -> dict[str, Shape]:
 
 
 def _sites(path: str, index: int, shapes: Mapping[str, SiteShape], tensors: Mapping[str, Shape]) -> Iterator[Site]:
-    def norm(name: str) -> Site:
-        teacher = {"weight": f"{path}.{name}.weight"}
-        return Site(f"{path}.{name}", "norm", shapes["norm"], index=index, teacher=teacher)
-
     attn, mlp = f"{path}.self_attn", f"{path}.mlp"
     yield Site(path, "block", shapes["block"], BLOCK, index=index)
-    yield norm("input_layernorm")
+    yield norm_site(f"{path}.input_layernorm", shapes["norm"], index, tensors, Port())
     yield Site(attn, "attn", shapes["attn"], SELF, index=index, teacher=teachers(attn, ATTENTION, tensors))
-    yield norm("post_attention_layernorm")
+    yield norm_site(f"{path}.post_attention_layernorm", shapes["norm"], index, tensors, Port())
     yield Site(mlp, "mlp", shapes["mlp"], Port("x"), index=index, teacher=teachers(mlp, MLP, tensors))

@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from archspec.diagnostics import fail
-from archspec.families.base import Attribute, Shape, choice, count, flag, linear, prefixed, teachers
+from archspec.families.base import (
+    Attribute,
+    Shape,
+    choice,
+    count,
+    flag,
+    layer_norm,
+    linear,
+    norm_site,
+    prefixed,
+    teachers,
+)
 from archspec.host.structure import Port, Site, SiteShape
 from archspec.source import Span
 
@@ -85,7 +96,7 @@ class Block:
             **(prefixed("attn2", self._attention(self.context)) if self.context else {}),
             **linear(MLP["up"], 4 * self.width, self.width),
             **linear(MLP["down"], self.width, 4 * self.width),
-            **{f"{norm}.{part}": (self.width,) for norm in self._affine_norms for part in ("weight", "bias")},
+            **{k: shape for norm in self._affine_norms for k, shape in layer_norm(norm, self.width).items()},
         }
 
     @property
@@ -105,17 +116,12 @@ class Block:
         path = f"{BLOCKS}.{index}"
         plain = SiteShape(self.width, self.grid[0] * self.grid[1], self.grid)
         yield Site(path, "block", plain, TO_CONTEXT if self.context else TO_SELF, index=index)
-        yield self._norm(path, self.norms[0], index, plain, tensors)
+        yield norm_site(f"{path}.{self.norms[0]}", plain, index, tensors)
         yield self._attn(path, "attn1", index, tensors)
         if self.context:
             yield self._attn(path, "attn2", index, tensors)
-        yield self._norm(path, self.norms[1], index, plain, tensors)
+        yield norm_site(f"{path}.{self.norms[1]}", plain, index, tensors)
         yield self._mlp(path, index, tensors)
-
-    def _norm(self, block: str, name: str, index: int, plain: SiteShape, tensors: Mapping[str, Shape]) -> Site:
-        names = {part: f"{block}.{name}.{part}" for part in ("weight", "bias")}
-        teacher = {part: full for part, full in names.items() if full in tensors}
-        return Site(f"{block}.{name}", "norm", plain, Port("input"), index=index, teacher=teacher)
 
     def _attn(self, block: str, name: str, index: int, tensors: Mapping[str, Shape]) -> Site:
         cross = name == "attn2"

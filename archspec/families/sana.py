@@ -10,7 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from archspec.families.base import Anatomy, Attribute, Family, Shape, count, flag, linear, prefixed, teachers
+from archspec.families.base import (
+    Anatomy,
+    Attribute,
+    Family,
+    Shape,
+    count,
+    flag,
+    layer_norm,
+    linear,
+    norm_site,
+    prefixed,
+    teachers,
+)
 from archspec.families.diffusers_block import ATTENTION, BLOCKS, check_grid, timestep_embedding
 from archspec.host.structure import Port, Site, SiteShape
 from archspec.source import Span
@@ -44,12 +56,11 @@ def _inside(width: int, values: Mapping[str, Any]) -> dict[str, Shape]:
     """Return name within a block -> shape."""
     inner = values["num_cross_attention_heads"] * values["cross_attention_head_dim"]
     hidden, bias = int(values["mlp_ratio"] * width), values["attention_bias"]
-    affine = {f"norm2.{part}": (width,) for part in ("weight", "bias") if values["norm_elementwise_affine"]}
     return {
         "scale_shift_table": (6, width),
         **{k: s for role in "qkv" for k, s in linear(f"attn1.to_{role}", width, width, bias).items()},
         **linear("attn1.to_out.0", width, width),
-        **affine,
+        **(layer_norm("norm2", width) if values["norm_elementwise_affine"] else {}),
         **linear("attn2.to_q", inner, width),
         **linear("attn2.to_k", inner, values["cross_attention_dim"]),
         **linear("attn2.to_v", inner, values["cross_attention_dim"]),
@@ -66,11 +77,6 @@ def _sites(index: int, width: int, values: Mapping[str, Any], tensors: Mapping[s
     """Yield the block and its parts in the order in which they run."""
     path, side = f"{BLOCKS}.{index}", values["sample_size"] // values["patch_size"]
     plain = SiteShape(width, side * side, (side, side))
-
-    def norm(name: str) -> Site:
-        names = {part: f"{path}.{name}.{part}" for part in ("weight", "bias")}
-        teacher = {part: full for part, full in names.items() if full in tensors}
-        return Site(f"{path}.{name}", "norm", plain, Port("input"), index=index, teacher=teacher)
 
     def attention(name: str, heads: int, size: int, bias: bool, context: int | None) -> Site:
         shape = SiteShape(
@@ -90,10 +96,10 @@ def _sites(index: int, width: int, values: Mapping[str, Any], tensors: Mapping[s
     own = values["num_attention_heads"], values["attention_head_dim"], values["attention_bias"], None
     other = values["num_cross_attention_heads"], values["cross_attention_head_dim"], True, values["cross_attention_dim"]
     yield Site(path, "block", plain, TO_CAPTION, index=index)
-    yield norm("norm1")
+    yield norm_site(f"{path}.norm1", plain, index, tensors)
     yield attention("attn1", *own)
     yield attention("attn2", *other)
-    yield norm("norm2")
+    yield norm_site(f"{path}.norm2", plain, index, tensors)
 
 
 FAMILY = Family(

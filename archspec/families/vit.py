@@ -10,8 +10,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from archspec.diagnostics import fail
-from archspec.families.base import Anatomy, Attribute, Family, Shape, choice, count, flag, linear, prefixed, teachers
+from archspec.families.base import (
+    Anatomy,
+    Attribute,
+    Family,
+    Shape,
+    check_heads,
+    choice,
+    count,
+    flag,
+    layer_norm,
+    linear,
+    norm_site,
+    prefixed,
+    teachers,
+)
 from archspec.host.structure import Port, Site, SiteShape
 from archspec.operators.mlp import ACTIVATIONS
 from archspec.source import Span
@@ -20,7 +33,6 @@ ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 MLP = {"up": "fc1", "down": "fc2"}
 BLOCK = Port(mask="attention_mask")
 SELF = Port(returns=2, mask="attention_mask")
-PARTS = ("weight", "bias")
 LABELS = 2
 """Classes of a config that names none, as transformers has it."""
 
@@ -38,7 +50,7 @@ def _anatomy(architecture: str, values: Mapping[str, Any], span: Span | None) ->
     }
     for index in range(values["num_hidden_layers"]):
         tensors |= prefixed(f"{path}.{index}", _inside(values))
-    tensors |= _norm(f"{body}layernorm", width)
+    tensors |= layer_norm(f"{body}layernorm", width)
     if head:
         tensors |= linear("classifier", len(values["id2label"] or ()) or values["num_labels"] or LABELS, width)
     else:
@@ -52,8 +64,7 @@ def _anatomy(architecture: str, values: Mapping[str, Any], span: Span | None) ->
 def _shapes(values: Mapping[str, Any], span: Span | None) -> dict[str, SiteShape]:
     """Return slot -> contract; refuse sizes that do not divide."""
     width, heads = values["hidden_size"], values["num_attention_heads"]
-    if width % heads:
-        raise fail("AS604", f"config attribute 'hidden_size' is {width}: no multiple of {heads} heads", span)
+    check_heads("hidden_size", width, heads, span)
     side, patch = values["image_size"], values["patch_size"]
     grid = (side // patch, side // patch)
     plain = SiteShape(width, 1 + grid[0] * grid[1], grid, prefix=1)
@@ -61,10 +72,6 @@ def _shapes(values: Mapping[str, Any], span: Span | None) -> dict[str, SiteShape
     attn = replace(plain, heads=heads, kv_heads=heads, head_dim=size, bias=bias)
     mlp = replace(plain, hidden=values["intermediate_size"], activation=values["hidden_act"])
     return {"attn": attn, "mlp": mlp, "norm": plain, "block": plain}
-
-
-def _norm(name: str, width: int) -> dict[str, Shape]:
-    return {f"{name}.{part}": (width,) for part in PARTS}
 
 
 def _inside(values: Mapping[str, Any]) -> dict[str, Shape]:
@@ -75,23 +82,19 @@ def _inside(values: Mapping[str, Any]) -> dict[str, Shape]:
         **linear("attention.k_proj", width, width, bias),
         **linear("attention.v_proj", width, width, bias),
         **linear("attention.o_proj", width, width),
-        **_norm("layernorm_before", width),
-        **_norm("layernorm_after", width),
+        **layer_norm("layernorm_before", width),
+        **layer_norm("layernorm_after", width),
         **linear("mlp.fc1", hidden, width),
         **linear("mlp.fc2", width, hidden),
     }
 
 
 def _sites(path: str, index: int, shapes: Mapping[str, SiteShape], tensors: Mapping[str, Shape]) -> Iterator[Site]:
-    def norm(name: str) -> Site:
-        teacher = {part: f"{path}.{name}.{part}" for part in PARTS}
-        return Site(f"{path}.{name}", "norm", shapes["norm"], Port("input"), index=index, teacher=teacher)
-
     attn, mlp = f"{path}.attention", f"{path}.mlp"
     yield Site(path, "block", shapes["block"], BLOCK, index=index)
-    yield norm("layernorm_before")
+    yield norm_site(f"{path}.layernorm_before", shapes["norm"], index, tensors)
     yield Site(attn, "attn", shapes["attn"], SELF, index=index, teacher=teachers(attn, ATTENTION, tensors))
-    yield norm("layernorm_after")
+    yield norm_site(f"{path}.layernorm_after", shapes["norm"], index, tensors)
     yield Site(mlp, "mlp", shapes["mlp"], index=index, teacher=teachers(mlp, MLP, tensors))
 
 
