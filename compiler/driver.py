@@ -184,9 +184,9 @@ def prepare(path: str | Path, progress: Progress = lambda stage: None, member: s
 def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool) -> Prepared:
     """Run the stages up to the plan. `whole`: weights and data must be there; else a note says what is not."""
     with clock("locate"):
-        located = _locate(spec, path.parent)
+        located = find_base(spec, path.parent)
     with clock("structure"):
-        structure = with_probe(_structure(located, whole), spec.probe, path.parent, spec.span("probe"))
+        structure = with_probe(read_host(located, whole), spec.probe, path.parent, spec.span("probe"))
     with clock("resolve"):
         resolved = resolve(spec, structure)
     derived = derive(resolved, clock)
@@ -226,7 +226,8 @@ def derive(resolved: ResolvedSpec, clock: Clock) -> Derived:
     return Derived(resolved, warnings, program, proof, cost)
 
 
-def _locate(spec: Spec, near: Path) -> Located:
+def find_base(spec: Spec, near: Path) -> Located:
+    """Find the base of a spec, whose paths start at `near`. AS141 when it names none."""
     if spec.base is None:
         name = spec.origin.span_of("name") if spec.origin else None
         raise fail("AS141", "a spec needs 'base'", name, "write `base: FOLDER`, or extend a spec that has one")
@@ -234,12 +235,13 @@ def _locate(spec: Spec, near: Path) -> Located:
 
 
 def _folder(located: Located) -> Path:
-    """Return the model's folder; `_structure` has refused a base that is not at hand."""
+    """Return the model's folder; `read_host` has refused a base that is not at hand."""
     assert located.folder is not None
     return located.folder
 
 
-def _structure(located: Located, whole: bool) -> Structure:
+def read_host(located: Located, whole: bool) -> Structure:
+    """Read a base's structure; slots that its config does not tell are inferred. `whole`: AS648 without weights."""
     structure = structure_of(located)
     if structure.tensors is None and whole:
         hint = "a config is enough for `archspec validate` and `plan`; to compile, put the safetensors beside it"

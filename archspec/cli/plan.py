@@ -58,7 +58,7 @@ def command(spec: str | None, member: str | None, as_json: bool, tokens: int | N
         if len(members) > 1:
             return show_members(spec, members, as_json)
     ready = prepare(spec, member=member)
-    cost = ready.cost if tokens in (None, ready.cost.tokens) else ready.cost.again(tokens)
+    cost = ready.cost.at(tokens)
     estimate = _estimates(ready.plan.tasks)
     if as_json:
         click.echo(json.dumps(_plain(ready, cost, estimate), indent=2))

@@ -79,35 +79,27 @@ def command(
 
 def _opened(host: Path, data: str | None) -> tuple[Home, Structure, Mapping[str, Any], Path]:
     """Return the host, its structure, the stanza of its data, and where paths of the latter start."""
-    from archspec.host.locate import locate, structure_of
+    from archspec.compiler.driver import find_base, read_host
+    from archspec.host.locate import base_at, folder_of, locate
     from archspec.language.parse import DSL, YAML, load
-    from archspec.language.spec import Base
     from archspec.runtime.store.home import home
     from archspec.semantics.resolve import explicit
 
     stanza: Mapping[str, Any] | None = None
-    base, near = Base(from_=str(host.absolute()) if host.exists() else str(host), subfolder=_edited(host)), Path.cwd()
+    near = Path.cwd()
     if host.suffix in (*YAML, *DSL):
         spec = load(host)
-        if spec.base is None:
-            raise fail("AS141", "a spec needs 'base'", None, "write `base: FOLDER`, or extend a spec that has one")
-        base, near, stanza = spec.base, host.parent, explicit(spec.data) if spec.data else None
+        located, near, stanza = find_base(spec, host.parent), host.parent, explicit(spec.data) if spec.data else None
+    else:
+        located = locate(base_at(str(host)), near)
     if data is not None:
         near, stanza = Path.cwd(), {"from": data}
-    located = locate(base, near)
-    if located.folder is None:
-        raise fail("AS600", located.note, None, f"download it once: hf download {base.from_}")
+    folder = folder_of(located)
     if stanza is None:
         raise fail(
             "AS728", "a probe runs the host on data, and none is named", None, "add --data, such as `--data digits`"
         )
-    return home(located.folder), structure_of(located), stanza, near
-
-
-def _edited(host: Path) -> str | None:
-    """Return the part of a pipeline that is meant."""
-    parts = ("transformer", "unet") if (host / "model_index.json").is_file() else ()
-    return next((part for part in parts if (host / part / "config.json").is_file()), None)
+    return home(folder), read_host(located, whole=True), stanza, near
 
 
 def _print(structure: Structure, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:

@@ -18,11 +18,10 @@ import click
 from archspec.diagnostics import ArchspecError, Diagnostic, fail
 from archspec.families import describe
 from archspec.host.headers import BITS, read_folder
-from archspec.host.locate import CONFIG, PIPELINE, locate, structure_of
+from archspec.host.locate import CONFIG, base_at, folder_of, locate, structure_of
 from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure, TensorHeader
 from archspec.instructions import Entry, Install, Instruction, Relist, Share
-from archspec.language.spec import Base
 from archspec.plan import Plan
 from archspec.quantity import quantity
 from archspec.runtime.model.program import KEY, Graft, read_graft
@@ -100,21 +99,12 @@ def describe_path(name: str) -> Description:
     path = Path(name)
     if path.is_dir() and is_compiled(path):
         return _compiled(name, path)
-    base = Base(from_=str(path.absolute()) if path.exists() else name, subfolder=_edited(path))
-    located = locate(base, Path())
-    if located.folder is None:
-        raise fail("AS600", located.note, None, f"download it once: hf download {name}")
-    if KEY in read_json(located.folder / CONFIG, "AS602"):
-        return _saved(name, located.folder)
+    located = locate(base_at(name), Path())
+    folder = folder_of(located)
+    if KEY in read_json(folder / CONFIG, "AS602"):
+        return _saved(name, folder)
     structure = structure_of(located)
     return Description(name, structure, structure.tensors or {})
-
-
-def _edited(path: Path) -> str | None:
-    """Return the part of a pipeline that is shown."""
-    if not (path / PIPELINE).is_file() or (path / CONFIG).is_file():
-        return None
-    return next((part for part in ("transformer", "unet") if (path / part / CONFIG).is_file()), None)
 
 
 def _compiled(name: str, path: Path) -> Description:

@@ -178,7 +178,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS137",
         "a wrong argument of a metric",
-        "`flops`, `activations` and `latency` take `tokens=` and `batch=`; `sites` takes a selector.",
+        "`flops` and `activations` take `tokens=` and `batch=`; `sites` takes a selector.",
         "expect: [flops(token=256) <= 1x]",
         "expect: [flops(tokens=256) <= 1x]",
     ),

@@ -25,9 +25,11 @@ from archspec.host.structure import Structure
 from archspec.language.spec import Base
 from archspec.source import Span
 
-__all__ = ["Located", "check_fingerprint", "fingerprint", "locate", "structure_of"]
+__all__ = ["Located", "base_at", "check_fingerprint", "fingerprint", "folder_of", "locate", "structure_of"]
 
 CONFIG, PIPELINE = "config.json", "model_index.json"
+EDITED = ("transformer", "unet")
+"""Subfolders of pipelines whose model is the one that specs are about."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
@@ -49,6 +51,18 @@ class Located:
     def weights(self) -> Path | None:
         """What `read_folder` and `fingerprint` take: the named file, else the folder."""
         return self.file or self.folder
+
+
+def base_at(name: str) -> Base:
+    """Return the base that a path or a hub id outside of specs means: of a pipeline, the model that is edited."""
+    path = Path(name)
+    return Base(from_=str(path.absolute()) if path.exists() else name, subfolder=_edited(path))
+
+
+def _edited(path: Path) -> str | None:
+    if not (path / PIPELINE).is_file() or (path / CONFIG).is_file():
+        return None
+    return next((part for part in EDITED if (path / part / CONFIG).is_file()), None)
 
 
 def locate(base: Base, near: Path) -> Located:
@@ -123,7 +137,7 @@ def _models(root: Path) -> list[str]:
 
 
 def _choose(root: Path, span: Span | None) -> tuple[str, ...]:
-    models = sorted(_models(root), key=lambda name: (name not in ("transformer", "unet"), name))
+    models = sorted(_models(root), key=lambda name: (name not in EDITED, name))
     if not models:
         return ()
     others = f" (or {', '.join(models[1:])})" if models[1:] else ""
@@ -160,13 +174,19 @@ def hub_cache() -> Path:
     return Path(cache).expanduser() / "huggingface" / "hub"
 
 
-def structure_of(located: Located) -> Structure:
-    """Read a base's structure from its config.json and, when it has weights, their headers."""
-    if located.folder is None or located.weights is None:
+def folder_of(located: Located) -> Path:
+    """Return the model's folder. AS600 when it is not at hand."""
+    if located.folder is None:
         message = located.note or "the base is not at hand"
         raise fail("AS600", message, located.span, "download it once: `hf download <id>`, or name a local folder")
-    config = read_json(located.folder / CONFIG, "AS602", located.span)
-    tensors = read_folder(located.weights, located.span)
+    return located.folder
+
+
+def structure_of(located: Located) -> Structure:
+    """Read a base's structure from its config.json and, when it has weights, their headers."""
+    folder = folder_of(located)
+    config = read_json(folder / CONFIG, "AS602", located.span)
+    tensors = read_folder(located.file or folder, located.span)
     return describe(config, tensors or None, located.span)
 
 

@@ -69,7 +69,7 @@ METRICS: Mapping[str, Metric] = {
     "agreement": Metric("fraction", "part of samples that the classifier sees as their class"),
     "paired": Metric("number", "relative error to the base's samples from the same noise", relative=False),
     "perplexity": Metric("number", "perplexity on the data"),
-    "latency": Metric("seconds", "time of one forward pass", ("tokens", "batch")),
+    "latency": Metric("seconds", "time of one forward pass of one example, at the host's own size"),
 }
 
 

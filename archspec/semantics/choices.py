@@ -65,8 +65,8 @@ def resolve_search(spec: Spec, structure: Structure, problems: Collector) -> Cho
 
 
 def _bounds(expectation: Expectation, problems: Collector) -> None:
-    if expectation.metric not in COUNTED or expectation.op not in ("<=", "<"):
-        hint = f"write an upper bound on {', '.join(COUNTED[:-1])} or {COUNTED[-1]}, as `flops(tokens=256) <= 0.9x`"
+    if expectation.metric not in COUNTED or expectation.op != "<=":
+        hint = f"write the most that {', '.join(COUNTED[:-1])} or {COUNTED[-1]} may be, as `flops(tokens=256) <= 0.9x`"
         problems.report("AS663", f"'{expectation.text.strip()}' is no budget", expectation.span, hint)
 
 

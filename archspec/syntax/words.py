@@ -25,18 +25,8 @@ SELECTING = ("to",)
 VERBS = ("replace", "parallelize", "drop", "repeat", "share", "insert", "skip", "freeze")
 RESERVED = frozenset(
     {
-        "spec",
-        "archspec",
-        "let",
-        "expect",
-        "first",
-        "last",
-        "top",
-        "bottom",
-        "of",
-        "and",
-        "or",
-        "not",
+        *("spec", "archspec", "let", "expect"),
+        *("first", "last", "top", "bottom", "of", "and", "or", "not"),
         *STANZAS,
         *CLAUSES,
         *VERBS,
@@ -52,7 +42,6 @@ OPAQUE = r""""(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|\#[^\n]*"""
 
 SIGNS = re.compile(rf"{OPAQUE}|[\[({{\])}}]")
 CLOSING = {"(": ")", "[": "]", "{": "}"}
-
 
 HOLE = re.compile(r"\$(\$|[A-Za-z_][A-Za-z0-9_]*)")
 """Where the value of an axis of the matrix stands; `$$` is a dollar."""

@@ -22,14 +22,14 @@ from archspec.compiler.capture.model import base_tensors, build_structure
 from archspec.compiler.planning import Prices
 from archspec.compiler.pricing.meter import Measurement, measure
 from archspec.diagnostics import InternalError
-from archspec.host.structure import Site, Structure
+from archspec.host.structure import Site
 from archspec.instructions import LEARNED_MERGES, SKIP, Instruction
 from archspec.language.spec import Freeze, Insert, Parallelize, Skip
 from archspec.runtime.families import family
 from archspec.runtime.model.apply import apply
 from archspec.runtime.model.structures import Parallel
 from archspec.runtime.operators.base import Operator
-from archspec.semantics.check.facts import host_figures, result_figures
+from archspec.semantics.check.facts import tensor_bytes
 from archspec.semantics.layout import result_paths
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec, parallel_groups
 
@@ -79,21 +79,26 @@ class EditCost:
 
 @dataclass(frozen=True)
 class CostReport:
-    """`tokens`: those of one example at the sites; `batch` is always one example."""
+    """`tokens`: those of one example at the sites; `batch`: examples, of which FLOPs and activations are."""
 
     tokens: int | None
     host: Cost
     result: Cost
     sites: tuple[SiteCost, ...]
     edits: tuple[EditCost, ...]
-    again: Callable[[int], CostReport] = field(repr=False, compare=False, default=lambda tokens: _unpriced(tokens))
-    """Price the same at another number of tokens."""
+    again: Callable[[int | None, int], CostReport] = field(repr=False, compare=False, default=lambda *at: _unpriced())
+    """Price the same at other tokens (None: the same) and examples."""
+    batch: int = 1
 
     def value(self, metric: str, args: Mapping[str, Any] | None = None) -> tuple[int, int]:
         """Return (host's, result's) value of a metric of `expect`: flops, activations, params, weights."""
-        tokens = (args or {}).get("tokens")
-        report = self if tokens is None or tokens == self.tokens else self.again(tokens)
+        report = self.at((args or {}).get("tokens"), (args or {}).get("batch"))
         return getattr(report.host, metric), getattr(report.result, metric)
+
+    def at(self, tokens: int | None = None, batch: int | None = None) -> CostReport:
+        """Return the report at these tokens and examples; None leaves either as it is."""
+        wanted = tokens or self.tokens, batch or self.batch
+        return self if wanted == (self.tokens, self.batch) else self.again(*wanted)
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Return metric -> {host, result}."""
@@ -122,54 +127,69 @@ class CostReport:
         }
 
 
-def _unpriced(tokens: int) -> CostReport:
-    raise InternalError(f"this report cannot be priced at {tokens} tokens")
+def _unpriced() -> CostReport:
+    raise InternalError("this report cannot be priced again")
 
 
 def price(
-    resolved: ResolvedSpec, program: Program, tokens: int | None = None, models: Models | None = None
+    resolved: ResolvedSpec,
+    program: Program,
+    tokens: int | None = None,
+    models: Models | None = None,
+    batch: int = 1,
 ) -> CostReport:
     """Price host and result at `tokens` tokens per example; None: the host's native number, or the family's default."""
     structure = resolved.structure
     host, lowered = models or (build_structure(structure), apply(build_structure(structure), program))
     known = base_tensors(structure, host).structure
-    weights = host_figures(known).weights, result_figures(_with(resolved, known), program).weights
-    sides = _Side(structure, host, tokens, weights[0]), _Side(structure, lowered, tokens, weights[1])
+    example = family(structure.family).example
+    sides = (
+        _Side(host, tensor_bytes(known), example(host, batch, tokens, "meta")),
+        _Side(lowered, tensor_bytes(known, program), example(lowered, batch, tokens, "meta")),
+    )
     sites = tuple(_site(site, program, *sides) for site in structure.sites if site.slot != "norm")
     edits = tuple(_edit(edit, resolved, program, sites, *sides) for edit in resolved.edits)
     totals = sides[0].total(), sides[1].total()
-    again = cache(lambda other: price(resolved, program, other, (host, lowered)))
-    return CostReport(tokens or structure.tokens or _length(sides[0].example), *totals, sites, edits, again)
-
-
-def _with(resolved: ResolvedSpec, structure: Structure) -> ResolvedSpec:
-    return replace(resolved, structure=structure)
+    again = cache(lambda other, examples: price(resolved, program, other, (host, lowered), examples))
+    length = tokens or structure.tokens or _length(sides[0].example)
+    return CostReport(length, *totals, sites, edits, again, batch)
 
 
 class _Side:
-    """One of the two models, measured."""
+    """One of the two models, measured. `sizes`: name -> bytes of its tensors in files, where that is known."""
 
-    def __init__(self, structure: Structure, model: nn.Module, tokens: int | None, weights: int | None) -> None:
-        self.model, self._weights = model, weights
-        self.example = family(structure.family).example(model, tokens=tokens, device="meta")
-        self.measured: Measurement = measure(model, self.example)
+    def __init__(self, model: nn.Module, sizes: Mapping[str, int], example: Mapping[str, Any]) -> None:
+        self.model, self.example, self._sizes = model, example, sizes
+        self.measured: Measurement = measure(model, example)
 
     def total(self) -> Cost:
         cost = self.at([""])
-        return cost if self._weights is None else replace(cost, weights=self._weights)
+        return replace(cost, weights=sum(self._sizes.values())) if self._sizes else cost
 
     def at(self, paths: Iterable[str]) -> Cost:
         """Return the sum over modules, shared weights once; activations are the most of any."""
         paths = list(paths)
-        parameters = {id(p): p for path in paths for p in self.model.get_submodule(path).parameters()}.values()
+        parameters = {p: names for path in paths for p, names in self._parameters(path).items()}
         used = [self.measured.at(path) for path in paths]
         return Cost(
             params=sum(p.numel() for p in parameters),
-            weights=sum(p.numel() * p.element_size() for p in parameters),
+            weights=sum(self._bytes(p, names) for p, names in parameters.items()),
             flops=sum(usage.flops for usage in used),
             mixing=sum(usage.mixing for usage in used),
             activations=max((usage.peak for usage in used), default=0),
         )
+
+    def _parameters(self, path: str) -> dict[nn.Parameter, list[str]]:
+        """Return the parameters of a module with their names in the model: a tied one has several."""
+        found: dict[nn.Parameter, list[str]] = {}
+        module = self.model.get_submodule(path)
+        for name, parameter in module.named_parameters(prefix=path, remove_duplicate=False):
+            found.setdefault(parameter, []).append(name)
+        return found
+
+    def _bytes(self, parameter: nn.Parameter, names: Iterable[str]) -> int:
+        known = (self._sizes[name] for name in names if name in self._sizes)
+        return next(known, parameter.numel() * parameter.element_size())
 
 
 def _length(example: Mapping[str, Any]) -> int | None:

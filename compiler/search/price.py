@@ -46,8 +46,8 @@ def _report(spec: Spec, structure: Structure, choices: Choices, candidate: Candi
 
 def priced(expectation: Expectation, found: list[CostReport], choices: Choices) -> Priced:
     """Return a metric's changes. The sites of a search do not contain one another, so changes add up."""
-    tokens: Any = expectation.args.get("tokens")
-    at = [report if tokens in (None, report.tokens) else report.again(tokens) for report in found]
+    args: Any = expectation.args
+    at = [report.at(**args) for report in found]
     metric = expectation.metric
     changes = tuple(
         {

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from archspec.compiler.driver import find_base, read_host
 from archspec.compiler.search.found import Found
 from archspec.compiler.search.price import Priced, priced, reports
 from archspec.compiler.search.solve import solve
@@ -19,7 +20,7 @@ from archspec.compiler.search.write import write
 from archspec.compiler.taught import donor
 from archspec.diagnostics import Collector, fail
 from archspec.host.fingerprint import identity_of
-from archspec.host.locate import Located, locate, structure_of
+from archspec.host.locate import Located
 from archspec.host.probes import with_probe
 from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure
@@ -74,12 +75,8 @@ def search(path: Path, out: Path, device: str | None = None, watch: Watch = Watc
 
 
 def _host(spec: Spec, path: Path) -> tuple[Located, Structure]:
-    if spec.base is None:
-        raise fail("AS141", "a spec needs 'base'", None, "write `base: FOLDER`, or extend a spec that has one")
-    located = locate(spec.base, path.parent)
-    structure = with_probe(structure_of(located), spec.probe, path.parent, spec.span("probe"))
-    if structure.tensors is None:
-        raise fail("AS648", "the base has a config and no weights", located.span, "scores need a model that runs")
+    located = find_base(spec, path.parent)
+    structure = with_probe(read_host(located, whole=True), spec.probe, path.parent, spec.span("probe"))
     if spec.data is None:
         raise fail("AS728", "scores are measured on data, and the spec names none", None, "add a data stanza")
     return located, structure

@@ -23,8 +23,6 @@ from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt, gat
 from archspec.runtime.operators.filters import TokenConvolution
 from archspec.runtime.operators.scores import key_weights
 
-"""How far an inherited gate moves from one for an input of unit variance."""
-
 
 class GatedConvolution(Operator):
     """y = W_out gate(W_in x)."""

@@ -70,13 +70,16 @@ def measure(
         for start, keywords in feed.batches(samples):
             host(**keywords)
             done(min(feed.batch, samples - start))
-    missing = [name for name, found in figures.items() if not found]
+    missing = next((a for a in asked if not figures[a.name]), None)
     if missing:
-        raise fail("AS736", f"'{missing[0]}' was seen at no site of {structure.architecture}", None, UNSEEN)
+        raise fail("AS736", f"'{missing.name}' was seen at no site of {structure.architecture}", None, _why(missing))
     return {name: _ordered(found, structure) for name, found in figures.items()}
 
 
-UNSEEN = "locality needs attention by torch's own kernel: load the host with attn_implementation 'sdpa'"
+def _why(asked: Asked) -> str:
+    if asked.measure.of is None:
+        return f"{asked.kind} needs attention by torch's own kernel: load the host with attn_implementation 'sdpa'"
+    return f"{asked.kind} is measured at sites of the slots {', '.join(sorted(asked.measure.slots))}"
 
 
 def _ordered(found: Mapping[str, Figure], structure: Structure) -> dict[str, dict[str, float]]:

@@ -66,7 +66,9 @@ def scores(
 def made(trial: Trial, weights: Mapping[str, Tensor], seed: int, device: torch.device | str) -> Operator:
     """Return the operator with its first weights: inherited where that is possible."""
     site, config = trial.site, trial.config
-    install = Install(site.path, site.slot, config.name, 1, config.settings(), site.shape, site.port, site.index)
+    install = Install(
+        site.path, site.slot, config.name, config.version, config.settings(), site.shape, site.port, site.index
+    )
     operator = build_operator(install, device, torch.float32)
     teacher = {role: weights[name] for role, name in site.teacher.items()}
     initialize(operator, "least_squares", teacher, path_seed(seed, site.path))

@@ -85,7 +85,7 @@ def test_gated_mlp() -> None:
     assert result.params - host.params == 2 * D + 5 * N
     assert result.flops == 16 * N * D * D + 48 * N * D
     with pytest.raises(ArchspecError) as error:
-        report.again(1024)
+        report.at(1024)
     assert error.value.diagnostics[0].code == "AS350"
     shared = _price(XL, "{replace: 'blocks[1].mlp', with: {op: hyena_mlp, channels: shared}}", tokens=1024)
     assert _site(shared, "blocks[1].mlp").result.flops == 4 * result.flops
@@ -106,7 +106,7 @@ def test_what_a_mixer_can_save_is_said_of_slot_and_model(half_hyena: CostReport)
 
 @pytest.mark.parametrize(("tokens", "share"), [(1024, 0.129), (4096, 0.372)])
 def test_share_at_other_lengths(half_hyena: CostReport, tokens: int, share: float) -> None:
-    report = half_hyena.again(tokens)
+    report = half_hyena.at(tokens)
     assert report.tokens == tokens
     assert report.mixing_share == pytest.approx(tokens / (tokens + 6 * D), rel=1e-12)
     assert report.mixing_share == pytest.approx(share, abs=5e-4)
@@ -180,9 +180,18 @@ def test_expectations(half_hyena: CostReport) -> None:
     assert not holds("activations(tokens=1024) <= 16MiB")
 
 
+def test_examples(half_hyena: CostReport) -> None:
+    """FLOPs are those of all examples; parameters are the same."""
+    for metric, times in (("flops", 4), ("params", 1), ("weights", 1)):
+        host, result = half_hyena.value(metric)
+        assert half_hyena.value(metric, {"batch": 4}) == (times * host, times * result), metric
+    assert half_hyena.value("activations", {"batch": 4}) > half_hyena.value("activations")
+    assert half_hyena.value("flops", {"batch": 2, "tokens": 1024}) == half_hyena.at(1024, 2).value("flops")
+
+
 def test_impossible_numbers_of_tokens(half_hyena: CostReport) -> None:
     with pytest.raises(ArchspecError) as error:
-        half_hyena.again(300)
+        half_hyena.at(300)
     assert error.value.diagnostics[0].code == "AS403"
 
 

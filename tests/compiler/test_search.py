@@ -115,9 +115,11 @@ def test_from_a_spec_to_a_spec_and_on_after_a_stop(tmp_path: Path, monkeypatch: 
     text = out.read_text()
     assert "1  local_attention(window=1, layout=grid)" in text
     assert ready.spec.search is None
-    again = search(spec(tmp_path, "params <= 0.99x"), out, "cpu")
+    again = search(spec(tmp_path, "params <= 0.99x, weights <= 0.98x"), out, "cpu")
     assert len(calls) == 4
-    assert again.choice.values[0] == prepare(out).cost.result.params
+    cost = prepare(out).cost
+    assert list(again.choice.values) == [cost.result.params, cost.result.weights], "the host's weights are float16"
+    assert cost.host.weights < 4 * cost.host.params
     assert json.loads(json.dumps(again.to_json()))["sites"][0]["scores"].keys() == {
         *("local_attention(window=1, layout=grid)", "mlp(ratio=2)", "zero")
     }

@@ -146,18 +146,20 @@ def _term(tree: Tree[Token]) -> ast.Term:
 
 def _take(tree: Tree[Token]) -> ast.Take:
     which: Any = str(tree.children[0])
-    digits = str(tree.children[1])
-    if len(digits) > 9 or int(digits) == 0:
-        raise Refused("AS132", f"'{which}' takes at least one site", *_at(tree))
-    return ast.Take(which, int(digits), expression(_sub(tree, 3)), _at(tree))
+    return ast.Take(which, _some(tree), expression(_sub(tree, 3)), _at(tree))
 
 
 def _rank(tree: Tree[Token]) -> ast.Rank:
     which: Any = str(tree.children[0])
-    digits = str(tree.children[1])
+    return ast.Rank(which, _some(tree), expression(_sub(tree, 3)), _measure(_sub(tree, 5)), _at(tree))
+
+
+def _some(tree: Tree[Token]) -> int:
+    """Return the n of `first n of`, `top n of`."""
+    which, digits = tree.children[0], str(tree.children[1])
     if len(digits) > 9 or int(digits) == 0:
         raise Refused("AS132", f"'{which}' takes at least one site", *_at(tree))
-    return ast.Rank(which, int(digits), expression(_sub(tree, 3)), _measure(_sub(tree, 5)), _at(tree))
+    return int(digits)
 
 
 def _measure(tree: Tree[Token]) -> str:

@@ -142,22 +142,25 @@ class _Scope:
         return found
 
     def _take(self, node: ast.Take, selector: ast.Selector) -> set[int]:
+        found = self._enough(node, selector)
+        return set(found[: node.count] if node.which == "first" else found[-node.count :])
+
+    def _enough(self, node: ast.Take | ast.Rank, selector: ast.Selector) -> list[int]:
+        """Return what is taken from, in order. Raises ArchspecError when it holds less than is asked for."""
         found = sorted(self.find(node.inner, selector))
         if node.count > len(found):
             message = f"'{node.which} {node.count}' of a selection of {len(found)}"
             raise fail("AS174", message, selector.at(node.at))
-        return set(found[: node.count] if node.which == "first" else found[-node.count :])
+        return found
 
     def _rank(self, node: ast.Rank, selector: ast.Selector) -> set[int]:
-        found = sorted(self.find(node.inner, selector))
+        found = self._enough(node, selector)
         values = self._measured(node, selector)
         sites, span = self.structure.sites, selector.at(node.at)
         stray = next((sites[k] for k in found if sites[k].path not in values), None)
         if stray:
             message = f"'{node.measure}' was not measured at {stray.name}"
             raise fail("AS176", message, span, _kinds(self.structure, values))
-        if node.count > len(found):
-            raise fail("AS174", f"'{node.which} {node.count}' of a selection of {len(found)}", span)
         sign = -1 if node.which == "top" else 1
         return set(sorted(found, key=lambda k: (sign * values[sites[k].path], k))[: node.count])
 

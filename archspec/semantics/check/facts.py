@@ -50,27 +50,34 @@ def result_figures(resolved: ResolvedSpec, program: Program) -> Figures:
     return _figures(resolved.structure, program, dict(_installed(resolved)))
 
 
+def tensor_bytes(structure: Structure, program: Program = ()) -> dict[str, int]:
+    """Return name -> bytes of every tensor after `program`; nothing for a base without headers."""
+    if not structure.tensors:
+        return {}
+    return _bytes(tensor_sources(program, structure), structure.tensors)
+
+
 def _figures(structure: Structure, program: Program, installed: Mapping[str, Facts]) -> Figures:
     sources = tensor_sources(program, structure) if base_shapes(structure) is not None else None
     causal, reach = _mixing(structure, installed, {i.path: i.entries for i in program if isinstance(i, Relist)})
     return Figures(
         depth=sum(depth(program, structure, group) for group in structure.groups) or None,
         params=count_parameters(sources, structure) if sources is not None else None,
-        weights=_bytes(sources, structure.tensors) if sources is not None and structure.tensors else None,
+        weights=sum(tensor_bytes(structure, program).values()) if structure.tensors else None,
         causal=causal,
         reach=reach,
     )
 
 
-def _bytes(sources: Mapping[str, TensorSource], tensors: Mapping[str, TensorHeader]) -> int:
+def _bytes(sources: Mapping[str, TensorSource], tensors: Mapping[str, TensorHeader]) -> dict[str, int]:
     """Return the bytes of the result's tensors; a new one has the data type of its site."""
     types = _Types(tensors)
-    bits = 0
-    for source in sources.values():
+    found: dict[str, int] = {}
+    for name, source in sources.items():
         kept = tensors[source.base] if source.base else None
         count, dtype = (kept.count, kept.dtype) if kept else (math.prod(source.shape or ()), types.at(source.site))
-        bits += count * BITS.get(dtype, 8)
-    return bits // 8
+        found[name] = count * BITS.get(dtype, 8) // 8
+    return found
 
 
 class _Types:
