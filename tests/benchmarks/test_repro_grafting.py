@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,19 +9,6 @@ import pytest
 
 from archspec.diagnostics import Collector
 from archspec.language.parse import load_members
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "repro_grafting.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("repro_grafting", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_row_that_the_paper_prints_is_a_member(script: ModuleType) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +12,6 @@ import pytest
 from archspec.diagnostics import Severity
 from archspec.semantics.validate import validate
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "repro_smollm2.py"
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -26,17 +23,6 @@ CONFIG = {
     "tie_word_embeddings": True,
     "vocab_size": 49152,
 }
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("repro_smollm2", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_graft_fits_the_host(script: ModuleType, tmp_path: Path) -> None:
