@@ -53,10 +53,10 @@ bench: $(STAMP)  ## measure speed and memory beside peers, in one run (needs abo
 repro: repro-digits repro-grafting  ## every published number of docs/results (hours; resumable)
 
 repro-digits: $(STAMP)  ## the digits results with three seeds and intervals; rewrites docs/results/digits.md
-	$(BIN)/python benchmarks/repro_digits.py
+	$(BIN)/python -m benchmarks.repro_digits
 
 repro-grafting: $(STAMP)  ## the grafting paper's tables on the host of 64 tokens; rewrites docs/results/grafting.md
-	$(BIN)/python benchmarks/repro_grafting.py
+	$(BIN)/python -m benchmarks.repro_grafting
 
 host: $(STAMP)  ## train the embedded host again (about 12 minutes; deterministic, resumable)
 	$(BIN)/python specs/hosts/train.py

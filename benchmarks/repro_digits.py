@@ -16,12 +16,12 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, log10
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from archspec.runtime.measure.intervals import interval, spread
+from benchmarks.plots import Line, dots
 
 ROOT = Path(__file__).parents[1]
 SPECS = ROOT / "specs" / "digits"
@@ -223,42 +223,18 @@ def page(results: Mapping[str, list[Run]], seeds: int) -> str:
     return INTRO.format(seeds=seeds, images=HOST_IMAGES) + "\n".join(lines) + "\n"
 
 
-def picture(results: Mapping[str, list[Run]]) -> str:
-    """Return an SVG: ratio to the host on a logarithmic axis, a dot per seed, grafts filled and controls hollow."""
-    width, left, step, top = 760, 310, 26, 34
-    rows = [(c, name, name != c.spec) for c in CLAIMS for name in (c.spec, *c.controls.values())]
-    most = max(r.fd / r.host for _, name, _ in rows for r in results[name])
-    end = 10 ** ceil(log10(most))
-
-    def x(ratio: float) -> float:
-        return left + (width - left - 20) * log10(max(ratio, 1.0)) / log10(end)
-
-    height = top + step * len(rows) + 14
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        f'font-size="12"><rect width="{width}" height="{height}" fill="white"/>'
-    ]
-    for ratio in (m * 10**e for e in range(int(log10(end)) + 1) for m in (1, 2, 5) if m * 10**e <= end):
-        out.append(f'<line x1="{x(ratio):.1f}" x2="{x(ratio):.1f}" y1="{top - 8}" y2="{height - 8}" stroke="#ddd"/>')
-        out.append(f'<text x="{x(ratio):.1f}" y="{top - 14}" text-anchor="middle" fill="#666">{ratio:g}x</text>')
-    for number, (claim, name, control) in enumerate(rows):
-        y = top + step * number + step / 2
-        if not control:
-            out.append(f'<text x="{left - 14}" y="{y + 4}" text-anchor="end" fill="#111">{claim.title}</text>')
-            if claim.bound is not None and claim.relative:
-                out.append(
-                    f'<line x1="{x(claim.bound):.1f}" x2="{x(claim.bound):.1f}" y1="{y - 10}" y2="{y + 10}" '
-                    'stroke="#c33" stroke-width="2"/>'
-                )
-        else:
-            text = "from random weights" + (", regressed" if name == claim.regressed else "")
-            out.append(f'<text x="{left - 14}" y="{y + 4}" text-anchor="end" fill="#888">{text}</text>')
-        fill = "white" if control else "#2a6fbb"
-        out += [
-            f'<circle cx="{x(r.fd / r.host):.1f}" cy="{y}" r="4" fill="{fill}" fill-opacity=".8" stroke="#2a6fbb"/>'
-            for r in results[name]
-        ]
-    return "\n".join([*out, "</svg>"]) + "\n"
+def picture(results: Mapping[str, list[Run]], path: Path) -> None:
+    """Draw the ratios to the host, a dot per seed; controls hollow."""
+    lines = []
+    for claim in CLAIMS:
+        for name in (claim.spec, *claim.controls.values()):
+            label = "from random weights" + (", regressed" if name == claim.regressed else "")
+            ratios = {"": [run.fd / run.host for run in results[name]]}
+            if name == claim.spec:
+                lines.append(Line(claim.title, ratios, claim.bound if claim.relative else None))
+            else:
+                lines.append(Line(label, ratios, muted=True))
+    dots(path, lines, "FD of the result over the host's")
 
 
 def main() -> int:
@@ -279,7 +255,7 @@ def main() -> int:
                 )
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(page(results, options.seeds), "utf-8")
-    PAGE.with_suffix(".svg").write_text(picture(results), "utf-8")
+    picture(results, PAGE.with_suffix(".svg"))
     print(PAGE.read_text("utf-8"))
     return 0 if all(holds(claim, results[claim.spec]) for claim in CLAIMS) else 1
 

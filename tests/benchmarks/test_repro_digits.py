@@ -71,12 +71,14 @@ def test_absolute_bounds_are_held_against_the_distance_itself(script: ModuleType
     assert not script.holds(claim, [run(script, 8.1, 2.0)] * 3)
 
 
-def test_page_and_picture_show_every_claim(script: ModuleType) -> None:
+def test_page_and_picture_show_every_claim(script: ModuleType, tmp_path: Path) -> None:
     names = [name for claim in script.CLAIMS for name in (claim.spec, *claim.controls.values())]
     results = {name: [run(script, 1.1 + s) for s in range(3)] for name in names}
-    page, picture = script.page(results, 3), script.picture(results)
+    page = script.page(results, 3)
+    script.picture(results, tmp_path / "digits.svg")
+    picture = (tmp_path / "digits.svg").read_text()
     for claim in script.CLAIMS:
         assert f"| {claim.title} |" in page
         assert f">{claim.title}</text>" in picture
-    assert picture.count("<circle") == 3 * len(names)
+    assert picture.count("<use") >= 3 * len(names)
     assert max(map(len, page.splitlines()[:8])) <= 120
