@@ -7,11 +7,11 @@ comes from. `lock.json` and the emitted `config.json` hold it as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from archspec.host.structure import EXIT, Port, SiteShape
+from archspec.host.structure import EXIT, Port, SiteShape, Streams
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class Relist:
     entries: tuple[Entry, ...]
     returns: int = 0
     """As `Port.returns`, of a block."""
+    streams: Streams = ()
+    """As `Port.streams`, of the first block."""
     do: Literal["relist"] = "relist"
 
 
@@ -135,11 +137,18 @@ def to_json(program: tuple[Instruction, ...]) -> list[dict[str, Any]]:
 
 def _plain(instruction: Instruction) -> dict[str, Any]:
     data = {"do": instruction.do, **{k: v for k, v in asdict(instruction).items() if k != "do"}}
-    for entry in data.get("entries", ()):
-        for name in ("skip", "operator"):
-            if entry[name] is None:
-                del entry[name]
+    operators = (entry["operator"] for entry in data.get("entries", ()))
+    _omit((data, data.get("port"), *(operator["port"] for operator in operators if operator)), "streams", ())
+    for name in ("skip", "operator"):
+        _omit(data.get("entries", ()), name, None)
     return data
+
+
+def _omit(tables: Iterable[dict[str, Any] | None], name: str, default: Any) -> None:
+    """Leave an entry out where it says what its absence says."""
+    for table in tables:
+        if table and name in table and table[name] == default:
+            del table[name]
 
 
 def from_json(data: list[dict[str, Any]]) -> tuple[Instruction, ...]:
@@ -155,7 +164,8 @@ def _instruction(item: dict[str, Any]) -> Instruction:
         if kind == "install":
             return _install(item)
         if kind == "relist":
-            return Relist(entries=tuple(_entry(dict(entry)) for entry in item.pop("entries")), **item)
+            entries = tuple(_entry(dict(entry)) for entry in item.pop("entries"))
+            return Relist(entries=entries, streams=_streams(item.pop("streams", ())), **item)
         return Share(**item)
     except (KeyError, TypeError) as error:
         raise ValueError(f"malformed {kind} instruction: {error}") from error
@@ -164,7 +174,13 @@ def _instruction(item: dict[str, Any]) -> Instruction:
 def _install(item: dict[str, Any]) -> Install:
     shape = dict(item.pop("shape"))
     shape["grid"] = tuple(shape["grid"]) if shape.get("grid") else None
-    return Install(shape=SiteShape(**shape), port=Port(**item.pop("port")), **item)
+    port = dict(item.pop("port"))
+    streams = _streams(port.pop("streams", ()))
+    return Install(shape=SiteShape(**shape), port=Port(streams=streams, **port), **item)
+
+
+def _streams(data: Iterable[Any]) -> Streams:
+    return tuple((name, index) for name, index in data)
 
 
 def _entry(item: dict[str, Any]) -> Entry:

@@ -169,7 +169,7 @@ class _Planner:
             settings = {name: self.distill[name] for name in (*own, "gate_weighted", "cache", "seed")}
             cached, settings["why"] = self._cached(part)
             settings["cache"] = settings["cache"] if cached else 0
-            settings["loss"] = self.distill["loss"].get(part.site.slot, "l2")
+            settings["loss"] = self.distill["loss"].get(part.site.role, "l2")
             settings["frozen"] = [p for p in self.frozen if p not in replaced and inside((p,), part.sites)]
             settings["objective"] = self._objective(self.distill)
             yield self._task("regress", part, needs, settings, self._regress_cost(part, cached))
@@ -213,7 +213,7 @@ class _Planner:
     def _lora(self, stage: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of low-rank training, its slots as the sites that hold old weights."""
         replaced = {i.path for i in self.program if isinstance(i, Install)}
-        old = (s for s in self.resolved.structure.sites if s.slot in stage["targets"] and s.path not in replaced)
+        old = (s for s in self.resolved.structure.sites if s.role in stage["targets"] and s.path not in replaced)
         sites = [path for site in old for path in site.paths if not inside((path,), self.frozen)]
         alpha = stage["rank"] if stage["alpha"] is None else stage["alpha"]
         return {"rank": stage["rank"], "alpha": alpha, "dropout": stage["dropout"], "sites": sites}

@@ -43,6 +43,21 @@ SANA: dict[str, Any] = {
     "caption_channels": 24,
     "sample_size": 4,
 }
+SD3: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 4,
+    "sample_size": 8,
+    "patch_size": 2,
+    "joint_attention_dim": 24,
+    "caption_projection_dim": 32,
+    "pooled_projection_dim": 20,
+    "pos_embed_max_size": 6,
+    "dual_attention_layers": [0, 1],
+    "qk_norm": "rms_norm",
+}
 LLAMA: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -116,6 +131,15 @@ def tiny_sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import SanaTransformer2DModel
 
     return _save(SanaTransformer2DModel(**SANA), tmp_path_factory.mktemp("hosts") / "tiny_sana")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SD3: 4 blocks of two streams (the last ends the context), width 32, 2 heads whose queries and keys are normed, 16
+    tokens, captions of width 24; blocks 0 and 1 have a second attention over the image alone."""
+    from diffusers import SD3Transformer2DModel
+
+    return _save(SD3Transformer2DModel(**SD3), tmp_path_factory.mktemp("hosts") / "tiny_sd3")
 
 
 @pytest.fixture(scope="session")

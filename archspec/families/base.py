@@ -123,6 +123,8 @@ class Family:
     """Those of its classes that give features and have no task of their own: they learn from a teacher alone."""
     outside: tuple[str, ...] = ()
     """Modules within blocks that the host also reads from outside of their block, which so cannot be taken away."""
+    computed: frozenset[str] = frozenset()
+    """Tensors of its checkpoints that are computed, not learned: they are copied, and are no parameters."""
     advice: str = "are config.json and the weights of the same model?"
     """What to do when the headers of the weights are not what the config calls for."""
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from math import prod
 
 from archspec.diagnostics import InternalError
-from archspec.families import expected_tensors
+from archspec.families import computed_tensors, expected_tensors
 from archspec.host.structure import Structure, inside
 from archspec.instructions import Entry, Install, Instruction, Relist, Share, TensorSource, added, homes
 from archspec.operators import restore
@@ -126,6 +126,7 @@ def depth(program: Program, structure: Structure, group: str = "blocks") -> int:
 
 
 def count_parameters(sources: Mapping[str, TensorSource], structure: Structure) -> int:
-    """Return the number of values in the tensors of a result."""
-    shapes = base_shapes(structure) or {}
-    return sum(prod(s.shape if s.shape is not None else shapes[s.base or ""]) for s in sources.values())
+    """Return the number of parameters of a result: of values in its tensors, computed ones left out."""
+    shapes, computed = base_shapes(structure) or {}, computed_tensors(structure)
+    learned = (s for s in sources.values() if s.base not in computed)
+    return sum(prod(s.shape if s.shape is not None else shapes[s.base or ""]) for s in learned)

@@ -91,7 +91,7 @@ def _relists(resolved: ResolvedSpec) -> Iterator[Relist]:
         blocks = sorted(_blocks(resolved, group), key=lambda site: site.index or 0)
         shape, port = blocks[0].shape, blocks[0].port
         entries = tuple(_entries(blocks, edits, resolved))
-        yield Relist(path, len(blocks), shape.width, entries, port.returns)
+        yield Relist(path, len(blocks), shape.width, entries, port.returns, port.streams)
 
 
 def _blocks(resolved: ResolvedSpec, group: str) -> list[Site]:

@@ -22,7 +22,7 @@ from archspec.compiler.capture.model import base_tensors, build_structure
 from archspec.compiler.planning import Prices
 from archspec.compiler.pricing.meter import Measurement, measure
 from archspec.diagnostics import InternalError
-from archspec.host.structure import Site, Structure
+from archspec.host.structure import ROLES, Site, Structure
 from archspec.instructions import LEARNED_MERGES, SKIP, Instruction
 from archspec.language.spec import Freeze, Insert, Parallelize, Skip
 from archspec.runtime.families import family
@@ -60,6 +60,11 @@ class SiteCost:
     host: Cost
     result: Cost | None
     operator: str | None = None
+
+    @property
+    def role(self) -> str:
+        """As `Site.role`."""
+        return ROLES.get(self.slot, self.slot)
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,8 @@ class CostReport:
     @property
     def mixing_share(self) -> float:
         """Part of the FLOPs of the host's attentions and MLPs that their attention kernels are."""
-        whole = sum(s.host.flops for s in self.sites if s.slot in ("attn", "cross_attn", "mlp"))
-        return sum(s.host.mixing for s in self.sites if s.slot in ("attn", "cross_attn")) / whole if whole else 0.0
+        whole = sum(s.host.flops for s in self.sites if s.role in ("attn", "cross_attn", "mlp"))
+        return sum(s.host.mixing for s in self.sites if s.role in ("attn", "cross_attn")) / whole if whole else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data: what the lock keeps and `archspec plan --json` prints."""

@@ -13,7 +13,7 @@ worse there than the weights it started from is not kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from archspec.runtime.learn.least_squares import fit as solve
 from archspec.runtime.learn.neurons import NeuronWatch
 from archspec.runtime.learn.outcome import Outcome, RelativeError
 from archspec.runtime.learn.parts import Part
-from archspec.runtime.learn.taps import Record, Tap, record
+from archspec.runtime.learn.taps import Record, record
 from archspec.runtime.operators.base import Operator
 
 Tick = Callable[[int], None]
@@ -54,7 +54,7 @@ class Teacher:
         """Return per part the call to imitate: the host's output on the host's inputs, or on the edited model's."""
         found = record(self.host, [p.tap for p in parts], keywords, gates=gates)
         if self.student is not None:
-            fed = record(self.student, [Tap(p.name, p.paths[0], p.paths[0]) for p in parts], keywords)
+            fed = record(self.student, [replace(p.tap, first=p.paths[0], last=p.paths[0]) for p in parts], keywords)
             for name, own in fed.items():
                 found[name].args, found[name].kwargs = own.args, own.kwargs
         return found

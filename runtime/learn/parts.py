@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import fail
-from archspec.host.structure import inside
+from archspec.host.structure import Streams, inside
 from archspec.instructions import Install, Instruction, Relist, added, homes
-from archspec.runtime.learn.taps import Record, Tap, first_of
+from archspec.runtime.learn.taps import Record, Tap
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Part:
 
     def run(self, record: Record) -> Tensor:
         """Return the part's own output, (batch, tokens, width), on the recorded call."""
-        return first_of(self.module(*record.args, **record.kwargs))
+        return record.tokens(self.module(*record.args, **record.kwargs))
 
     def split(self, record: Record) -> tuple[Tensor, Tensor]:
-        """Return (features, rest) of the part's output: output = readout(features) + rest, whatever the read-out is."""
+        """Return (features, rest) of the part's output: output = readout(features) + rest, whatever the read-out is. It
+        is called once per stream, in their order."""
         readout, seen = self.readout, list[Tensor]()
         assert readout is not None
         before = readout.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -49,18 +51,11 @@ class Part:
         finally:
             before.remove()
             after.remove()
-        return seen[0], output - seen[1]
+        return torch.cat(seen[0::2], dim=1), output - torch.cat(seen[1::2], dim=1)
 
     def baseline(self, record: Record) -> Tensor | float:
         """What an error is relative to, beside the target: a group's error is relative to what the group adds."""
-        return tokens_of(record) if self.group else 0.0
-
-
-def tokens_of(record: Record) -> Tensor:
-    """Return the tokens that a recorded block was given."""
-    found = record.args[0] if record.args else record.kwargs["hidden_states"]
-    assert isinstance(found, Tensor)
-    return found
+        return record.given if self.group else 0.0
 
 
 def find_part(model: nn.Module, program: Sequence[Instruction], sites: Sequence[str]) -> Part:
@@ -71,13 +66,28 @@ def find_part(model: nn.Module, program: Sequence[Instruction], sites: Sequence[
     except (AttributeError, IndexError) as error:
         hint = "compile the spec again: plan and checkpoint are not of one compilation"
         raise fail("AS725", f"the checkpoint has no part for site '{sites[0]}'", None, hint) from error
-    return Part("+".join(sites), paths, Tap("+".join(sites), sites[0], _end(program, sites)), module, len(sites) > 1)
+    name = "+".join(sites)
+    tap = Tap(name, sites[0], _end(program, sites), _streams(program, sites))
+    return Part(name, paths, tap, module, len(sites) > 1)
 
 
 def _end(program: Sequence[Instruction], sites: Sequence[str]) -> str:
     """Return the module of the base that gives the output of a part."""
     install = next((i for i in program if isinstance(i, Install) and i.path == sites[-1]), None)
     return (install.port.exit_of(install.path) if install else None) or sites[-1]
+
+
+def _streams(program: Sequence[Instruction], sites: Sequence[str]) -> Streams:
+    """Return the streams of a replaced site, or of the list that parallel blocks are of."""
+    home = sites[0].rpartition(".")[0] if len(sites) > 1 else None
+    return next(
+        (
+            i.streams if isinstance(i, Relist) else i.port.streams
+            for i in program
+            if (isinstance(i, Relist) and i.path == home) or (isinstance(i, Install) and [i.path] == list(sites))
+        ),
+        (),
+    )
 
 
 def places(program: Sequence[Instruction], path: str) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def made(trial: Trial, weights: Mapping[str, Tensor], seed: int, device: torch.d
 
 
 def _tap(site: Site) -> Tap:
-    return Tap(site.path, site.path, site.paths[-1])
+    return Tap(site.path, site.path, site.paths[-1], site.port.streams)
 
 
 @contextmanager

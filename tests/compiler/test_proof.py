@@ -51,6 +51,11 @@ EDITS = {
     "skips, linear": ("{skip: 'blocks[0:2]', to: 'blocks[2:4]', merge: linear}",),
     "skips": ("{skip: 'blocks[0]', to: 'blocks[2]'}", "{insert: 'blocks[1]', with: {op: mlp, ratio: 1}}"),
     "skip, sum": ("{skip: 'blocks[0]', to: 'blocks[3]', merge: sum}", "{insert: 'blocks[0]', with: attention}"),
+    "two streams": (
+        "{replace: 'blocks[0].attn', with: hyena_x}",
+        "{replace: 'blocks.mlp', with: {op: mlp, ratio: 2}}",
+        "{replace: 'blocks[0:3].context_mlp', with: {op: mlp, ratio: 2}}",
+    ),
     "many": (
         "{replace: 'blocks[2].attn', with: {op: hyena_x}}",
         "{repeat: 'blocks[2]', times: 2}",
@@ -67,6 +72,11 @@ CASES = [
     *(("tiny_bert", case) for case in EDITS),
     *(("tiny_vit", case) for case in ("mixer", "mlp", "shared blocks", "inserted", "skips", "many")),
     *(("tiny_sana", case) for case in ("mixer", "drop", "tie", "pairs", "shared blocks", "inserted", "skips")),
+    *(
+        ("tiny_sd3", case)
+        for case in ("mlp", "drop", "repeat", "tie", "pairs", "four, linear", "sum", "average", "shared mlp")
+    ),
+    *(("tiny_sd3", case) for case in ("inserted", "skips, linear", "skips", "skip, sum", "two streams")),
     *(("tiny_pixart", case) for case in ("mixer", "shared blocks", "inserted", "skips", "many")),
 ]
 
@@ -94,7 +104,10 @@ def test_unknown_hosts(edit: str, tiny_plain: Path, compiler: Compiler) -> None:
     assert prove(done.resolved, done.program, done.before, done.after).numbers.difference == 0.0
 
 
-@pytest.mark.parametrize("host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_bert", "tiny_vit", "tiny_plain"])
+UNEDITED = ("dit", "pixart", "sd3", "llama", "bert", "vit", "plain")
+
+
+@pytest.mark.parametrize("host", [f"tiny_{name}" for name in UNEDITED])
 def test_an_edit_of_nothing_reproduces_the_host(host: str, compiler: Compiler, request: pytest.FixtureRequest) -> None:
     done = compiler(request.getfixturevalue(host), "freeze: '\"*.1\"'" if host == "tiny_plain" else "freeze: blocks[0]")
     assert done.program == ()
