@@ -67,13 +67,15 @@ class Conditioning:
     """How a diffusion host is told what to draw; the condition is left out with probability `dropout`.
 
     `null`: the label that stands for "any class", of a host of classes. `caption`: (tokens, width) of the embeddings
-    that a host of captions takes; the empty caption is zeros. `asks_size`: the host has arguments for the image's size
+    that a host of captions takes; the empty caption is zeros. `pooled`: width of the one vector that it takes of the
+    caption besides (SD3, FLUX), instead of a mask of its tokens. `asks_size`: the host has arguments for the image's size
     (PixArt); `sized`: it is told one (PixArt-α at 1024), as pixels of a square.
     """
 
     null: int | None = None
     dropout: float = 0.0
     caption: tuple[int, int] | None = None
+    pooled: int | None = None
     asks_size: bool = False
     sized: int | None = None
 
@@ -93,6 +95,9 @@ class Conditioning:
         assert self.caption is not None
         captions = batch["caption"].to(x) if "caption" in batch else x.new_zeros(len(x), *self.caption)
         captions = captions.masked_fill(dropped[:, None, None], 0)
+        if self.pooled is not None:
+            pooled = batch["pooled"].to(x) if "pooled" in batch else x.new_zeros(len(x), self.pooled)
+            return {"encoder_hidden_states": captions, "pooled_projections": pooled.masked_fill(dropped[:, None], 0)}
         mask = batch.get("caption_mask", torch.ones(captions.shape[:2]))
         found = {"encoder_hidden_states": captions, "encoder_attention_mask": mask.to(x)}
         if not self.asks_size:
@@ -102,12 +107,48 @@ class Conditioning:
         return found | {"added_cond_kwargs": {"resolution": size, "aspect_ratio": ratio}}
 
 
+GUIDANCE = 3.5
+"""What a host that is told its guidance (FLUX.1 dev) learns at: the default of its pipeline."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """FLUX's form of a sample: its patches of 2 x 2 as tokens, with their places and those of the text's tokens, and
+    times in 0..1. `channels`: of a token. `guided`: the host is told its guidance."""
+
+    channels: int
+    guided: bool = False
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(batch, channels, rows, columns) -> (batch, rows / 2 * columns / 2, 4 * channels)"""
+        _, channels, rows, columns = x.shape
+        if rows % 2 or columns % 2 or 4 * channels != self.channels:
+            wanted = f"{self.channels // 4} channels and even sides"
+            raise fail("AS707", f"the data holds latents of shape {tuple(x.shape[1:])}, the host takes {wanted}")
+        patches = torch.unflatten(torch.unflatten(x, 3, (-1, 2)), 2, (-1, 2))
+        return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+    def keywords(self, x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the host's inputs of noised samples at times `t` (batch,)."""
+        where = places(x.shape[2] // 2, x.shape[3] // 2).to(x)
+        text = x.new_zeros(condition["encoder_hidden_states"].shape[1], 3)
+        told = {"guidance": x.new_full((len(x),), GUIDANCE)} if self.guided else {}
+        return {"hidden_states": self.pack(x), "timestep": t, "img_ids": where, "txt_ids": text, **told, **condition}
+
+
+def places(rows: int, columns: int) -> Tensor:
+    """Return (rows * columns, 3): zero, row and column of each token of a raster."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([torch.zeros_like(row), row, column], dim=-1).flatten(0, 1).float()
+
+
 @dataclass(frozen=True)
 class Flow:
-    """Rectified flow."""
+    """Rectified flow. With `packing`, prediction and target are in the form of tokens too."""
 
     conditioning: Conditioning = Conditioning()
     times: Times = "logit_normal"
+    packing: Packing | None = None
     name: str = "flow"
 
     def inputs(self, batch: Batch, generator: Generator) -> tuple[dict[str, Any], Tensor]:
@@ -115,8 +156,10 @@ class Flow:
         t = draw_times(len(x), self.times, generator).to(x.device)
         noise = draw(tuple(x.shape), x, generator)
         mix = t.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-        keywords = {"hidden_states": (1 - mix) * x + mix * noise, "timestep": t * TRAIN_TIMES}
-        return keywords | self.conditioning.apply(batch, generator), noise - x
+        noised, condition = (1 - mix) * x + mix * noise, self.conditioning.apply(batch, generator)
+        if self.packing is not None:
+            return self.packing.keywords(noised, t, condition), self.packing.pack(noise - x)
+        return {"hidden_states": noised, "timestep": t * TRAIN_TIMES, **condition}, noise - x
 
     def output(self, answer: Any) -> Tensor:
         return first_tensor(answer)
@@ -285,7 +328,7 @@ def make_objective(
         return masked(place) if kind == "mlm" else SIMPLE[kind]()
     condition = conditioning(place, label_dropout)
     if kind == "flow":
-        return Flow(condition, times or "logit_normal")
+        return Flow(condition, times or "logit_normal", packing(place))
     channels = place.config["in_channels"]
     return Epsilon(_alphas(place), channels, condition, times or "uniform")
 
@@ -344,6 +387,8 @@ def masked(place: Home) -> MaskedToken:
 
 
 CAPTION_TOKENS = 120
+CAPTION_WIDTHS = ("caption_channels", "joint_attention_dim", "cross_attention_dim")
+"""Config attributes that tell how wide a caption's embeddings are, the first that is set."""
 
 
 def conditioning(place: Home, dropout: float = 0.0) -> Conditioning:
@@ -351,16 +396,26 @@ def conditioning(place: Home, dropout: float = 0.0) -> Conditioning:
     config = place.config
     if place.classes is not None:
         return Conditioning(null=place.classes, dropout=dropout)
-    width = config.get("caption_channels") or config.get("cross_attention_dim")
+    width = next((w for w in map(config.get, CAPTION_WIDTHS) if w), None)
     if width is None:
         return Conditioning(dropout=dropout)
     caption = CAPTION_TOKENS, int(width)
+    if config.get("pooled_projection_dim"):
+        return Conditioning(dropout=dropout, caption=caption, pooled=int(config["pooled_projection_dim"]))
     if not place.architecture.startswith("PixArt"):
         return Conditioning(dropout=dropout, caption=caption)
     size = config.get("sample_size", 0)
     flag = config.get("use_additional_conditions")
     sized = size == 128 if flag is None else flag  # as diffusers' PixArt decides
     return Conditioning(dropout=dropout, caption=caption, asks_size=True, sized=8 * size if sized else None)
+
+
+def packing(place: Home) -> Packing | None:
+    """Return how a host takes samples as tokens, None for one that takes them as they are."""
+    config = place.config
+    if config.get("axes_dims_rope") is None or place.shape is not None:
+        return None
+    return Packing(int(config["in_channels"]), bool(config.get("guidance_embeds")))
 
 
 def _alphas(place: Home) -> Tensor:

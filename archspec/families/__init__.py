@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archspec.diagnostics import fail
-from archspec.families import bert, dit, llama, mistral, pixart, qwen, sana, sd3, unknown, vit
+from archspec.families import bert, dit, flux, llama, mistral, pixart, qwen, sana, sd3, unknown, vit
 from archspec.families.base import Family, Shape
 from archspec.host.structure import Structure, TensorHeader
 from archspec.source import Span
@@ -20,6 +20,7 @@ FAMILIES: Mapping[str, Family] = {
         pixart.FAMILY,
         sana.FAMILY,
         sd3.FAMILY,
+        flux.FAMILY,
         llama.FAMILY,
         mistral.FAMILY,
         qwen.QWEN2,

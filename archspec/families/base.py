@@ -253,11 +253,16 @@ def teachers(path: str, names: Mapping[str, str], tensors: Mapping[str, Shape]) 
 
 
 def norm_site(
-    path: str, shape: SiteShape, index: int, tensors: Mapping[str, Shape], port: Port = Port("input")
+    path: str,
+    shape: SiteShape,
+    index: int,
+    tensors: Mapping[str, Shape],
+    port: Port = Port("input"),
+    group: str = "blocks",
 ) -> Site:
     """Return the site of a norm, whose teacher is those of its parts that `tensors` have."""
     teacher = {part: name for part in PARTS if (name := f"{path}.{part}") in tensors}
-    return Site(path, "norm", shape, port, index=index, teacher=teacher)
+    return Site(path, "norm", shape, port, group, index, teacher)
 
 
 def check_heads(name: str, whole: int, heads: int, span: Span | None) -> None:

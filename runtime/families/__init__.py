@@ -7,6 +7,7 @@ from archspec.runtime.families.base import Example, Family
 from archspec.runtime.families.bert import Bert
 from archspec.runtime.families.decoder import Decoder
 from archspec.runtime.families.dit import DiT
+from archspec.runtime.families.flux import Flux
 from archspec.runtime.families.pixart import PixArt
 from archspec.runtime.families.sana import Sana
 from archspec.runtime.families.sd3 import SD3
@@ -18,6 +19,7 @@ HOSTS: tuple[Family, ...] = (
     PixArt(),
     Sana(),
     SD3(),
+    Flux(),
     Decoder("llama"),
     Decoder("mistral"),
     Decoder("qwen2"),

@@ -56,6 +56,21 @@ EDITS = {
         "{replace: 'blocks.mlp', with: {op: mlp, ratio: 2}}",
         "{replace: 'blocks[0:3].context_mlp', with: {op: mlp, ratio: 2}}",
     ),
+    "single blocks": (
+        "{replace: 'single_blocks[0].attn', with: {op: hyena_x, layout: raster}}",
+        "{parallelize: 'single_blocks[2:4]', by: 2, merge: linear}",
+        "{repeat: 'single_blocks[1]', times: 2}",
+        "{insert: 'single_blocks[0]', with: {op: mlp, ratio: 1}}",
+        "drop: 'blocks[2]'",
+        "{parallelize: 'blocks[0:2]', by: 2}",
+    ),
+    "single skip": ("{skip: 'single_blocks[0]', to: 'single_blocks[3]'}", "{share: 'single_blocks[1:3]'}"),
+    "ends": (
+        "{insert: 'blocks[3]', with: {op: local_attention, window: 1}}",
+        "{replace: 'blocks[1]', with: identity}",
+        "{skip: 'blocks[0]', to: 'blocks[3]'}",
+    ),
+    "no end": ("drop: 'blocks[3]'", "{repeat: 'blocks[2]', times: 2}", "{parallelize: 'blocks[0:2]', by: 2}"),
     "many": (
         "{replace: 'blocks[2].attn', with: {op: hyena_x}}",
         "{repeat: 'blocks[2]', times: 2}",
@@ -65,18 +80,24 @@ EDITS = {
 }
 
 
+TWO = ("two streams", "single blocks", "single skip", "ends", "no end")
+"""Cases for hosts of two streams."""
 CASES = [
-    *(("tiny_dit", case) for case in EDITS),
-    *(("tiny_llama", case) for case in EDITS),
+    *(("tiny_dit", case) for case in EDITS if case not in TWO),
+    *(("tiny_llama", case) for case in EDITS if case not in TWO),
     *(("tiny_qwen3", case) for case in ("self-graft", "mixer", "many")),
-    *(("tiny_bert", case) for case in EDITS),
+    *(("tiny_bert", case) for case in EDITS if case not in TWO),
     *(("tiny_vit", case) for case in ("mixer", "mlp", "shared blocks", "inserted", "skips", "many")),
     *(("tiny_sana", case) for case in ("mixer", "drop", "tie", "pairs", "shared blocks", "inserted", "skips")),
     *(
         ("tiny_sd3", case)
         for case in ("mlp", "drop", "repeat", "tie", "pairs", "four, linear", "sum", "average", "shared mlp")
     ),
-    *(("tiny_sd3", case) for case in ("inserted", "skips, linear", "skips", "skip, sum", "two streams")),
+    *(
+        ("tiny_sd3", case)
+        for case in ("inserted", "skips, linear", "skips", "skip, sum", "two streams", "ends", "no end")
+    ),
+    *(("tiny_flux", case) for case in ("single blocks", "single skip", "drop", "tie", "shared mlp", "shared blocks")),
     *(("tiny_pixart", case) for case in ("mixer", "shared blocks", "inserted", "skips", "many")),
 ]
 
@@ -104,7 +125,7 @@ def test_unknown_hosts(edit: str, tiny_plain: Path, compiler: Compiler) -> None:
     assert prove(done.resolved, done.program, done.before, done.after).numbers.difference == 0.0
 
 
-UNEDITED = ("dit", "pixart", "sd3", "llama", "bert", "vit", "plain")
+UNEDITED = ("dit", "pixart", "sd3", "flux", "llama", "bert", "vit", "plain")
 
 
 @pytest.mark.parametrize("host", [f"tiny_{name}" for name in UNEDITED])
