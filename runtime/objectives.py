@@ -68,8 +68,8 @@ class Conditioning:
 
     `null`: the label that stands for "any class", of a host of classes. `caption`: (tokens, width) of the embeddings
     that a host of captions takes; the empty caption is zeros. `pooled`: width of the one vector that it takes of the
-    caption besides (SD3, FLUX), instead of a mask of its tokens. `asks_size`: the host has arguments for the image's size
-    (PixArt); `sized`: it is told one (PixArt-α at 1024), as pixels of a square.
+    caption besides (SD3, FLUX), instead of a mask of its tokens. `asks_size`: the host has arguments for the image's
+    size (PixArt); `sized`: it is told one (PixArt-α at 1024), as pixels of a square.
     """
 
     null: int | None = None
