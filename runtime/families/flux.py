@@ -4,7 +4,7 @@ places (FLUX.1)."""
 from __future__ import annotations
 
 from archspec.runtime.families.base import Example, Family, Objective, Request, side_of
-from archspec.runtime.objectives import places
+from archspec.runtime.packing import places
 
 IMAGE_TOKENS = 1024
 """Of an example when no number is asked for: 512 x 512 pixels. No config says it."""

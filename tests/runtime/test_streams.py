@@ -17,7 +17,8 @@ from archspec.host.locate import Located, structure_of
 from archspec.runtime.families import family
 from archspec.runtime.learn.draws import generator
 from archspec.runtime.measure.sample import Request, sample
-from archspec.runtime.objectives import make_objective, places
+from archspec.runtime.objectives import make_objective
+from archspec.runtime.packing import places
 from archspec.runtime.probing.measures import parse_measures
 from archspec.runtime.probing.probe import measure
 from archspec.runtime.store.home import home
