@@ -178,7 +178,8 @@ class _Side:
 
 
 def _length(example: Mapping[str, Any]) -> int | None:
-    ids = example.get("input_ids")
+    """Return the tokens of an example of a host that takes any number: of a text, or of patches with their places."""
+    ids = next((example[name] for name in ("input_ids", "hidden_states") if name in example), None)
     return int(ids.shape[1]) if ids is not None else None
 
 

@@ -64,6 +64,7 @@ EDITS = {
         "drop: 'blocks[2]'",
         "{parallelize: 'blocks[0:2]', by: 2}",
     ),
+    "shared joint attention": ("share: blocks[2:3].joint_attn | blocks[0].joint_attn", "share: 'blocks[0:2].attn'"),
     "single skip": ("{skip: 'single_blocks[0]', to: 'single_blocks[3]'}", "{share: 'single_blocks[1:3]'}"),
     "ends": (
         "{insert: 'blocks[3]', with: {op: local_attention, window: 1}}",
@@ -80,7 +81,7 @@ EDITS = {
 }
 
 
-TWO = ("two streams", "single blocks", "single skip", "ends", "no end")
+TWO = ("two streams", "shared joint attention", "single blocks", "single skip", "ends", "no end")
 """Cases for hosts of two streams."""
 CASES = [
     *(("tiny_dit", case) for case in EDITS if case not in TWO),
@@ -94,7 +95,7 @@ CASES = [
         for case in ("mlp", "drop", "repeat", "tie", "pairs", "four, linear", "sum", "average", "shared mlp")
     ),
     *(("tiny_sd3", case) for case in ("inserted", "skips, linear", "skips", "skip, sum")),
-    *(("tiny_sd3", case) for case in ("two streams", "ends", "no end")),
+    *(("tiny_sd3", case) for case in ("two streams", "shared joint attention", "ends", "no end")),
     *(("tiny_flux", case) for case in ("single blocks", "single skip", "drop", "tie", "shared mlp", "shared blocks")),
     *(("tiny_pixart", case) for case in ("mixer", "shared blocks", "inserted", "skips", "many")),
 ]
