@@ -59,6 +59,13 @@ class Entry:
     merge: str | None = None
     skip: int | None = None
     operator: Install | None = None
+    beside: tuple[str, ...] = ()
+    """Of parallel blocks, the streams beside their own that come out of all of them."""
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The learned maps that merge parallel blocks, by their names in the container: one for each stream."""
+        return merge_names(self.beside) if self.form == "parallel" and self.merge_widths else ()
 
     @property
     def merge_widths(self) -> int:
@@ -83,6 +90,15 @@ class Relist:
     streams: Streams = ()
     """As `Port.streams`, of the first block."""
     do: Literal["relist"] = "relist"
+
+
+def merge_names(beside: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the maps that merge the own stream of parallel blocks and those beside it.
+
+    >>> merge_names(["text"])
+    ('merge', 'merge_text')
+    """
+    return ("merge", *(f"merge_{stream}" for stream in beside))
 
 
 LEARNED_MERGES = frozenset({"linear", "residual_linear"})
@@ -139,8 +155,8 @@ def _plain(instruction: Instruction) -> dict[str, Any]:
     data = {"do": instruction.do, **{k: v for k, v in asdict(instruction).items() if k != "do"}}
     operators = (entry["operator"] for entry in data.get("entries", ()))
     _omit((data, data.get("port"), *(operator["port"] for operator in operators if operator)), "streams", ())
-    for name in ("skip", "operator"):
-        _omit(data.get("entries", ()), name, None)
+    for name, default in (("skip", None), ("operator", None), ("beside", ())):
+        _omit(data.get("entries", ()), name, default)
     return data
 
 
@@ -185,8 +201,9 @@ def _streams(data: Iterable[Any]) -> Streams:
 
 def _entry(item: dict[str, Any]) -> Entry:
     operator = item.pop("operator", None)
-    members = tuple(item.pop("members"))
-    return Entry(members=members, operator=_install(dict(operator)) if operator else None, **item)
+    members, beside = tuple(item.pop("members")), tuple(item.pop("beside", ()))
+    installed = _install(dict(operator)) if operator else None
+    return Entry(members=members, operator=installed, beside=beside, **item)
 
 
 @dataclass(frozen=True)

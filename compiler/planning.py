@@ -154,7 +154,7 @@ class _Planner:
     def _fit_cost(self, part: Taught) -> Cost:
         """Passes of the teacher and of the part, and the products of the Gram matrix."""
         tokens, samples = part.site.shape.tokens or self.prices.tokens or 1, part.init.samples
-        gram = part.features * (part.features + 2 * part.site.shape.width)
+        gram = part.maps * part.features * (part.features + 2 * part.site.shape.width)
         flops = samples * (self.prices.host + self._price(part) + 2 * tokens * gram)
         return Cost(samples, flops, 8 * gram)
 

@@ -4,7 +4,8 @@
     result_paths(program, path)          path in the base -> its paths in the result
 
 This is the torch-free twin of `archspec.runtime.model.apply` and must name tensors as the applied module tree does: a
-`Parallel` keeps its blocks under `branches.<k>` and, where it has weights, a linear map under `merge`; a copied block
+`Parallel` keeps its blocks under `branches.<k>` and, where it has weights, a linear map under `merge` (and one for each
+further stream); a copied block
 has tensors of its own; tied and shared modules have none. So parameters can be counted, and a checkpoint written,
 before any module exists.
 """
@@ -72,8 +73,8 @@ def _relisted(relist: Relist, sources: Sources) -> Sources:
     for place, path, entry in added(relist):
         result |= _operator(entry.operator, path) if entry.operator else _merge(entry, relist, path, place, "")
     for position, entry in enumerate(relist.entries):
-        if entry.form == "parallel" and entry.merge_widths:
-            result |= _merge(entry, relist, f"{relist.path}.{position}.merge", relist.path, f"{position}.merge.")
+        for name in entry.maps:
+            result |= _merge(entry, relist, f"{relist.path}.{position}.{name}", relist.path, f"{position}.{name}.")
     return result
 
 

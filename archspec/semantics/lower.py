@@ -137,7 +137,9 @@ def _parallel(edits: list[ResolvedEdit], dropped: frozenset[str]) -> dict[str, E
             continue
         for group in parallel_groups(edit, dropped):
             members = [site for site in group if site.path not in found]
-            entry = Entry("parallel", tuple(site.index or 0 for site in members), edit.edit.merge)
+            beside = [name for name, index in members[-1].port.streams[1:] if index is not None] if members else []
+            indices = tuple(site.index or 0 for site in members)
+            entry = Entry("parallel", indices, edit.edit.merge, beside=tuple(beside))
             found |= {site.path: entry for site in members}
     return found
 

@@ -248,8 +248,8 @@ def _merges(edit: ResolvedEdit, resolved: ResolvedSpec, program: Program, result
         return []
     firsts = [members[0].path for members in parallel_groups(edit, resolved.dropped)]
     places = (result_paths(program, path)[0].rpartition(".branches.")[0] for path in firsts)
-    return [f"{place}.merge" for place in places if _merge_of(result.model.get_submodule(place)) is not None]
+    return [f"{place}.{name}" for place in places for name in _maps(result.model.get_submodule(place))]
 
 
-def _merge_of(module: nn.Module) -> nn.Module | None:
-    return module.merge if isinstance(module, Parallel) else None
+def _maps(module: nn.Module) -> tuple[str, ...]:
+    return tuple(module.maps) if isinstance(module, Parallel) else ()

@@ -17,6 +17,7 @@ from archspec.diagnostics import fail
 from archspec.host.structure import Streams, inside
 from archspec.instructions import Install, Instruction, Relist, added, homes
 from archspec.runtime.learn.taps import Record, Tap
+from archspec.runtime.model.structures import Parallel
 
 
 @dataclass(frozen=True)
@@ -30,28 +31,29 @@ class Part:
     group: bool = False
 
     @property
-    def readout(self) -> nn.Linear | None:
-        """The linear map at the end: an operator's read-out, a container's merge."""
-        found = getattr(self.module, "merge" if self.group else "readout", None)
-        return found if isinstance(found, nn.Linear) else None
+    def readouts(self) -> tuple[nn.Linear, ...]:
+        """The linear maps at the end: an operator's read-out, a container's merges, one for each stream."""
+        if isinstance(self.module, Parallel):
+            return tuple(self.module.maps.values())
+        found = getattr(self.module, "readout", None)
+        return (found,) if isinstance(found, nn.Linear) else ()
 
     def run(self, record: Record) -> Tensor:
         """Return the part's own output, (batch, tokens, width), on the recorded call."""
         return record.tokens(self.module(*record.args, **record.kwargs))
 
-    def split(self, record: Record) -> tuple[Tensor, Tensor]:
-        """Return (features, rest) of the part's output: output = readout(features) + rest, whatever the read-out is. It
-        is called once per stream, in their order."""
-        readout, seen = self.readout, list[Tensor]()
-        assert readout is not None
-        before = readout.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        after = readout.register_forward_hook(lambda _, __, y: seen.append(y))
+    def split(self, record: Record) -> list[tuple[Tensor, Tensor]]:
+        """Return (features, rest) of each read-out, stream by stream: output = readout(features) + rest, whatever the
+        read-out is."""
+        seen: list[tuple[Tensor, Tensor]] = []
+        handles = [r.register_forward_hook(lambda _, args, y: seen.append((args[0], y))) for r in self.readouts]
         try:
             output = self.run(record)
         finally:
-            before.remove()
-            after.remove()
-        return torch.cat(seen[0::2], dim=1), output - torch.cat(seen[1::2], dim=1)
+            for handle in handles:
+                handle.remove()
+        parts = torch.split(output, [y.shape[1] for _, y in seen], dim=1)
+        return [(features, part - y) for part, (features, y) in zip(parts, seen, strict=True)]
 
     def baseline(self, record: Record) -> Tensor | float:
         """What an error is relative to, beside the target: a group's error is relative to what the group adds."""

@@ -80,7 +80,8 @@ def _entry(
         case "tie":
             return Tied(old[entry.members[0]])
         case "parallel":
-            return Parallel((old[i] for i in entry.members), entry.merge or "", width, device, dtype, streams)
+            branches = (old[i] for i in entry.members)
+            return Parallel(branches, entry.merge or "", width, device, dtype, streams, entry.beside)
         case "insert" if entry.operator:
             return Inserted(build_operator(entry.operator, device, dtype), old[entry.members[0]], width, streams)
     raise ValueError(f"unknown form of entry {entry.form!r}")

@@ -146,7 +146,15 @@ def _check_entries(relist: Relist) -> None:
         raise ValueError(f"the list '{relist.path}' has {len(relist.entries)} entries")
     for entry in relist.entries:
         _check_entry(entry, relist.length)
+        _check_beside(entry, relist.streams)
     _check_skips(relist)
+
+
+def _check_beside(entry: Entry, streams: Streams) -> None:
+    """Streams beside the own one are the list's, each once."""
+    known = [name for name, index in streams[1:] if index is not None]
+    if len(set(entry.beside)) != len(entry.beside) or not set(entry.beside) <= set(known):
+        raise ValueError(f"streams {list(entry.beside)!r} of {known!r}")
 
 
 def _check_skips(relist: Relist) -> None:

@@ -5,10 +5,11 @@ back. All answer for the public attributes that a host reads off a block (DiT ta
 `transformer_blocks[0].norm1.emb`, transformers reads `layer.attention_type`): what they do not have themselves they ask
 of the block they stand for. Names that start with `_` are never forwarded, so hooks, flags and pickling stay their own.
 
-A block may carry several streams (`Port.streams`). Blocks side by side merge each of them, all by one map; what is
-inserted and what skips are of the block's own stream, and the others go by.
+A block may carry several streams (`Port.streams`). Blocks side by side merge each by a map of its own; what is inserted
+and what skips are of the block's own stream, and the others go by.
 
-    Parallel   y = merge(x, B1(x), ..., Bn(x)), branches as `branches.<k>`, the merge weights as `merge`
+    Parallel   y = merge(x, B1(x), ..., Bn(x)), branches as `branches.<k>`, the merge weights as `merge`,
+               those of a stream beside the own one as `merge_<stream>`
     Tied       y = B(x) with the weights of another module, none of its own
     Inserted   y = x + op(norm(x)), the operator as `operator`
     Linked     y = B(merge(x, s)), s the output of an earlier Linked; the block as `block`, the merge as `merge`
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from archspec.host.structure import Streams
-from archspec.instructions import LEARNED_MERGES
+from archspec.instructions import LEARNED_MERGES, merge_names
 from archspec.runtime.model.program import MERGES, SKIP_MERGES
 from archspec.runtime.operators.base import Operator, handed_on, stream_of
 
@@ -78,8 +79,8 @@ class Parallel(Standin):
         sum               x + sum of (Bi(x) - x)
         average           mean of Bi(x)
 
-    Where blocks return tuples, the result is the first branch's with merged tokens in the places of its streams; a
-    stream that one of the branches ends is ended.
+    Where blocks return tuples, the result is the first branch's with merged tokens in front. Where they carry several
+    `streams`, it holds those: the own one and those `beside` it, each merged by a map of its own; others end here.
     """
 
     def __init__(
@@ -90,15 +91,16 @@ class Parallel(Standin):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         streams: Streams = (),
+        beside: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if merge not in MERGES:
             raise ValueError(f"unknown merge {merge!r}: one of {sorted(MERGES)}")
         self.branches = nn.ModuleList(branches)
-        self.kind, self.width, self.streams = merge, width, streams
+        self.kind, self.width, self.streams, self.beside = merge, width, streams, tuple(beside)
         self.merge: nn.Linear | None = None
-        if merge in LEARNED_MERGES:
-            self.merge = nn.Linear(len(self.branches) * width, width, device=device, dtype=dtype)
+        for name in merge_names(beside) if merge in LEARNED_MERGES else ():
+            setattr(self, name, nn.Linear(len(self.branches) * width, width, device=device, dtype=dtype))
 
     @property
     def _ready(self) -> bool:
@@ -108,39 +110,44 @@ class Parallel(Standin):
         return self.branches[0]
 
     @property
+    def maps(self) -> dict[str, nn.Linear]:
+        """The learned maps, by their names: that of the own stream first."""
+        return {name: getattr(self, name) for name in merge_names(self.beside)} if self.merge is not None else {}
+
+    @property
     def residual(self) -> bool:
         """Whether the merge weighs what the branches add to the input, not their whole outputs."""
         return self.kind in ("residual_linear", "sum")
 
     def identify(self) -> None:
         """Start from weights that need no data: the mean of the outputs, or the sum of what the branches add."""
-        if self.merge is not None:
-            with torch.no_grad():
-                self.merge.weight.copy_(plain_merge(self.kind, len(self.branches), self.width))
-                self.merge.bias.zero_()
+        with torch.no_grad():
+            for linear in self.maps.values():
+                linear.weight.copy_(plain_merge(self.kind, len(self.branches), self.width))
+                linear.bias.zero_()
 
-    def combine(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
-        """Merge outputs, each (batch, tokens, width) like the input `x`."""
+    def combine(self, x: Tensor, outputs: Sequence[Tensor], name: str = "merge") -> Tensor:
+        """Merge outputs, each (batch, tokens, width) like the input `x`, by the map `name`."""
         if self.kind == "average":
             return torch.stack(list(outputs)).mean(0)
         if self.residual:
             outputs = [y - x for y in outputs]
         if self.merge is None:
             return x + torch.stack(list(outputs)).sum(0)
-        y: Tensor = self.merge(torch.cat(list(outputs), dim=-1))
+        y: Tensor = getattr(self, name)(torch.cat(list(outputs), dim=-1))
         return x + y if self.residual else y
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         results = [branch(*args, **kwargs) for branch in self.branches]
-        if not isinstance(results[0], tuple):
-            return self.combine(self._input(args, kwargs), results)
-        merged = list(results[0])
-        for place, (name, index) in enumerate(self._carried()):
-            if index is not None:
-                outputs = [result[index] for result in results]
-                ended = any(y is None for y in outputs)
-                merged[index] = None if ended else self.combine(stream_of(place, name, args, kwargs), outputs)
-        return tuple(merged)
+        if not self.streams:
+            merged = self.combine(self._input(args, kwargs), [r[0] if isinstance(r, tuple) else r for r in results])
+            return (merged, *results[0][1:]) if isinstance(results[0], tuple) else merged
+        found: list[Any] = [None] * len(results[0])
+        for place, (stream, index) in enumerate(self.streams):
+            if index is not None and (place == 0 or stream in self.beside):
+                x, outputs = stream_of(place, stream, args, kwargs), [result[index] for result in results]
+                found[index] = self.combine(x, outputs, f"merge_{stream}" if place else "merge")
+        return tuple(found)
 
     def extra_repr(self) -> str:
         return f"merge={self.kind}, width={self.width}"

@@ -88,6 +88,12 @@ def test_streams_of_blocks_are_told_and_only_where_there_are_any() -> None:
     assert isinstance(relist, Relist)
     assert install.port.streams == relist.streams == (("hidden_states", 1), ("encoder_hidden_states", 0))
     assert (install.port.returns, relist.returns) == (2, 2)
+    assert [entry.beside for entry in relist.entries] == [(), (), ()], "the last block ends the context"
+    (whole,) = program("parallelize: 'blocks[0:2]'", host=host)
+    assert isinstance(whole, Relist)
+    assert whole.entries[0].beside == ("encoder_hidden_states",)
+    assert whole.entries[0].maps == ("merge", "merge_encoder_hidden_states")
+    assert from_json(json.loads(json.dumps(to_json((whole,))))) == (whole,)
     plain = json.loads(json.dumps(to_json(found)))
     assert plain[0]["port"]["streams"] == [["hidden_states", 1], ["encoder_hidden_states", 0]]
     assert from_json(plain) == found

@@ -179,6 +179,8 @@ def test_an_operator_of_a_later_version_is_refused(out: Path) -> None:
         (lambda c: c["archspec"]["instructions"][-1].update(streams=[["x", 0], ["y", 0]], returns=2), "AS641"),
         (lambda c: c["archspec"]["instructions"][-1].update(streams=[["x", -1]], returns=2), "AS641"),
         (lambda c: c["archspec"]["instructions"][-1].update(streams=[["x", None]], returns=2), "AS641"),
+        (lambda c: c["archspec"]["instructions"][-1]["entries"][0].update(beside=["text"]), "AS641"),
+        (lambda c: c["archspec"]["instructions"][-1]["entries"][0].update(beside=3), "AS641"),
         (lambda c: c["archspec"]["instructions"][-1].update(length=5), "AS645"),
         (lambda c: c["archspec"]["instructions"][-1].update(length=-1), "AS641"),
         (lambda c: c["archspec"]["instructions"][-1].update(width=48), "AS644"),

@@ -198,7 +198,9 @@ def test_plans_teach_both_streams(host: str, group: str, tmp_path: Path, request
     after = archspec.load(tmp_path / "out").state_dict()
     changed = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
     assert sum("ff_context" in name and name.endswith("up.weight") for name in changed) == 2
-    assert any(name.endswith("merge.weight") for name in changed)
+    merges = {name.split(".")[-2] for name in before if ".merge" in name and name.endswith("weight")}
+    assert merges == ({"merge"} if host == "sd3" else {"merge", "merge_encoder_hidden_states"})
+    assert {name for name in before if ".merge" in name} <= changed
 
 
 def test_sd3_is_sampled_and_flux_is_not(tiny_sd3: Path, tiny_flux: Path) -> None:

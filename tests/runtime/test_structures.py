@@ -276,17 +276,18 @@ def text() -> Tensor:
 
 @pytest.mark.parametrize("by_place", [True, False])
 @pytest.mark.parametrize("kind", ["linear", "residual_linear", "sum", "average"])
-def test_each_stream_is_merged_by_the_one_map(x: Tensor, text: Tensor, kind: str, by_place: bool) -> None:
+def test_each_stream_is_merged_by_a_map_of_its_own(x: Tensor, text: Tensor, kind: str, by_place: bool) -> None:
     parts = [Pair(), Pair()]
-    model = Parallel(parts, kind, WIDTH, dtype=torch.float64, streams=STREAMS)
+    model = Parallel(parts, kind, WIDTH, dtype=torch.float64, streams=STREAMS, beside=["text"])
     told, moved = model(x, text, 2.0) if by_place else model(scale=2.0, text=text, image=x)
     results = [part(x, text, 2.0) for part in parts]
     assert torch.equal(moved, model.combine(x, [image for _, image in results]))
-    assert torch.equal(told, model.combine(text, [words for words, _ in results if words is not None]))
+    assert torch.equal(told, model.combine(text, [words for words, _ in results if words is not None], "merge_text"))
+    assert list(model.maps) == (["merge", "merge_text"] if "linear" in kind else [])
     assert told.shape == text.shape
 
 
-def test_a_stream_that_a_branch_ends_is_ended(x: Tensor, text: Tensor) -> None:
+def test_a_stream_that_does_not_come_out_of_all_is_ended(x: Tensor, text: Tensor) -> None:
     model = Parallel([Pair(), Pair(ends=True)], "average", WIDTH, streams=STREAMS)
     told, moved = model(x, text)
     assert told is None

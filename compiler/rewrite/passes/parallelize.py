@@ -7,7 +7,7 @@ With x the input of the group and Bi(x) the blocks' outputs:
     sum               x + sum of (Bi(x) - x)
     average           mean of Bi(x)
 
-Of blocks that carry several streams each is merged so, all by one map.
+Of blocks that carry several streams each is merged so, by a map of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, fx
 from archspec.compiler.rewrite.graph import HostGraph, NewMerge, Provenance, insert, rewire
 from archspec.compiler.rewrite.passes.base import BlockCall, Fact, Pass, block_call, edits, order, refuse
 from archspec.host.structure import Site
+from archspec.instructions import merge_names
 from archspec.language import spec
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 
@@ -51,12 +52,14 @@ class Parallelize(Pass):
             for stream, x in zip(call.streams, inputs, strict=True):
                 rewire(call.node, stream.given, x, why)
         merges = _Merge(_last(calls), tuple(str(call.node.target) for call in calls), why)
-        for x, *outputs in zip(inputs, *([s.out for s in call.streams] for call in calls), strict=True):
-            if all(outputs):
-                last, users = outputs[-1], list(outputs[-1].users)
-                merged = merges.build(merge, x, outputs)
-                for user in users:
-                    rewire(user, last, merged, why)
+        outputs = zip(*([stream.out for stream in call.streams] for call in calls), strict=True)
+        carried = [(x, outs) for x, outs in zip(inputs, outputs, strict=True) if all(outs)]
+        names = merge_names(name for name, index in sites[-1].port.streams[1:] if index is not None)
+        for number, (name, (x, outs)) in enumerate(zip(names, carried, strict=True)):
+            last, users = outs[-1], list(outs[-1].users)
+            merged = merges.build(merge, x, list(outs), name, 0 if number else len(names))
+            for user in users:
+                rewire(user, last, merged, why)
 
 
 def _last(calls: list[BlockCall]) -> fx.Node:
@@ -82,14 +85,15 @@ class _Merge:
     def __init__(self, last: fx.Node, members: tuple[str, ...], why: Provenance) -> None:
         self.last, self.members, self.why = last, members, why
 
-    def build(self, kind: str, x: fx.Node, outputs: list[fx.Node]) -> fx.Node:
+    def build(self, kind: str, x: fx.Node, outputs: list[fx.Node], name: str, maps: int) -> fx.Node:
+        """Insert the merge of one stream, by the map `name`; `maps` as of `NewMerge`."""
         if kind == "average":
             return self._method("mean", self._call(torch.stack, outputs), 0)
         residual = kind in ("residual_linear", "sum")
         parts = [self._call(operator.sub, y, x) for y in outputs] if residual else outputs
         if kind == "sum":
             return self._call(operator.add, x, self._method("sum", self._call(torch.stack, parts), 0))
-        y = self._linear(self._call(torch.cat, parts, dim=-1), x.meta["val"])
+        y = self._linear(self._call(torch.cat, parts, dim=-1), x.meta["val"], name, maps)
         return self._call(operator.add, x, y) if residual else y
 
     def _call(self, function: Any, *args: Any, **kwargs: Any) -> fx.Node:
@@ -99,9 +103,9 @@ class _Merge:
         value = self._run(getattr(torch.Tensor, name), (owner, *args), {})
         return self._insert("call_method", name, (owner, *args), {}, value)
 
-    def _linear(self, tokens: fx.Node, value: Tensor) -> fx.Node:
-        new = NewMerge(self.members, value.shape[-1])
-        return self._insert("call_module", f"{self.members[0]}.merge", (tokens,), {}, value, new=new)
+    def _linear(self, tokens: fx.Node, value: Tensor, name: str, maps: int) -> fx.Node:
+        new = NewMerge(self.members, value.shape[-1], maps)
+        return self._insert("call_module", f"{self.members[0]}.{name}", (tokens,), {}, value, new=new)
 
     def _insert(self, op: str, target: Any, args: Any, kwargs: Any, value: Any, **meta: Any) -> fx.Node:
         self.last = insert(self.last, op, target, args, kwargs, why=self.why, value=value, **meta)
