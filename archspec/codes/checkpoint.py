@@ -159,7 +159,8 @@ CODES: tuple[Code, ...] = (
         "In hosts of two streams (SD3, FLUX) one attention reads the image's tokens and the context's together and "
         "gives an output for each. An operator gives one, so nothing could stand for the other. What can be edited "
         "there: the MLPs `mlp` and `context_mlp`, an attention of one sequence (`attn`, in some blocks of SD3.5 and in "
-        "FLUX's single blocks), whole blocks; and `insert` puts a mixer of the image's tokens behind a block.",
+        "FLUX's single blocks), whole blocks; and `insert` puts a mixer of the image's tokens behind a block. "
+        "In a host of no known family the compiler finds such modules.",
         bad="- replace: blocks[3].joint_attn\n  with: hyena_x",
         good="- insert: blocks[3]\n  with: hyena_x",
     ),

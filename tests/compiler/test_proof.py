@@ -124,6 +124,22 @@ def test_unknown_hosts(edit: str, tiny_plain: Path, compiler: Compiler) -> None:
     assert prove(done.resolved, done.program, done.before, done.after).numbers.difference == 0.0
 
 
+def test_joint_attention_of_an_unknown_host(compiler: Compiler, tmp_path: Path) -> None:
+    """Two outputs are read: an operator, or the identity, would leave nothing in the place of one."""
+    from diffusers import AuraFlowTransformer2DModel
+
+    AuraFlowTransformer2DModel(
+        sample_size=8, num_mmdit_layers=2, num_single_dit_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, caption_projection_dim=32, pos_embed_max_size=16,
+    ).save_pretrained(tmp_path / "aura")  # fmt: skip
+    for operator in ("identity", "{op: mlp, hidden: 32, activation: gelu}"):
+        with pytest.raises(ArchspecError, match="more of it than one output") as error:
+            compiler(tmp_path / "aura", f"{{replace: '\"joint_transformer_blocks.0.attn\"', with: {operator}}}")
+        assert _code(error) == "AS620"
+    done = compiler(tmp_path / "aura", "{replace: '\"joint_transformer_blocks.*.ff\"', with: zero}")
+    assert prove(done.resolved, done.program, done.before, done.after).numbers.difference == 0.0
+
+
 UNEDITED = ("dit", "pixart", "sd3", "flux", "llama", "bert", "vit", "plain")
 
 

@@ -175,6 +175,15 @@ def check_contract(graph: HostGraph, body: Body, node: fx.Node, site: Site, edit
         raise refuse("AS505", edit, message, "select a module that maps (batch, tokens, width) to the same")
 
 
+def check_outputs(node: fx.Node, site: Site, edit: ResolvedEdit) -> None:
+    """Refuse a site of whose outputs the host reads more than the one that an operator gives or hands on."""
+    known = {site.port.output} | {index for _, index in site.port.streams if site.slot == "block"}
+    read = [user.args[1] for user in node.users if user.target is operator.getitem]
+    if any(isinstance(index, int) and index not in known for index in read):
+        message = f"{site.name} gives {summary(node.meta['val'])}, and its host reads more of it than one output"
+        raise refuse("AS620", edit, message, "an operator gives one: edit another part of the block")
+
+
 def check_alone(graph: HostGraph, site: Site, edit: ResolvedEdit) -> None:
     """Refuse to take away a module of which the host uses a part by itself."""
     for body in graph.graphs():
