@@ -7,11 +7,11 @@ comes from. `lock.json` and the emitted `config.json` hold it as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from archspec.host.structure import EXIT, Port, SiteShape
+from archspec.host.structure import EXIT, Port, SiteShape, Streams
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,13 @@ class Entry:
     merge: str | None = None
     skip: int | None = None
     operator: Install | None = None
+    beside: tuple[str, ...] = ()
+    """Of parallel blocks, the streams beside their own that come out of all of them."""
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The learned maps that merge parallel blocks, by their names in the container: one for each stream."""
+        return merge_names(self.beside) if self.form == "parallel" and self.merge_widths else ()
 
     @property
     def merge_widths(self) -> int:
@@ -80,7 +87,18 @@ class Relist:
     entries: tuple[Entry, ...]
     returns: int = 0
     """As `Port.returns`, of a block."""
+    streams: Streams = ()
+    """As `Port.streams`, of the first block."""
     do: Literal["relist"] = "relist"
+
+
+def merge_names(beside: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the maps that merge the own stream of parallel blocks and those beside it.
+
+    >>> merge_names(["text"])
+    ('merge', 'merge_text')
+    """
+    return ("merge", *(f"merge_{stream}" for stream in beside))
 
 
 LEARNED_MERGES = frozenset({"linear", "residual_linear"})
@@ -135,11 +153,18 @@ def to_json(program: tuple[Instruction, ...]) -> list[dict[str, Any]]:
 
 def _plain(instruction: Instruction) -> dict[str, Any]:
     data = {"do": instruction.do, **{k: v for k, v in asdict(instruction).items() if k != "do"}}
-    for entry in data.get("entries", ()):
-        for name in ("skip", "operator"):
-            if entry[name] is None:
-                del entry[name]
+    operators = (entry["operator"] for entry in data.get("entries", ()))
+    _omit((data, data.get("port"), *(operator["port"] for operator in operators if operator)), "streams", ())
+    for name, default in (("skip", None), ("operator", None), ("beside", ())):
+        _omit(data.get("entries", ()), name, default)
     return data
+
+
+def _omit(tables: Iterable[dict[str, Any] | None], name: str, default: Any) -> None:
+    """Leave an entry out where it says what its absence says."""
+    for table in tables:
+        if table and name in table and table[name] == default:
+            del table[name]
 
 
 def from_json(data: list[dict[str, Any]]) -> tuple[Instruction, ...]:
@@ -155,7 +180,8 @@ def _instruction(item: dict[str, Any]) -> Instruction:
         if kind == "install":
             return _install(item)
         if kind == "relist":
-            return Relist(entries=tuple(_entry(dict(entry)) for entry in item.pop("entries")), **item)
+            entries = tuple(_entry(dict(entry)) for entry in item.pop("entries"))
+            return Relist(entries=entries, streams=_streams(item.pop("streams", ())), **item)
         return Share(**item)
     except (KeyError, TypeError) as error:
         raise ValueError(f"malformed {kind} instruction: {error}") from error
@@ -164,13 +190,20 @@ def _instruction(item: dict[str, Any]) -> Instruction:
 def _install(item: dict[str, Any]) -> Install:
     shape = dict(item.pop("shape"))
     shape["grid"] = tuple(shape["grid"]) if shape.get("grid") else None
-    return Install(shape=SiteShape(**shape), port=Port(**item.pop("port")), **item)
+    port = dict(item.pop("port"))
+    streams = _streams(port.pop("streams", ()))
+    return Install(shape=SiteShape(**shape), port=Port(streams=streams, **port), **item)
+
+
+def _streams(data: Iterable[Any]) -> Streams:
+    return tuple((name, index) for name, index in data)
 
 
 def _entry(item: dict[str, Any]) -> Entry:
     operator = item.pop("operator", None)
-    members = tuple(item.pop("members"))
-    return Entry(members=members, operator=_install(dict(operator)) if operator else None, **item)
+    members, beside = tuple(item.pop("members")), tuple(item.pop("beside", ()))
+    installed = _install(dict(operator)) if operator else None
+    return Entry(members=members, operator=installed, beside=beside, **item)
 
 
 @dataclass(frozen=True)

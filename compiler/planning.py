@@ -154,7 +154,7 @@ class _Planner:
     def _fit_cost(self, part: Taught) -> Cost:
         """Passes of the teacher and of the part, and the products of the Gram matrix."""
         tokens, samples = part.site.shape.tokens or self.prices.tokens or 1, part.init.samples
-        gram = part.features * (part.features + 2 * part.site.shape.width)
+        gram = part.maps * part.features * (part.features + 2 * part.site.shape.width)
         flops = samples * (self.prices.host + self._price(part) + 2 * tokens * gram)
         return Cost(samples, flops, 8 * gram)
 
@@ -169,7 +169,7 @@ class _Planner:
             settings = {name: self.distill[name] for name in (*own, "gate_weighted", "cache", "seed")}
             cached, settings["why"] = self._cached(part)
             settings["cache"] = settings["cache"] if cached else 0
-            settings["loss"] = self.distill["loss"].get(part.site.slot, "l2")
+            settings["loss"] = self.distill["loss"].get(part.site.role, "l2")
             settings["frozen"] = [p for p in self.frozen if p not in replaced and inside((p,), part.sites)]
             settings["objective"] = self._objective(self.distill)
             yield self._task("regress", part, needs, settings, self._regress_cost(part, cached))
@@ -213,7 +213,7 @@ class _Planner:
     def _lora(self, stage: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of low-rank training, its slots as the sites that hold old weights."""
         replaced = {i.path for i in self.program if isinstance(i, Install)}
-        old = (s for s in self.resolved.structure.sites if s.slot in stage["targets"] and s.path not in replaced)
+        old = (s for s in self.resolved.structure.sites if s.role in stage["targets"] and s.path not in replaced)
         sites = [path for site in old for path in site.paths if not inside((path,), self.frozen)]
         alpha = stage["rank"] if stage["alpha"] is None else stage["alpha"]
         return {"rank": stage["rank"], "alpha": alpha, "dropout": stage["dropout"], "sites": sites}

@@ -29,6 +29,8 @@ class Taught:
     init: Init
     features: int
     """Inputs of the read-out or merge; 0 where there is none."""
+    maps: int = 1
+    """Read-outs or merges, of so many inputs each: one for each stream of a group of blocks."""
     has_weights: bool = True
     donor: Mapping[str, str] | None = None
     """Canonical weight names to the host's, where a narrower MLP can choose among the host's neurons."""
@@ -63,7 +65,7 @@ def _operators(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterat
                 features = tensors["readout.weight"][1] if "readout.weight" in tensors else 0
                 init = edit.init or Init()
                 chosen = donor(site, config) if init.neurons in ("auto", "greedy") else None
-                yield Taught(site.name, site, (site.path,), init, features, bool(tensors), chosen)
+                yield Taught(site.name, site, (site.path,), init, features, 1, bool(tensors), chosen)
 
 
 def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[Taught]:
@@ -75,7 +77,7 @@ def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[
             first = blocks[paths[0]]
             name = f"{first.group}[{','.join(str(blocks[p].index) for p in paths)}]"
             features = relist.width * entry.merge_widths
-            yield Taught(name, first, paths, inits.get(paths[0]) or Init(), features)
+            yield Taught(name, first, paths, inits.get(paths[0]) or Init(), features, max(1, len(entry.maps)))
 
 
 def donor(site: Site, config: Signature) -> dict[str, str] | None:

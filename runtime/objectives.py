@@ -29,6 +29,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from archspec.diagnostics import fail
+from archspec.runtime.packing import Packing
 from archspec.runtime.store.home import Home
 
 Batch = Mapping[str, Any]
@@ -67,13 +68,15 @@ class Conditioning:
     """How a diffusion host is told what to draw; the condition is left out with probability `dropout`.
 
     `null`: the label that stands for "any class", of a host of classes. `caption`: (tokens, width) of the embeddings
-    that a host of captions takes; the empty caption is zeros. `asks_size`: the host has arguments for the image's size
-    (PixArt); `sized`: it is told one (PixArt-α at 1024), as pixels of a square.
+    that a host of captions takes; the empty caption is zeros. `pooled`: width of the one vector that it takes of the
+    caption besides (SD3, FLUX), instead of a mask of its tokens. `asks_size`: the host has arguments for the image's
+    size (PixArt); `sized`: it is told one (PixArt-α at 1024), as pixels of a square.
     """
 
     null: int | None = None
     dropout: float = 0.0
     caption: tuple[int, int] | None = None
+    pooled: int | None = None
     asks_size: bool = False
     sized: int | None = None
 
@@ -93,6 +96,9 @@ class Conditioning:
         assert self.caption is not None
         captions = batch["caption"].to(x) if "caption" in batch else x.new_zeros(len(x), *self.caption)
         captions = captions.masked_fill(dropped[:, None, None], 0)
+        if self.pooled is not None:
+            pooled = batch["pooled"].to(x) if "pooled" in batch else x.new_zeros(len(x), self.pooled)
+            return {"encoder_hidden_states": captions, "pooled_projections": pooled.masked_fill(dropped[:, None], 0)}
         mask = batch.get("caption_mask", torch.ones(captions.shape[:2]))
         found = {"encoder_hidden_states": captions, "encoder_attention_mask": mask.to(x)}
         if not self.asks_size:
@@ -104,10 +110,11 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Flow:
-    """Rectified flow."""
+    """Rectified flow. With `packing`, prediction and target are in the form of tokens too."""
 
     conditioning: Conditioning = Conditioning()
     times: Times = "logit_normal"
+    packing: Packing | None = None
     name: str = "flow"
 
     def inputs(self, batch: Batch, generator: Generator) -> tuple[dict[str, Any], Tensor]:
@@ -115,8 +122,10 @@ class Flow:
         t = draw_times(len(x), self.times, generator).to(x.device)
         noise = draw(tuple(x.shape), x, generator)
         mix = t.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-        keywords = {"hidden_states": (1 - mix) * x + mix * noise, "timestep": t * TRAIN_TIMES}
-        return keywords | self.conditioning.apply(batch, generator), noise - x
+        noised, condition = (1 - mix) * x + mix * noise, self.conditioning.apply(batch, generator)
+        if self.packing is not None:
+            return self.packing.keywords(noised, t, condition), self.packing.pack(noise - x)
+        return {"hidden_states": noised, "timestep": t * TRAIN_TIMES, **condition}, noise - x
 
     def output(self, answer: Any) -> Tensor:
         return first_tensor(answer)
@@ -285,7 +294,7 @@ def make_objective(
         return masked(place) if kind == "mlm" else SIMPLE[kind]()
     condition = conditioning(place, label_dropout)
     if kind == "flow":
-        return Flow(condition, times or "logit_normal")
+        return Flow(condition, times or "logit_normal", packing(place))
     channels = place.config["in_channels"]
     return Epsilon(_alphas(place), channels, condition, times or "uniform")
 
@@ -344,6 +353,8 @@ def masked(place: Home) -> MaskedToken:
 
 
 CAPTION_TOKENS = 120
+CAPTION_WIDTHS = ("caption_channels", "joint_attention_dim", "cross_attention_dim")
+"""Config attributes that tell how wide a caption's embeddings are, the first that is set."""
 
 
 def conditioning(place: Home, dropout: float = 0.0) -> Conditioning:
@@ -351,16 +362,26 @@ def conditioning(place: Home, dropout: float = 0.0) -> Conditioning:
     config = place.config
     if place.classes is not None:
         return Conditioning(null=place.classes, dropout=dropout)
-    width = config.get("caption_channels") or config.get("cross_attention_dim")
+    width = next((w for w in map(config.get, CAPTION_WIDTHS) if w), None)
     if width is None:
         return Conditioning(dropout=dropout)
     caption = CAPTION_TOKENS, int(width)
+    if config.get("pooled_projection_dim"):
+        return Conditioning(dropout=dropout, caption=caption, pooled=int(config["pooled_projection_dim"]))
     if not place.architecture.startswith("PixArt"):
         return Conditioning(dropout=dropout, caption=caption)
     size = config.get("sample_size", 0)
     flag = config.get("use_additional_conditions")
     sized = size == 128 if flag is None else flag  # as diffusers' PixArt decides
     return Conditioning(dropout=dropout, caption=caption, asks_size=True, sized=8 * size if sized else None)
+
+
+def packing(place: Home) -> Packing | None:
+    """Return how a host takes samples as tokens, None for one that takes them as they are."""
+    config = place.config
+    if config.get("axes_dims_rope") is None or place.shape is not None:
+        return None
+    return Packing(int(config["in_channels"]), bool(config.get("guidance_embeds")))
 
 
 def _alphas(place: Home) -> Tensor:

@@ -43,6 +43,32 @@ SANA: dict[str, Any] = {
     "caption_channels": 24,
     "sample_size": 4,
 }
+SD3: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 4,
+    "sample_size": 8,
+    "patch_size": 2,
+    "joint_attention_dim": 24,
+    "caption_projection_dim": 32,
+    "pooled_projection_dim": 20,
+    "pos_embed_max_size": 6,
+    "dual_attention_layers": [0, 1],
+    "qk_norm": "rms_norm",
+}
+FLUX: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 16,
+    "num_layers": 3,
+    "num_single_layers": 4,
+    "joint_attention_dim": 24,
+    "pooled_projection_dim": 20,
+    "guidance_embeds": True,
+    "axes_dims_rope": [4, 6, 6],
+}
 LLAMA: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -116,6 +142,23 @@ def tiny_sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import SanaTransformer2DModel
 
     return _save(SanaTransformer2DModel(**SANA), tmp_path_factory.mktemp("hosts") / "tiny_sana")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SD3: 4 blocks of two streams (the last ends the context), width 32, 2 heads whose queries and keys are normed, 16
+    tokens, captions of width 24; blocks 0 and 1 have a second attention over the image alone."""
+    from diffusers import SD3Transformer2DModel
+
+    return _save(SD3Transformer2DModel(**SD3), tmp_path_factory.mktemp("hosts") / "tiny_sd3")
+
+
+@pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FLUX: 3 blocks of two streams and 4 single ones, width 32, 2 heads, captions of width 24, told its guidance."""
+    from diffusers import FluxTransformer2DModel
+
+    return _save(FluxTransformer2DModel(**FLUX), tmp_path_factory.mktemp("hosts") / "tiny_flux")
 
 
 @pytest.fixture(scope="session")

@@ -154,6 +154,25 @@ CODES: tuple[Code, ...] = (
         good="index and shards of one model",
     ),
     Code(
+        "AS620",
+        "an operator in place of joint attention",
+        "In hosts of two streams (SD3, FLUX) one attention reads the image's tokens and the context's together and "
+        "gives an output for each. An operator gives one, so nothing could stand for the other. What can be edited "
+        "there: the MLPs `mlp` and `context_mlp`, an attention of one sequence (`attn`, in some blocks of SD3.5 and in "
+        "FLUX's single blocks), whole blocks; and `insert` puts a mixer of the image's tokens behind a block. "
+        "In a host of no known family the compiler finds such modules.",
+        bad="- replace: blocks[3].joint_attn\n  with: hyena_x",
+        good="- insert: blocks[3]\n  with: hyena_x",
+    ),
+    Code(
+        "AS621",
+        "a block that ends a stream runs again",
+        "The last block of SD3 reads the context and gives none back, so nothing that reads it can stand behind: it "
+        "can be dropped, or run beside others, but not twice.",
+        bad="- repeat: blocks[-1]\n  times: 2",
+        good="- repeat: blocks[-2]\n  times: 2",
+    ),
+    Code(
         "AS630",
         "output exists",
         "A compile writes a new folder, or replaces one that archspec itself made. Anything else under that name is "

@@ -16,9 +16,10 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS502",
         "blocks that do not map tokens to tokens",
-        "drop, repeat and parallelize need blocks that give back one tensor of the shape of their input, so that "
-        "blocks can follow, or stand beside, one another.",
-        bad="- drop: blocks[3]        # a block that gives back image and text tokens",
+        "drop, repeat and parallelize need blocks that give back each sequence of tokens in the shape in which they "
+        "read it, so that blocks can follow, or stand beside, one another. Of a host of no known family only blocks of "
+        "one sequence are understood.",
+        bad="- drop: blocks[3]        # of a host of no known family whose blocks return two sequences",
         good="- replace: blocks[3].mlp\n  with: {op: mlp, ratio: 2}",
     ),
     Code(

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from archspec.families import computed_tensors
 from archspec.host.structure import Site, Structure
 from archspec.instructions import Entry, Install, Instruction, Relist, Share
 from archspec.language.fields import declared
@@ -85,6 +86,8 @@ class Outline:
     of_base: Mapping[str, float] = field(default_factory=dict)
     """What is on record of the base, measured beside the result."""
 
+    computed: frozenset[str] = frozenset()
+    """Those of the tensors that are no parameters."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Number of blocks of each list in the base."""
 
@@ -94,7 +97,9 @@ class Outline:
 
     @property
     def params(self) -> int | None:
-        return None if self.tensors is None else sum(t.count for t in self.tensors.values())
+        if self.tensors is None:
+            return None
+        return sum(t.count for name, t in self.tensors.items() if name not in self.computed)
 
     @property
     def weights(self) -> int | None:
@@ -120,7 +125,7 @@ def outline(
     sizes = {group: structure.depth(group) for group in structure.groups}
     wiring = {group: _wiring(path, sizes[group], program) for group, path in structure.groups.items()}
     model = (structure.architecture, structure.config, parts, wiring, structure.groups, tensors)
-    return Outline(label, kind, *model, sizes=sizes, **more)
+    return Outline(label, kind, *model, sizes=sizes, computed=computed_tensors(structure), **more)
 
 
 def derived_tensors(structure: Structure, program: tuple[Instruction, ...]) -> Tensors:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archspec.diagnostics import fail
-from archspec.families import bert, dit, llama, mistral, pixart, qwen, sana, unknown, vit
+from archspec.families import bert, dit, flux, llama, mistral, pixart, qwen, sana, sd3, unknown, vit
 from archspec.families.base import Family, Shape
 from archspec.host.structure import Structure, TensorHeader
 from archspec.source import Span
@@ -19,6 +19,8 @@ FAMILIES: Mapping[str, Family] = {
         dit.FAMILY,
         pixart.FAMILY,
         sana.FAMILY,
+        sd3.FAMILY,
+        flux.FAMILY,
         llama.FAMILY,
         mistral.FAMILY,
         qwen.QWEN2,
@@ -70,6 +72,12 @@ def describe(
         if current := family.claims(library, architecture, config):
             return family.structure(current, config, tensors, span)
     return unknown.structure(library, architecture, config, tensors)
+
+
+def computed_tensors(structure: Structure) -> frozenset[str]:
+    """Return the tensors of the host's checkpoint that are no parameters, as far as its family says."""
+    family = FAMILIES.get(structure.family)
+    return family.computed if family else frozenset()
 
 
 def expected_tensors(structure: Structure) -> Mapping[str, Shape] | None:

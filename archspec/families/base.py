@@ -123,6 +123,8 @@ class Family:
     """Those of its classes that give features and have no task of their own: they learn from a teacher alone."""
     outside: tuple[str, ...] = ()
     """Modules within blocks that the host also reads from outside of their block, which so cannot be taken away."""
+    computed: frozenset[str] = frozenset()
+    """Tensors of its checkpoints that are computed, not learned: they are copied, and are no parameters."""
     advice: str = "are config.json and the weights of the same model?"
     """What to do when the headers of the weights are not what the config calls for."""
 
@@ -251,11 +253,16 @@ def teachers(path: str, names: Mapping[str, str], tensors: Mapping[str, Shape]) 
 
 
 def norm_site(
-    path: str, shape: SiteShape, index: int, tensors: Mapping[str, Shape], port: Port = Port("input")
+    path: str,
+    shape: SiteShape,
+    index: int,
+    tensors: Mapping[str, Shape],
+    port: Port = Port("input"),
+    group: str = "blocks",
 ) -> Site:
     """Return the site of a norm, whose teacher is those of its parts that `tensors` have."""
     teacher = {part: name for part in PARTS if (name := f"{path}.{part}") in tensors}
-    return Site(path, "norm", shape, port, index=index, teacher=teacher)
+    return Site(path, "norm", shape, port, group, index, teacher)
 
 
 def check_heads(name: str, whole: int, heads: int, span: Span | None) -> None:

@@ -44,13 +44,19 @@ class SiteShape:
     """Width of what a cross attention reads beside the tokens: (batch, its tokens, context)."""
 
 
+Streams = tuple[tuple[str, int | None], ...]
+"""(parameter, index in the returned tuple) of each sequence of tokens that a module carries. Index None: it reads the
+sequence and gives none back."""
+
+
 @dataclass(frozen=True)
 class Port:
     """How the host calls a site. `input` and the context names are parameter names of the host's module."""
 
     input: str = "hidden_states"
     returns: int = 0
-    """0: the module returns the tensor itself; n: a tuple of n whose first entry is the tensor, the rest None."""
+    """0: the module returns the tensor itself; n: a tuple of n in which the tensor stands first and the rest is None,
+    unless `streams` says otherwise."""
     rotary: str | None = None
     """Parameter that holds (cos, sin), each (batch or 1, tokens, head_dim)."""
     mask: str | None = None
@@ -62,6 +68,20 @@ class Port:
     exit: str | None = None
     """Where the host does a site's work in two modules (BERT: the last linear map stands in the next one): the second,
     by its path from the parent of the first. An operator does the work of both, and there the identity stands."""
+
+    streams: Streams = ()
+    """Of a module that carries several sequences (the tokens of an image and those of its caption): each of them, the
+    site's own, `input`, before the others. They are the module's first parameters, in this order."""
+
+    @property
+    def output(self) -> int:
+        """Index of the site's own tokens in a returned tuple."""
+        return (self.streams[0][1] if self.streams else 0) or 0
+
+    @property
+    def ended(self) -> tuple[str, ...]:
+        """The streams that are read and not given back: no block can stand behind this one."""
+        return tuple(name for name, index in self.streams if index is None)
 
     def exit_of(self, path: str) -> str | None:
         """Return the path of the module that gives the output of the site at `path`, None where that is the site's own.
@@ -75,6 +95,10 @@ class Port:
 
 EXIT = "exit"
 """The slot of a site's second module, which no selector names."""
+JOINT = "joint_attn"
+"""The slot of attention over two streams at once, with an output for each: no operator has this contract."""
+ROLES: Mapping[str, str] = {JOINT: "attn", "context_mlp": "mlp"}
+"""Slot -> the slot whose losses, measures and low-rank targets mean it too."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +107,8 @@ class Site:
 
     path: str
     slot: str
-    """Role: attn, cross_attn, mlp, norm, block; `module` where a host of no known family leaves it open."""
+    """Role: attn, cross_attn, joint_attn, mlp, context_mlp (of the second stream), norm, block; `module` where a host
+    of no known family leaves it open."""
     shape: SiteShape
     port: Port = Port()
     group: str = "blocks"
@@ -93,6 +118,11 @@ class Site:
     teacher: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Canonical weight name to tensor name in the base: attention q, k, v, o; MLP up, down, gate (each with
     `.weight` and, where the host has it, `.bias`). What `inherit` reads."""
+
+    @property
+    def role(self) -> str:
+        """The slot that stands for it where slots are spoken of in general."""
+        return ROLES.get(self.slot, self.slot)
 
     @property
     def exit(self) -> Site | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from archspec.host.structure import SiteShape
+from archspec.host.structure import JOINT, Site, SiteShape
 from archspec.language.fields import Node, declared, written
 
 
@@ -47,6 +47,11 @@ class Signature(Node):
     """Paper and equation that define it."""
     inits: ClassVar[tuple[str, ...]]
     """Initializations it supports, the best that needs no data first."""
+
+    @classmethod
+    def fills(cls, site: Site) -> bool:
+        """Whether its contract is that of the site's slot: joint attention has another."""
+        return site.slot != JOINT and site.role in cls.slots
 
     @classmethod
     def native(cls, site: SiteShape) -> Self:

@@ -94,8 +94,8 @@ def _candidate(call: OperatorCall, sites: Sequence[Site], problems: Collector) -
     reasons: list[str] = []
     for site in sites:
         whole = config.complete(site.shape) if site.shape.width else config
-        wrong = [p.message for p in whole.problems(site.shape)] if site.slot in config.slots else []
-        if site.slot in config.slots and not wrong:
+        wrong = [p.message for p in whole.problems(site.shape)] if config.fills(site) else []
+        if config.fills(site) and not wrong:
             fitting[site.path] = whole
         reasons += wrong
     if fitting:

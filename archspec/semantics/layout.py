@@ -4,7 +4,8 @@
     result_paths(program, path)          path in the base -> its paths in the result
 
 This is the torch-free twin of `archspec.runtime.model.apply` and must name tensors as the applied module tree does: a
-`Parallel` keeps its blocks under `branches.<k>` and, where it has weights, a linear map under `merge`; a copied block
+`Parallel` keeps its blocks under `branches.<k>` and, where it has weights, a linear map under `merge` (and one for each
+further stream); a copied block
 has tensors of its own; tied and shared modules have none. So parameters can be counted, and a checkpoint written,
 before any module exists.
 """
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from math import prod
 
 from archspec.diagnostics import InternalError
-from archspec.families import expected_tensors
+from archspec.families import computed_tensors, expected_tensors
 from archspec.host.structure import Structure, inside
 from archspec.instructions import Entry, Install, Instruction, Relist, Share, TensorSource, added, homes
 from archspec.operators import restore
@@ -72,8 +73,8 @@ def _relisted(relist: Relist, sources: Sources) -> Sources:
     for place, path, entry in added(relist):
         result |= _operator(entry.operator, path) if entry.operator else _merge(entry, relist, path, place, "")
     for position, entry in enumerate(relist.entries):
-        if entry.form == "parallel" and entry.merge_widths:
-            result |= _merge(entry, relist, f"{relist.path}.{position}.merge", relist.path, f"{position}.merge.")
+        for name in entry.maps:
+            result |= _merge(entry, relist, f"{relist.path}.{position}.{name}", relist.path, f"{position}.{name}.")
     return result
 
 
@@ -126,6 +127,7 @@ def depth(program: Program, structure: Structure, group: str = "blocks") -> int:
 
 
 def count_parameters(sources: Mapping[str, TensorSource], structure: Structure) -> int:
-    """Return the number of values in the tensors of a result."""
-    shapes = base_shapes(structure) or {}
-    return sum(prod(s.shape if s.shape is not None else shapes[s.base or ""]) for s in sources.values())
+    """Return the number of parameters of a result: of values in its tensors, computed ones left out."""
+    shapes, computed = base_shapes(structure) or {}, computed_tensors(structure)
+    learned = (s for s in sources.values() if s.base not in computed)
+    return sum(prod(s.shape if s.shape is not None else shapes[s.base or ""]) for s in learned)

@@ -91,7 +91,7 @@ def _relists(resolved: ResolvedSpec) -> Iterator[Relist]:
         blocks = sorted(_blocks(resolved, group), key=lambda site: site.index or 0)
         shape, port = blocks[0].shape, blocks[0].port
         entries = tuple(_entries(blocks, edits, resolved))
-        yield Relist(path, len(blocks), shape.width, entries, port.returns)
+        yield Relist(path, len(blocks), shape.width, entries, port.returns, port.streams)
 
 
 def _blocks(resolved: ResolvedSpec, group: str) -> list[Site]:
@@ -137,7 +137,9 @@ def _parallel(edits: list[ResolvedEdit], dropped: frozenset[str]) -> dict[str, E
             continue
         for group in parallel_groups(edit, dropped):
             members = [site for site in group if site.path not in found]
-            entry = Entry("parallel", tuple(site.index or 0 for site in members), edit.edit.merge)
+            beside = [name for name, index in members[-1].port.streams[1:] if index is not None] if members else []
+            indices = tuple(site.index or 0 for site in members)
+            entry = Entry("parallel", indices, edit.edit.merge, beside=tuple(beside))
             found |= {site.path: entry for site in members}
     return found
 

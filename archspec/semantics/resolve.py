@@ -173,10 +173,11 @@ def _insert(edit: Insert, blocks: Sequence[Site], scope: _Scope) -> ResolvedEdit
 
 def _behind(block: Site, config: Signature, structure: Structure) -> Site:
     like = next(
-        (site for site in structure.children(block) if site.slot in config.slots and site.slot != "norm"), block
+        (site for site in structure.children(block) if site.role in config.slots and site.slot != "norm"), block
     )
-    slot = like.slot if like is not block else min(config.slots)
-    return Site(f"{block.path}.{AFTER}", slot, like.shape, replace(block.port, returns=0), block.group, block.index)
+    slot = like.role if like is not block else min(config.slots)
+    port = replace(block.port, returns=0, streams=())
+    return Site(f"{block.path}.{AFTER}", slot, like.shape, port, block.group, block.index)
 
 
 def _skip(edit: Skip, sources: Sequence[Site], scope: _Scope) -> ResolvedEdit | None:

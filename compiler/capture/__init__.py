@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from archspec.compiler.capture.fake import fake_tree, fake_weights
 from archspec.compiler.capture.inputs import Inputs
-from archspec.compiler.capture.tracer import Call, ValueTracer
+from archspec.compiler.capture.tracer import Call, ValueTracer, whole_tuple
 from archspec.compiler.capture.values import summary
 from archspec.compiler.rewrite.graph import Body, HostGraph
 from archspec.diagnostics import ArchspecError, fail
@@ -79,7 +79,7 @@ def _capture(model: nn.Module, example: dict[str, Any], blocks: frozenset[str], 
 def _trace_block(model: nn.Module, module: nn.Module, path: str, call: Call, inner: frozenset[str]) -> Body:
     inputs = Inputs.of(module, call.args, call.kwargs)
     tracer = ValueTracer(model, lambda p, m: _body_leaf(p, m, path, inner))
-    graph = tracer.trace_call(module, call.args, call.kwargs, inputs.names(call.args, call.kwargs))
+    graph = tracer.trace_call(module, call.args, call.kwargs, inputs.names(call.args, call.kwargs), whole_tuple)
     return Body(path, inputs, graph)
 
 

@@ -60,11 +60,17 @@ class ValueTracer(fx.Tracer):
         self._attributes: dict[str, ValueProxy] = {}
 
     def trace_call(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], names: Mapping[int, str]
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        names: Mapping[int, str],
+        answer: Callable[[Any], Any] | None = None,
     ) -> fx.Graph:
         """Return the graph of `module(*args, **kwargs)`; tensors among the arguments become placeholders.
 
-        `names` maps the identity of each such tensor to the placeholder's name.
+        `names` maps the identity of each such tensor to the placeholder's name. `answer`: what of the result the graph
+        gives; None: its tensors alone.
         """
         self.graph = fx.Graph(tracer_cls=type(self))
         self.tensor_attrs = {}
@@ -80,7 +86,7 @@ class ValueTracer(fx.Tracer):
         args, kwargs = tree_map_only(Tensor, enter, (args, dict(kwargs)))
         with self._patched(), _Intercept(self):
             result = module.forward(*args, **kwargs)
-        self.create_node("output", "output", (self.create_arg(first_tensors(result)),), {})
+        self.create_node("output", "output", (self.create_arg((answer or first_tensors)(result)),), {})
         self.graph.eliminate_dead_code(is_impure)
         self.graph.lint()
         return self.graph
@@ -228,6 +234,11 @@ def first_tensors(result: Any) -> Any:
         kept = tuple(part for part in map(first_tensors, result) if part is not None and part != ())
         return kept[0] if len(kept) == 1 else kept
     return result if isinstance(result, Tensor) or is_proxy(result) else None
+
+
+def whole_tuple(result: Any) -> Any:
+    """Return a block's output as its host takes it apart: a tuple with all its places, those of None too."""
+    return tuple(map(whole_tuple, result)) if type(result) is tuple else first_tensors(result)
 
 
 def is_impure(node: fx.Node) -> bool:

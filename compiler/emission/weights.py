@@ -89,11 +89,12 @@ def _read(structure: Structure, names: Mapping[str, str]) -> dict[str, Tensor]:
 
 def _merges(relist: Relist, inits: Mapping[str, Init], near: Path) -> Iterator[NewPart]:
     for position, entry in enumerate(relist.entries):
-        if entry.form == "parallel" and entry.merge_widths:
-            init = inits.get(f"{relist.path}.{entry.members[0]}", Init())
-            name, local = f"{relist.path}.{entry.members}", f"{position}.merge"
-            done, tensors = _merge(entry, relist.width, init, name, f"{relist.path}.{local}", near)
-            yield NewPart(relist.path, done, {f"{local}.{name}": tensor for name, tensor in tensors.items()})
+        init = inits.get(f"{relist.path}.{entry.members[0]}", Init())
+        for number, name in enumerate(entry.maps):
+            seed = f"{relist.path}.{entry.members}" + (f".{name}" if number else "")
+            local = f"{position}.{name}"
+            done, tensors = _merge(entry, relist.width, init, seed, f"{relist.path}.{local}", near)
+            yield NewPart(relist.path, done, {f"{local}.{part}": tensor for part, tensor in tensors.items()})
 
 
 def _added(relist: Relist, inits: Mapping[str, Init], structure: Structure, near: Path) -> Iterator[NewPart]:

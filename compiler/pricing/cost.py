@@ -22,7 +22,7 @@ from archspec.compiler.capture.model import base_tensors, build_structure
 from archspec.compiler.planning import Prices
 from archspec.compiler.pricing.meter import Measurement, measure
 from archspec.diagnostics import InternalError
-from archspec.host.structure import Site
+from archspec.host.structure import ROLES, Site
 from archspec.instructions import LEARNED_MERGES, SKIP, Instruction
 from archspec.language.spec import Freeze, Insert, Parallelize, Skip
 from archspec.runtime.families import family
@@ -60,6 +60,11 @@ class SiteCost:
     host: Cost
     result: Cost | None
     operator: str | None = None
+
+    @property
+    def role(self) -> str:
+        """As `Site.role`."""
+        return ROLES.get(self.slot, self.slot)
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,8 @@ class CostReport:
     @property
     def mixing_share(self) -> float:
         """Part of the FLOPs of the host's attentions and MLPs that their attention kernels are."""
-        whole = sum(s.host.flops for s in self.sites if s.slot in ("attn", "cross_attn", "mlp"))
-        return sum(s.host.mixing for s in self.sites if s.slot in ("attn", "cross_attn")) / whole if whole else 0.0
+        whole = sum(s.host.flops for s in self.sites if s.role in ("attn", "cross_attn", "mlp"))
+        return sum(s.host.mixing for s in self.sites if s.role in ("attn", "cross_attn")) / whole if whole else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data: what the lock keeps and `archspec plan --json` prints."""
@@ -193,7 +198,8 @@ class _Side:
 
 
 def _length(example: Mapping[str, Any]) -> int | None:
-    ids = example.get("input_ids")
+    """Return the tokens of an example of a host that takes any number: of a text, or of patches with their places."""
+    ids = next((example[name] for name in ("input_ids", "hidden_states") if name in example), None)
     return int(ids.shape[1]) if ids is not None else None
 
 
@@ -262,8 +268,8 @@ def _merges(edit: ResolvedEdit, resolved: ResolvedSpec, program: Program, result
         return []
     firsts = [members[0].path for members in parallel_groups(edit, resolved.dropped)]
     places = (result_paths(program, path)[0].rpartition(".branches.")[0] for path in firsts)
-    return [f"{place}.merge" for place in places if _merge_of(result.model.get_submodule(place)) is not None]
+    return [f"{place}.{name}" for place in places for name in _maps(result.model.get_submodule(place))]
 
 
-def _merge_of(module: nn.Module) -> nn.Module | None:
-    return module.merge if isinstance(module, Parallel) else None
+def _maps(module: nn.Module) -> tuple[str, ...]:
+    return tuple(module.maps) if isinstance(module, Parallel) else ()

@@ -74,8 +74,8 @@ class Lowered:
         if isinstance(module, Operator):
             return _operator(module.config, module.shape, module.port, self._site(path))
         owner = self.model.get_submodule(path.rpartition(".")[0])
-        if isinstance(owner, Parallel | Linked) and owner.merge is module:
-            return _merge(owner.merge.in_features // owner.merge.out_features, owner.merge.out_features)
+        if isinstance(module, nn.Linear) and _is_merge(module, owner):
+            return _merge(module.in_features // module.out_features, module.out_features)
         return _module(module, " and ".join(sorted(self.homes.get(path, ()))))
 
     def _site(self, path: str) -> str:
@@ -90,6 +90,12 @@ def _prefixes(names: Collection[str]) -> set[str]:
 
 def _module(module: nn.Module, home: str) -> str:
     return f"module {type(module).__name__} of {home}" if home else f"module {module!r}"
+
+
+def _is_merge(module: nn.Module, owner: nn.Module) -> bool:
+    if isinstance(owner, Parallel):
+        return module in owner.maps.values()
+    return isinstance(owner, Linked) and owner.merge is module
 
 
 def _merge(count: int, width: int) -> str:

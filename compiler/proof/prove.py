@@ -53,6 +53,8 @@ SMALL = 8_000_000
 """Parameters up to which a host is run as it is."""
 LARGE = 500_000_000
 """The same, of a host that has no reduced form: 4 GB for both models in float32."""
+FEW = 36
+"""Tokens of a reduced host that takes any number."""
 TOLERANCE = 1e-5
 """Largest difference, relative to the largest output, between graph and lowered model (float32)."""
 
@@ -223,20 +225,23 @@ def _reduced(small: ResolvedSpec, places: Places) -> Numbers:
     """Run graph and lowered model of the same spec on a reduced host, paired as they were at real size."""
     structure = small.structure
     host = build_structure(structure, "cpu")
-    example = family(structure.family).example(host, batch=2)
+    tokens = None if structure.tokens else FEW
+    example = family(structure.family).example(host, batch=2, tokens=tokens)
     after = run(capture(host, example, edited_paths(small)), small)
     width = next(site.shape.width for site in structure.sites)
-    return replace(_run(small, lower(small), after, places), size=f"reduced to width {width}")
+    return replace(_run(small, lower(small), after, places, tokens), size=f"reduced to width {width}")
 
 
-def _run(resolved: ResolvedSpec, program: Program, after: HostGraph, places: Places, seed: int = 0) -> Numbers:
+def _run(
+    resolved: ResolvedSpec, program: Program, after: HostGraph, places: Places, length: int | None = None, seed: int = 0
+) -> Numbers:
     """Run graph and lowered model on the same random weights and inputs. The graph's host has weights."""
     structure, host, lowered = resolved.structure, after.model, lowered_model(resolved, program, "cpu")
     randomize(host, seed)
     randomize(lowered, seed + 1)
     _give_weights(host, lowered, tensor_sources(program, base_tensors(structure, host).structure))
     tokens = (value for value in after.example.values() if isinstance(value, Tensor))
-    example = family(structure.family).example(host, batch=next(tokens).shape[0], seed=seed)
+    example = family(structure.family).example(host, batch=next(tokens).shape[0], tokens=length, seed=seed)
 
     def new(call: fx.Node | None, node: fx.Node) -> nn.Module:
         return lowered.get_submodule(places[call.name if call else None, node.name])

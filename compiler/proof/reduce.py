@@ -46,6 +46,20 @@ def _sana(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]
     return own | {"caption_channels": 8, "sample_size": side}
 
 
+def _sd3(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
+    width = head_dim * config.get("num_attention_heads", 18)
+    side = min(config.get("sample_size", 128), config.get("patch_size", 2) * most)
+    own = {"attention_head_dim": head_dim, "caption_projection_dim": width, "sample_size": side}
+    return own | {"pos_embed_max_size": most, "joint_attention_dim": 12, "pooled_projection_dim": 8}
+
+
+def _flux(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
+    head_dim *= 2  # rotary tables of three axes, each of an even size
+    axes = [head_dim - 4, 2, 2]
+    own = {"attention_head_dim": head_dim, "axes_dims_rope": axes, "in_channels": 4, "out_channels": 4}
+    return own | {"joint_attention_dim": 12, "pooled_projection_dim": 8}
+
+
 def _decoder(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
     width = head_dim * config.get("num_attention_heads", 32)
     own = {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": 64}
@@ -70,6 +84,8 @@ NARROWED: Mapping[str, Callable[[Mapping[str, Any], int, int], dict[str, Any]]] 
     "dit": _dit,
     "pixart": _pixart,
     "sana": _sana,
+    "sd3": _sd3,
+    "flux": _flux,
     **{name: _decoder for name, family in FAMILIES.items() if family.task == "text"},
     "bert": _bert,
     "vit": _vit,

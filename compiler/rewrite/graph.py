@@ -60,6 +60,9 @@ class NewMerge:
 
     members: tuple[str, ...]
     width: int
+    maps: int = 1
+    """How many such maps it stands for in counts: that of the own stream for those of the others too, of which some may
+    be read by nobody."""
 
     def __str__(self) -> str:
         return f"merge of {len(self.members)}"

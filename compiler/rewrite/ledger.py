@@ -105,5 +105,5 @@ def _copied(graph: HostGraph, node: fx.Node, sizes: dict[str, int]) -> int:
 def new_parameters(new: NewOperator | NewMerge) -> int:
     """Return how many parameters something new has."""
     if isinstance(new, NewMerge):
-        return new.width * (len(new.members) * new.width + 1)
+        return new.maps * new.width * (len(new.members) * new.width + 1)
     return sum(prod(shape) for shape in new.config.tensors(new.site.shape).values())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from archspec.compiler.capture.tracer import is_impure
 from archspec.compiler.rewrite.graph import HostGraph
 from archspec.compiler.rewrite.passes.base import Fact, Pass, edits
 from archspec.compiler.rewrite.passes.drop import Drop
@@ -73,7 +74,9 @@ def run_timed(graph: HostGraph, resolved: ResolvedSpec, passes: Sequence[Pass] =
 
 def _step(step: Pass, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
     try:
-        return step.run(graph, resolved)
+        done = step.run(graph, resolved)
+        done.root.graph.eliminate_dead_code(is_impure)  # streams that nothing reads any more
+        return done
     except (ArchspecError, InternalError):
         raise
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:

@@ -1,7 +1,8 @@
 """Latents on disk: safetensors or npy files, read a row at a time.
 
 A safetensors file holds a tensor `x` (or `latents`) whose first axis counts the examples, and beside it, of the same
-length, any of `label`, `caption` (tokens, caption width) and `caption_mask`; plurals are understood. Of several files
+length, any of `label`, `caption` (tokens, caption width), `caption_mask` and `pooled` (the caption as one vector);
+plurals are understood. Of several files
 (a folder) the examples follow one another in the order of the names. A `name.npy` may have labels in `name_labels.npy`.
 Nothing is unpickled.
 """
@@ -29,8 +30,9 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "label": ("label", "labels"),
     "caption": ("caption", "captions"),
     "caption_mask": ("caption_mask", "caption_masks"),
+    "pooled": ("pooled", "pooled_projections"),
 }
-OPTIONAL = ("label", "caption", "caption_mask")
+OPTIONAL = ("label", "caption", "caption_mask", "pooled")
 
 
 class Shard(Examples):

@@ -7,8 +7,10 @@ from archspec.runtime.families.base import Example, Family
 from archspec.runtime.families.bert import Bert
 from archspec.runtime.families.decoder import Decoder
 from archspec.runtime.families.dit import DiT
+from archspec.runtime.families.flux import Flux
 from archspec.runtime.families.pixart import PixArt
 from archspec.runtime.families.sana import Sana
+from archspec.runtime.families.sd3 import SD3
 from archspec.runtime.families.unknown import Unknown
 from archspec.runtime.families.vit import ViT
 
@@ -16,6 +18,8 @@ HOSTS: tuple[Family, ...] = (
     DiT(),
     PixArt(),
     Sana(),
+    SD3(),
+    Flux(),
     Decoder("llama"),
     Decoder("mistral"),
     Decoder("qwen2"),

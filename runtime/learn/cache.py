@@ -69,7 +69,7 @@ class ActivationCache:
         """Store the records of the examples from number `start` on; the first batch decides the layout."""
         seen: dict[int, int] = {}
         for name, record in records.items():
-            leaves, tree = pytree.tree_flatten((record.args, record.kwargs, record.output, record.gate, record.present))
+            leaves, tree = pytree.tree_flatten(tuple(vars(record).values()))
             if name not in self._sites:
                 self._sites[name] = self._layout(leaves, tree, len(record.output), seen)
             for leaf, slot in zip(leaves, self._sites[name].leaves, strict=True):

@@ -13,7 +13,7 @@ worse there than the weights it started from is not kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from archspec.runtime.learn.least_squares import fit as solve
 from archspec.runtime.learn.neurons import NeuronWatch
 from archspec.runtime.learn.outcome import Outcome, RelativeError
 from archspec.runtime.learn.parts import Part
-from archspec.runtime.learn.taps import Record, Tap, record
+from archspec.runtime.learn.taps import Record, record
 from archspec.runtime.operators.base import Operator
 
 Tick = Callable[[int], None]
@@ -54,7 +54,7 @@ class Teacher:
         """Return per part the call to imitate: the host's output on the host's inputs, or on the edited model's."""
         found = record(self.host, [p.tap for p in parts], keywords, gates=gates)
         if self.student is not None:
-            fed = record(self.student, [Tap(p.name, p.paths[0], p.paths[0]) for p in parts], keywords)
+            fed = record(self.student, [replace(p.tap, first=p.paths[0], last=p.paths[0]) for p in parts], keywords)
             for name, own in fed.items():
                 found[name].args, found[name].kwargs = own.args, own.kwargs
         return found
@@ -118,28 +118,31 @@ def _calibrate(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: Fi
 
 
 def _solve(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSettings, tick: Tick) -> None:
-    sums: dict[str, GramAccumulator] = {}
+    sums: dict[str, list[GramAccumulator]] = {}
     for _, keywords in feed.batches(settings.samples):
         records = teacher.records(parts, keywords, settings.gate_weighted)
         for part in parts:
             seen = records[part.name]
-            features, rest = part.split(seen)
+            pieces = part.split(seen)
             if part.name not in sums:
-                sums[part.name] = GramAccumulator.empty(features.shape[-1], rest.shape[-1], features.device)
+                sums[part.name] = [GramAccumulator.empty(f.shape[-1], r.shape[-1], f.device) for f, r in pieces]
+            sizes = [rest.shape[1] for _, rest in pieces]
             weight = token_weights(seen) if settings.gate_weighted and not part.group else _counted(seen)
-            sums[part.name].update(features, seen.output - rest, weight)
+            weights = [None] * len(sizes) if weight is None else torch.split(weight, sizes, dim=1)
+            wanted = torch.split(seen.output, sizes, dim=1)
+            for one, (features, rest), target, w in zip(sums[part.name], pieces, wanted, weights, strict=True):
+                one.update(features, target - rest, w)
         tick(len(next(iter(records.values())).output))
     for part in parts:
         _write(part, sums[part.name], settings.ridge)
 
 
-def _write(part: Part, sums: GramAccumulator, ridge: float) -> None:
-    readout = part.readout
-    assert readout is not None
-    weight, bias = solve(sums, ridge, bias=readout.bias is not None)
-    readout.weight.copy_(weight)
-    if bias is not None:
-        readout.bias.copy_(bias)
+def _write(part: Part, sums: Sequence[GramAccumulator], ridge: float) -> None:
+    for readout, one in zip(part.readouts, sums, strict=True):
+        weight, bias = solve(one, ridge, bias=readout.bias is not None)
+        readout.weight.copy_(weight)
+        if bias is not None:
+            readout.bias.copy_(bias)
 
 
 def token_weights(seen: Record) -> Tensor:

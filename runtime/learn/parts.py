@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import fail
-from archspec.host.structure import inside
+from archspec.host.structure import Streams, inside
 from archspec.instructions import Install, Instruction, Relist, added, homes
-from archspec.runtime.learn.taps import Record, Tap, first_of
+from archspec.runtime.learn.taps import Record, Tap
+from archspec.runtime.model.structures import Parallel
 
 
 @dataclass(frozen=True)
@@ -29,38 +31,33 @@ class Part:
     group: bool = False
 
     @property
-    def readout(self) -> nn.Linear | None:
-        """The linear map at the end: an operator's read-out, a container's merge."""
-        found = getattr(self.module, "merge" if self.group else "readout", None)
-        return found if isinstance(found, nn.Linear) else None
+    def readouts(self) -> tuple[nn.Linear, ...]:
+        """The linear maps at the end: an operator's read-out, a container's merges, one for each stream."""
+        if isinstance(self.module, Parallel):
+            return tuple(self.module.maps.values())
+        found = getattr(self.module, "readout", None)
+        return (found,) if isinstance(found, nn.Linear) else ()
 
     def run(self, record: Record) -> Tensor:
         """Return the part's own output, (batch, tokens, width), on the recorded call."""
-        return first_of(self.module(*record.args, **record.kwargs))
+        return record.tokens(self.module(*record.args, **record.kwargs))
 
-    def split(self, record: Record) -> tuple[Tensor, Tensor]:
-        """Return (features, rest) of the part's output: output = readout(features) + rest, whatever the read-out is."""
-        readout, seen = self.readout, list[Tensor]()
-        assert readout is not None
-        before = readout.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        after = readout.register_forward_hook(lambda _, __, y: seen.append(y))
+    def split(self, record: Record) -> list[tuple[Tensor, Tensor]]:
+        """Return (features, rest) of each read-out, stream by stream: output = readout(features) + rest, whatever the
+        read-out is."""
+        seen: list[tuple[Tensor, Tensor]] = []
+        handles = [r.register_forward_hook(lambda _, args, y: seen.append((args[0], y))) for r in self.readouts]
         try:
             output = self.run(record)
         finally:
-            before.remove()
-            after.remove()
-        return seen[0], output - seen[1]
+            for handle in handles:
+                handle.remove()
+        parts = torch.split(output, [y.shape[1] for _, y in seen], dim=1)
+        return [(features, part - y) for part, (features, y) in zip(parts, seen, strict=True)]
 
     def baseline(self, record: Record) -> Tensor | float:
         """What an error is relative to, beside the target: a group's error is relative to what the group adds."""
-        return tokens_of(record) if self.group else 0.0
-
-
-def tokens_of(record: Record) -> Tensor:
-    """Return the tokens that a recorded block was given."""
-    found = record.args[0] if record.args else record.kwargs["hidden_states"]
-    assert isinstance(found, Tensor)
-    return found
+        return record.given if self.group else 0.0
 
 
 def find_part(model: nn.Module, program: Sequence[Instruction], sites: Sequence[str]) -> Part:
@@ -71,13 +68,28 @@ def find_part(model: nn.Module, program: Sequence[Instruction], sites: Sequence[
     except (AttributeError, IndexError) as error:
         hint = "compile the spec again: plan and checkpoint are not of one compilation"
         raise fail("AS725", f"the checkpoint has no part for site '{sites[0]}'", None, hint) from error
-    return Part("+".join(sites), paths, Tap("+".join(sites), sites[0], _end(program, sites)), module, len(sites) > 1)
+    name = "+".join(sites)
+    tap = Tap(name, sites[0], _end(program, sites), _streams(program, sites))
+    return Part(name, paths, tap, module, len(sites) > 1)
 
 
 def _end(program: Sequence[Instruction], sites: Sequence[str]) -> str:
     """Return the module of the base that gives the output of a part."""
     install = next((i for i in program if isinstance(i, Install) and i.path == sites[-1]), None)
     return (install.port.exit_of(install.path) if install else None) or sites[-1]
+
+
+def _streams(program: Sequence[Instruction], sites: Sequence[str]) -> Streams:
+    """Return the streams of a replaced site, or of the list that parallel blocks are of."""
+    home = sites[0].rpartition(".")[0] if len(sites) > 1 else None
+    return next(
+        (
+            i.streams if isinstance(i, Relist) else i.port.streams
+            for i in program
+            if (isinstance(i, Relist) and i.path == home) or (isinstance(i, Install) and [i.path] == list(sites))
+        ),
+        (),
+    )
 
 
 def places(program: Sequence[Instruction], path: str) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def to_float32(seen: Record) -> Record:
     def cast(leaf: Any) -> Any:
         return leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
-    return Record(*pytree.tree_map(cast, (seen.args, seen.kwargs, seen.output, seen.gate, seen.present)))
+    return Record(*pytree.tree_map(cast, tuple(vars(seen).values())))
 
 
 def regress(

@@ -19,14 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from archspec.host.structure import Streams
+from archspec.runtime.operators.base import stream_of
+
 
 @dataclass(frozen=True)
 class Tap:
-    """`first` and `last` are module paths of the host; of a single site they are the same."""
+    """`first` and `last` are module paths of the host; of a single site they are the same. `streams`: as of their
+    ports."""
 
     name: str
     first: str
     last: str
+    streams: Streams = ()
 
     @staticmethod
     def at(path: str) -> Tap:
@@ -37,9 +42,10 @@ class Tap:
 class Record:
     """One call of a tapped piece of the host, on one batch.
 
-    `args` and `kwargs` are as the host passed them; `output` is (batch, tokens, width), of a tuple its first entry;
-    `gate` is broadcastable to `output`, None where the host multiplies by nothing; `present` (batch, tokens) says which
-    tokens are no padding, None where all are: only those count in fits, losses and errors.
+    `args` and `kwargs` are as the host passed them; `output` is (batch, tokens, width), of a tuple its first entry; of
+    several `streams` that came out, the tokens of one after those of the other. `gate` is broadcastable to `output`,
+    None where the host multiplies by nothing; `present` (batch, tokens) says which tokens are no padding, None where
+    all are: only those count in fits, losses and errors.
     """
 
     args: tuple[Any, ...]
@@ -47,6 +53,17 @@ class Record:
     output: Tensor
     gate: Tensor | None = None
     present: Tensor | None = None
+    streams: Streams = ()
+
+    @property
+    def given(self) -> Tensor:
+        """What went into the streams of `output`, in its form."""
+        names = self.streams or (("hidden_states", 0),)
+        return _joined([stream_of(place, name, self.args, self.kwargs) for place, (name, _) in enumerate(names)])
+
+    def tokens(self, output: Any) -> Tensor:
+        """Return what another module gave on this call, in the form of `output`."""
+        return tokens_of(output, self.streams)
 
     def real(self, tokens: Tensor) -> Tensor:
         """Return those of (batch, tokens, ...) that are no padding: (some, ...), or what was given where all are."""
@@ -74,9 +91,10 @@ def record(
         calls[tap.name] = (args, dict(kwargs))
 
     def left(tap: Tap, output: Any) -> None:
-        tokens = first_of(output)
         args, kwargs = calls.pop(tap.name)
-        found[tap.name] = Record(args, kwargs, tokens, present=presence(mask, tokens))
+        streams = tuple(s for s in tap.streams if s[1] is not None and output[s[1]] is not None)
+        tokens = tokens_of(output, streams)
+        found[tap.name] = Record(args, kwargs, tokens, present=presence(mask, tokens), streams=streams)
         if watch is not None:
             watch.expect(tokens, found[tap.name])
         if len(found) == early:
@@ -91,6 +109,16 @@ def presence(mask: Any, tokens: Tensor) -> Tensor | None:
     """Return the mask of the host's own texts as booleans, where these tokens are those of the texts."""
     fits = isinstance(mask, Tensor) and mask.shape == tokens.shape[:2]
     return mask.bool() if fits else None
+
+
+def tokens_of(output: Any, streams: Streams) -> Tensor:
+    """Return the tokens of these streams (index by index) in what a block or operator returned, joined."""
+    return _joined([output[index] for _, index in streams]) if streams else first_of(output)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return (batch, tokens, width) sequences one after the other; a single one is itself."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 def first_of(output: Any) -> Tensor:

@@ -62,13 +62,16 @@ def _relist(model: nn.Module, relist: Relist, device: torch.device | str | None)
     if not isinstance(old, nn.ModuleList) or len(old) != relist.length:
         raise ValueError(f"'{relist.path}' is not a list of {relist.length} blocks")
     home, dtype = _placement(old, model)
-    blocks = [_entry(list(old), entry, relist.width, device or home, dtype) for entry in relist.entries]
+    blocks = [_entry(list(old), entry, relist, device or home, dtype) for entry in relist.entries]
     _link(blocks, relist, device or home, dtype)
     _put(model, relist.path, nn.ModuleList(blocks).train(model.training))
     _renumber(model, blocks, relist.entries)
 
 
-def _entry(old: list[nn.Module], entry: Entry, width: int, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
+def _entry(
+    old: list[nn.Module], entry: Entry, relist: Relist, device: torch.device | str, dtype: torch.dtype
+) -> nn.Module:
+    width, streams = relist.width, relist.streams
     match entry.form:
         case "keep":
             return old[entry.members[0]]
@@ -77,9 +80,10 @@ def _entry(old: list[nn.Module], entry: Entry, width: int, device: torch.device 
         case "tie":
             return Tied(old[entry.members[0]])
         case "parallel":
-            return Parallel((old[i] for i in entry.members), entry.merge or "", width, device, dtype)
+            branches = (old[i] for i in entry.members)
+            return Parallel(branches, entry.merge or "", width, device, dtype, streams, entry.beside)
         case "insert" if entry.operator:
-            return Inserted(build_operator(entry.operator, device, dtype), old[entry.members[0]], width)
+            return Inserted(build_operator(entry.operator, device, dtype), old[entry.members[0]], width, streams)
     raise ValueError(f"unknown form of entry {entry.form!r}")
 
 
@@ -90,7 +94,7 @@ def _link(blocks: list[nn.Module], relist: Relist, device: torch.device | str, d
         member = entry.members[0]
         if entry.form == "keep" and member in inside:
             source, merge = (None, None) if entry.skip is None else (made[entry.skip], entry.merge)
-            made[member] = Linked(blocks[position], source, merge, relist.width, device, dtype)
+            made[member] = Linked(blocks[position], source, merge, relist.width, device, dtype, relist.streams)
             blocks[position] = made[member]
 
 

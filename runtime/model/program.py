@@ -19,6 +19,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from archspec.diagnostics import fail, nearest
+from archspec.host.structure import Streams
 from archspec.instructions import LEARNED_MERGES, Entry, Install, Instruction, Relist, Share, from_json, to_json
 from archspec.operators import OPERATORS, restore, signature
 
@@ -110,6 +111,7 @@ def _checked(instruction: Instruction) -> Instruction:
             _check_paths(instruction.path, instruction.to)
         case Relist():
             _check_paths(instruction.path)
+            _check_streams(instruction.streams, instruction.returns)
             _check_entries(instruction)
     return instruction
 
@@ -117,9 +119,20 @@ def _checked(instruction: Instruction) -> Instruction:
 def _check_install(install: Install) -> None:
     _check_types(install)
     _check_paths(install.path)
+    _check_streams(install.port.streams, install.port.returns)
     config = restore(install.operator, install.config)
     for problem in config.problems(install.shape):
         raise ValueError(f"{install.operator} at '{install.path}': {problem.message}")
+
+
+def _check_streams(streams: Streams, returns: int) -> None:
+    """Each stream is a parameter of its own, and stands at a place of its own in what is returned."""
+    places = [index for _, index in streams if index is not None]
+    names = {name for name, _ in streams if name.isidentifier()}
+    if len(names) != len(streams) or len(set(places)) != len(places):
+        raise ValueError(f"streams {list(streams)!r}")
+    if not all(0 <= index < returns for index in places) or (streams and streams[0][1] is None):
+        raise ValueError(f"streams {list(streams)!r} of {returns} outputs")
 
 
 def _check_paths(*paths: str) -> None:
@@ -133,7 +146,15 @@ def _check_entries(relist: Relist) -> None:
         raise ValueError(f"the list '{relist.path}' has {len(relist.entries)} entries")
     for entry in relist.entries:
         _check_entry(entry, relist.length)
+        _check_beside(entry, relist.streams)
     _check_skips(relist)
+
+
+def _check_beside(entry: Entry, streams: Streams) -> None:
+    """Streams beside the own one are the list's, each once."""
+    known = [name for name, index in streams[1:] if index is not None]
+    if len(set(entry.beside)) != len(entry.beside) or not set(entry.beside) <= set(known):
+        raise ValueError(f"streams {list(entry.beside)!r} of {known!r}")
 
 
 def _check_skips(relist: Relist) -> None:

@@ -5,7 +5,11 @@ back. All answer for the public attributes that a host reads off a block (DiT ta
 `transformer_blocks[0].norm1.emb`, transformers reads `layer.attention_type`): what they do not have themselves they ask
 of the block they stand for. Names that start with `_` are never forwarded, so hooks, flags and pickling stay their own.
 
-    Parallel   y = merge(x, B1(x), ..., Bn(x)), branches as `branches.<k>`, the merge weights as `merge`
+A block may carry several streams (`Port.streams`). Blocks side by side merge each by a map of its own; what is inserted
+and what skips are of the block's own stream, and the others go by.
+
+    Parallel   y = merge(x, B1(x), ..., Bn(x)), branches as `branches.<k>`, the merge weights as `merge`,
+               those of a stream beside the own one as `merge_<stream>`
     Tied       y = B(x) with the weights of another module, none of its own
     Inserted   y = x + op(norm(x)), the operator as `operator`
     Linked     y = B(merge(x, s)), s the output of an earlier Linked; the block as `block`, the merge as `merge`
@@ -21,9 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archspec.instructions import LEARNED_MERGES
+from archspec.host.structure import Streams
+from archspec.instructions import LEARNED_MERGES, merge_names
 from archspec.runtime.model.program import MERGES, SKIP_MERGES
-from archspec.runtime.operators.base import Operator
+from archspec.runtime.operators.base import Operator, handed_on, stream_of
 
 
 class Standin(nn.Module):
@@ -45,6 +50,15 @@ class Standin(nn.Module):
         """False while the object is being built or unpickled."""
         return False
 
+    def _carried(self) -> Streams:
+        """The streams of the block: those it was told of, else its first argument and the head of what it returns."""
+        return self.__dict__.get("streams") or ((_input_name(self), 0),)
+
+    def _own(self, result: Any) -> Tensor:
+        """The block's own tokens in what it returned."""
+        found: Tensor = result[self._carried()[0][1] or 0] if isinstance(result, tuple) else result
+        return found
+
     def _input(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """The block's tokens: its first argument, by place or by the name that the block gives it."""
         found: Tensor = args[0] if args else kwargs[_input_name(self)]
@@ -65,7 +79,8 @@ class Parallel(Standin):
         sum               x + sum of (Bi(x) - x)
         average           mean of Bi(x)
 
-    Where blocks return tuples, the result is the first branch's tuple with the merged tokens in front.
+    Where blocks return tuples, the result is the first branch's with merged tokens in front. Where they carry several
+    `streams`, it holds those: the own one and those `beside` it, each merged by a map of its own; others end here.
     """
 
     def __init__(
@@ -75,15 +90,17 @@ class Parallel(Standin):
         width: int,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        streams: Streams = (),
+        beside: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if merge not in MERGES:
             raise ValueError(f"unknown merge {merge!r}: one of {sorted(MERGES)}")
         self.branches = nn.ModuleList(branches)
-        self.kind, self.width = merge, width
+        self.kind, self.width, self.streams, self.beside = merge, width, streams, tuple(beside)
         self.merge: nn.Linear | None = None
-        if merge in LEARNED_MERGES:
-            self.merge = nn.Linear(len(self.branches) * width, width, device=device, dtype=dtype)
+        for name in merge_names(beside) if merge in LEARNED_MERGES else ():
+            setattr(self, name, nn.Linear(len(self.branches) * width, width, device=device, dtype=dtype))
 
     @property
     def _ready(self) -> bool:
@@ -93,32 +110,44 @@ class Parallel(Standin):
         return self.branches[0]
 
     @property
+    def maps(self) -> dict[str, nn.Linear]:
+        """The learned maps, by their names: that of the own stream first."""
+        return {name: getattr(self, name) for name in merge_names(self.beside)} if self.merge is not None else {}
+
+    @property
     def residual(self) -> bool:
         """Whether the merge weighs what the branches add to the input, not their whole outputs."""
         return self.kind in ("residual_linear", "sum")
 
     def identify(self) -> None:
         """Start from weights that need no data: the mean of the outputs, or the sum of what the branches add."""
-        if self.merge is not None:
-            with torch.no_grad():
-                self.merge.weight.copy_(plain_merge(self.kind, len(self.branches), self.width))
-                self.merge.bias.zero_()
+        with torch.no_grad():
+            for linear in self.maps.values():
+                linear.weight.copy_(plain_merge(self.kind, len(self.branches), self.width))
+                linear.bias.zero_()
 
-    def combine(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
-        """Merge outputs, each (batch, tokens, width) like the input `x`."""
+    def combine(self, x: Tensor, outputs: Sequence[Tensor], name: str = "merge") -> Tensor:
+        """Merge outputs, each (batch, tokens, width) like the input `x`, by the map `name`."""
         if self.kind == "average":
             return torch.stack(list(outputs)).mean(0)
         if self.residual:
             outputs = [y - x for y in outputs]
         if self.merge is None:
             return x + torch.stack(list(outputs)).sum(0)
-        y: Tensor = self.merge(torch.cat(list(outputs), dim=-1))
+        y: Tensor = getattr(self, name)(torch.cat(list(outputs), dim=-1))
         return x + y if self.residual else y
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         results = [branch(*args, **kwargs) for branch in self.branches]
-        merged = self.combine(self._input(args, kwargs), [r[0] if isinstance(r, tuple) else r for r in results])
-        return (merged, *results[0][1:]) if isinstance(results[0], tuple) else merged
+        if not self.streams:
+            merged = self.combine(self._input(args, kwargs), [r[0] if isinstance(r, tuple) else r for r in results])
+            return (merged, *results[0][1:]) if isinstance(results[0], tuple) else merged
+        found: list[Any] = [None] * len(results[0])
+        for place, (stream, index) in enumerate(self.streams):
+            if index is not None and (place == 0 or stream in self.beside):
+                x, outputs = stream_of(place, stream, args, kwargs), [result[index] for result in results]
+                found[index] = self.combine(x, outputs, f"merge_{stream}" if place else "merge")
+        return tuple(found)
 
     def extra_repr(self) -> str:
         return f"merge={self.kind}, width={self.width}"
@@ -171,9 +200,9 @@ class Inserted(Standin):
     is answered by the block in front.
     """
 
-    def __init__(self, operator: nn.Module, neighbour: nn.Module, width: int) -> None:
+    def __init__(self, operator: nn.Module, neighbour: nn.Module, width: int, streams: Streams = ()) -> None:
         super().__init__()
-        self.operator, self.width = operator, width
+        self.operator, self.width, self.streams = operator, width, streams
         self.__dict__["neighbour"] = neighbour
 
     @property
@@ -187,8 +216,9 @@ class Inserted(Standin):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         x = self._input(args, kwargs)
         normed = torch.layer_norm(x, (self.width,), None, None, NORM_EPS)
-        args, kwargs = self._given(normed, args, kwargs)
-        return x + self.operator(*args, **kwargs)
+        inner, named = self._given(normed, args, kwargs)
+        y = x + self.operator(*inner, **named)
+        return handed_on(y, self.streams, args, kwargs) if self.streams else y
 
 
 class Linked(Standin):
@@ -210,11 +240,12 @@ class Linked(Standin):
         width: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        streams: Streams = (),
     ) -> None:
         super().__init__()
         if (source is None) != (merge is None) or merge not in (None, *SKIP_MERGES):
             raise ValueError(f"unknown merge of a skip {merge!r}: one of {sorted(SKIP_MERGES)}")
-        self.block, self.kind = block, merge
+        self.block, self.kind, self.streams = block, merge, streams
         self.merge: nn.Linear | None = None
         if merge in LEARNED_MERGES:
             self.merge = nn.Linear((2 if merge == "linear" else 1) * width, width, device=device, dtype=dtype)
@@ -242,7 +273,7 @@ class Linked(Standin):
             args, kwargs = self._given(x, args, kwargs)
         result = self.block(*args, **kwargs)
         if self.__dict__["holds"]:
-            self.__dict__["held"] = result[0] if isinstance(result, tuple) else result
+            self.__dict__["held"] = self._own(result)
         return result
 
     def take(self) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import InternalError, fail
-from archspec.host.structure import Port, SiteShape
+from archspec.host.structure import Port, SiteShape, Streams
 from archspec.operators.base import Signature
 
 
@@ -137,10 +137,26 @@ class Operator(nn.Module):
             layer=self.layer_idx or 0,
         )
         y = self.mix(x, context)
+        if port.streams:
+            return handed_on(y, port.streams, args, kwargs)
         return y if port.returns == 0 else (y, *(None,) * (port.returns - 1))
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.config.settings().items())
+
+
+def stream_of(place: int, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return what a call gives for the stream that is a module's parameter number `place`."""
+    return args[place] if place < len(args) else kwargs[name]
+
+
+def handed_on(y: Tensor, streams: Streams, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what a module of these streams returns: `y` for its own, the others as it was given them."""
+    found: list[Any] = [None] * (1 + max(index or 0 for _, index in streams))
+    for place, (name, index) in enumerate(streams):
+        if index is not None:
+            found[index] = stream_of(place, name, args, kwargs) if place else y
+    return tuple(found)
 
 
 def adopt(linear: nn.Linear, teacher: Mapping[str, Tensor], name: str) -> None:

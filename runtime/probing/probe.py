@@ -44,7 +44,7 @@ def measure(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return measure -> module path -> {mean, error} over `samples` examples. AS736 where a measure found no site."""
     slots = frozenset().union(*(a.measure.slots for a in asked))
-    sites = [site for site in structure.sites if site.slot in slots]
+    sites = [site for site in structure.sites if site.role in slots]
     figures: dict[str, dict[str, Figure]] = {a.name: {} for a in asked}
     plain = [a for a in asked if a.measure.of is not None]
     bands = [a for a in asked if a.measure.of is None]
@@ -54,7 +54,7 @@ def measure(
 
     def seen(site: Site, x: Tensor, y: Tensor) -> None:
         for a in plain:
-            if site.slot in a.measure.slots and a.measure.of is not None:
+            if site.role in a.measure.slots and a.measure.of is not None:
                 add(a.name, site, a.measure.of(x, y))
 
     def attended(site: Site, kernel: Mapping[str, Any]) -> None:

@@ -49,7 +49,7 @@ def scores(
     weights = host.state_dict()
     operators = {trial.site.path: made(trial, weights, seed, feed.device) for trial in trials}
     parts = [Part(t.site.path, (t.site.path,), _tap(t.site), operators[t.site.path]) for t in trials]
-    learning = [part for part in parts if part.readout is not None]
+    learning = [part for part in parts if part.readouts]
     if learning:
         donors = {t.site.path: t.donor for t in trials if t.donor}
         fit(learning, Teacher(host), feed, replace(settings, sequential=False), donors)
@@ -76,7 +76,7 @@ def made(trial: Trial, weights: Mapping[str, Tensor], seed: int, device: torch.d
 
 
 def _tap(site: Site) -> Tap:
-    return Tap(site.path, site.path, site.paths[-1])
+    return Tap(site.path, site.path, site.paths[-1], site.port.streams)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from archspec.host.structure import Site
-from archspec.runtime.learn.taps import first_of
 
 Seen = Callable[[Site, Tensor, Tensor], None]
 """(site, tokens in, tokens out), each (batch, tokens, width)."""
@@ -34,7 +33,7 @@ def watched(host: nn.Module, sites: Sequence[Site], seen: Seen, attended: Attend
 
     def leave(site: Site, output: Any) -> None:
         inside.pop()
-        seen(site, calls.pop(), first_of(output))
+        seen(site, calls.pop(), output[site.port.output] if isinstance(output, tuple) else output)
 
     handles = []
     for site in sites:

@@ -18,12 +18,15 @@ from archspec.families import FAMILIES, describe, expected_tensors, family_of, i
 from archspec.families.base import bookkeeping
 from archspec.host.headers import read_folder
 from archspec.host.structure import Site, Structure, TensorHeader
+from archspec.semantics.layout import count_parameters, tensor_sources
 from archspec.source import Source
 
 HOSTS = Path(__file__).parents[2] / "specs" / "hosts"
 DIT: dict[str, Any] = {"_class_name": "DiTTransformer2DModel"}
 PIXART: dict[str, Any] = {"_class_name": "PixArtTransformer2DModel"}
 SANA: dict[str, Any] = {"_class_name": "SanaTransformer2DModel"}
+SD3: dict[str, Any] = {"_class_name": "SD3Transformer2DModel"}
+FLUX: dict[str, Any] = {"_class_name": "FluxTransformer2DModel"}
 LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 MISTRAL: dict[str, Any] = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
 QWEN2: dict[str, Any] = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
@@ -34,6 +37,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "dit": DIT,
     "pixart": PIXART,
     "sana": SANA,
+    "sd3": SD3,
+    "flux": FLUX,
     "llama": LLAMA,
     "mistral": MISTRAL,
     "qwen2": QWEN2,
@@ -98,11 +103,21 @@ def test_sites_of_a_block_in_the_order_in_which_they_run(name: str) -> None:
     slots = [s.slot for s in structure.children(block)]
     cross = ["cross_attn"] if name in ("pixart", "sana") else []
     before = ["norm", "attn", *cross, "norm", *(["mlp"] if name != "sana" else [])]
-    assert slots == (["attn", "norm", "mlp", "norm"] if name == "bert" else before)  # post-norm
-    assert len(structure.sites) == structure.depth() * (len(slots) + 1)
+    assert slots == ORDER.get(name, before)
+    last = structure.children([s for s in structure.sites if s.slot == "block" and s.group == "blocks"][-1])
+    assert len(last) == len(slots) - ENDED.get(name, 0)
+    single = structure.depth("single_blocks")
+    assert len(structure.sites) == structure.depth() * (len(slots) + 1) - ENDED.get(name, 0) + 3 * single
     names = [s.name for s in structure.sites]
     assert len(set(names)) == len(names), "a name means one site"
     assert structure.sites[0].name == "blocks[0]"
+
+
+JOINT = ["norm", "norm", "joint_attn", "norm", "mlp", "norm", "context_mlp"]
+ORDER = {"bert": ["attn", "norm", "mlp", "norm"], "sd3": JOINT, "flux": JOINT}
+"""Of families that are not pre-norm blocks of one stream."""
+ENDED = {"sd3": 2}
+"""Sites that the last block has not, which ends the context."""
 
 
 def attn(structure: Structure, index: int = 0) -> Site:
@@ -184,6 +199,17 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({**SANA, "qk_norm": "rms_norm_across_heads"}, "AS603", "qk_norm"),
     ({**SANA, "guidance_embeds": True}, "AS603", "guidance_embeds"),
     ({**SANA, "mlp_ratio": "wide"}, "AS604", "mlp_ratio"),
+    ({**SD3, "window": 8}, "AS603", "window"),
+    ({**SD3, "qk_norm": "layer_norm"}, "AS603", "qk_norm"),
+    ({**SD3, "caption_projection_dim": 1536}, "AS604", "caption_projection_dim"),
+    ({**SD3, "pos_embed_max_size": 32}, "AS604", "pos_embed_max_size"),
+    ({**SD3, "dual_attention_layers": [0, 18]}, "AS604", "dual_attention_layers"),
+    ({**SD3, "dual_attention_layers": [True]}, "AS604", "dual_attention_layers"),
+    ({**SD3, "dual_attention_layers": 3}, "AS604", "dual_attention_layers"),
+    ({**FLUX, "rope_theta": 10}, "AS603", "rope_theta"),
+    ({**FLUX, "num_single_layers": 0}, "AS604", "num_single_layers"),
+    ({**FLUX, "axes_dims_rope": [16, 56, 55]}, "AS604", "axes_dims_rope"),
+    ({**FLUX, "attention_head_dim": 64}, "AS604", "axes_dims_rope"),
     ({**LLAMA, "quantization_config": {"bits": 4}}, "AS603", "quantization_config"),
     ({**LLAMA, "auto_map": {"AutoModel": "code.Model"}}, "AS603", "auto_map"),
     ({**LLAMA, "hidden_act": "swoosh"}, "AS603", "hidden_act"),
@@ -417,13 +443,14 @@ def test_bookkeeping() -> None:
 
 def test_defaults_are_those_of_the_libraries() -> None:
     """A config that leaves an attribute out means the library's default."""
-    from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
+    import diffusers
     from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-    for name, cls in (("dit", DiTTransformer2DModel), ("pixart", PixArtTransformer2DModel)):
+    for name in ("dit", "pixart", "sd3", "flux"):
+        cls: Any = getattr(diffusers, next(iter(FAMILIES[name].architectures)))
         parameters = dict(inspect.signature(cls.__init__).parameters)
         parameters.pop("self")
-        own = {n: p.default for n, p in parameters.items()}
+        own = {n: list(p.default) if isinstance(p.default, tuple) else p.default for n, p in parameters.items()}
         family = FAMILIES[name]
         assert own.keys() == family.handled.keys() | family.ignored, f"{name}: every attribute is handled or ignored"
         assert {n: own[n] for n in family.handled} == {n: a.default for n, a in family.handled.items()}
@@ -461,6 +488,8 @@ def against_the_real_one(structure: Structure, model: Any) -> None:
         module = model.get_submodule(site.path)
         parameters = inspect.signature(module.forward).parameters
         used = [site.port.input, site.port.rotary, site.port.mask, site.port.cache, site.port.context]
+        streams = [name for name, _ in site.port.streams]
+        assert list(parameters)[: len(streams)] == streams, site.path
         assert {name for name in used if name} <= parameters.keys(), site.path
         assert next(iter(parameters)) == site.port.input, site.path
         assert set(site.teacher.values()) <= state.keys()
@@ -470,9 +499,12 @@ def against_the_real_one(structure: Structure, model: Any) -> None:
         inner, shared = (shape.heads or 0) * (shape.head_dim or 0), (shape.kv_heads or 0) * (shape.head_dim or 0)
         assert state[site.teacher["q.weight"]] == (inner, shape.width)
         assert state[site.teacher["v.weight"]] == (shared, shape.context or shape.width)
+        assert ("q.bias" in site.teacher) == shape.bias
+        if site.group == "single_blocks":  # the output map is one with the MLP's
+            continue
         assert state[site.teacher["o.weight"]] == (shape.width, inner)
-        assert ("q.bias" in site.teacher, "o.bias" in site.teacher) == (shape.bias, shape.out_bias)
-    for site in (s for s in structure.sites if s.slot == "mlp"):
+        assert ("o.bias" in site.teacher) == shape.out_bias
+    for site in (s for s in structure.sites if s.role == "mlp"):
         assert state[site.teacher["up.weight"]] == (site.shape.hidden, site.shape.width)
         assert ("gate.weight" in site.teacher) == site.shape.gated
         assert ("up.bias" in site.teacher, "down.bias" in site.teacher) == (site.shape.bias, site.shape.out_bias)
@@ -483,7 +515,19 @@ def against_the_real_one(structure: Structure, model: Any) -> None:
         assert next(iter(inspect.signature(model.get_submodule(end.path).forward).parameters)) == end.port.input
 
 
+SD3_MEDIUM = json.loads((HOSTS / "sd3-medium" / "transformer" / "config.json").read_text())
+FLUX_DEV = json.loads((HOSTS / "flux.1-dev" / "transformer" / "config.json").read_text())
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "flux.1-dev": FLUX_DEV,
+    "flux.1-schnell": {**FLUX_DEV, "guidance_embeds": False},
+    "sd3-medium": SD3_MEDIUM,
+    "sd3.5-medium": {
+        **SD3_MEDIUM, "dual_attention_layers": list(range(13)), "pos_embed_max_size": 384, "qk_norm": "rms_norm",
+    },
+    "sd3.5-large": {
+        **SD3_MEDIUM, "caption_projection_dim": 2432, "num_attention_heads": 38, "num_layers": 38,
+        "dual_attention_layers": [], "qk_norm": "rms_norm",
+    },
     "mistral-7b-v0.3": {
         **MISTRAL, "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
         "num_hidden_layers": 32, "num_key_value_heads": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-05,
@@ -498,15 +542,60 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "qwen3-4b": json.loads((HOSTS / "qwen3-4b" / "config.json").read_text()),
 }  # fmt: skip
 """Of the form in which they were published."""
-PARAMETERS = {"mistral-7b-v0.3": 7_248_023_552, "qwen2.5-0.5b": 494_032_768, "qwen3-4b": 4_022_468_096}
+PARAMETERS = {
+    "flux.1-dev": 11_901_408_320,
+    "flux.1-schnell": 11_891_178_560,
+    "sd3-medium": 2_028_328_000,
+    "sd3.5-medium": 2_243_171_520,
+    "sd3.5-large": 8_056_627_520,
+    "mistral-7b-v0.3": 7_248_023_552,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen3-4b": 4_022_468_096,
+}
 """What the models are known to have."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_of_published_decoders(name: str) -> None:
-    tensors = expected_tensors(describe(PUBLISHED[name]))
+def test_parameters_of_published_models(name: str) -> None:
+    structure = describe(PUBLISHED[name])
+    assert count_parameters(tensor_sources((), structure), structure) == PARAMETERS[name]
+
+
+def test_a_stored_table_of_sd3_is_a_tensor_and_no_parameter() -> None:
+    tensors = expected_tensors(describe(SD3_MEDIUM))
     assert tensors is not None
-    assert sum(map(prod, tensors.values())) == PARAMETERS[name]
+    assert sum(map(prod, tensors.values())) - PARAMETERS["sd3-medium"] == 192**2 * 1536
+
+
+def test_two_lists_of_flux() -> None:
+    structure = describe(FLUX_DEV)
+    assert structure.groups == {"blocks": "transformer_blocks", "single_blocks": "single_transformer_blocks"}
+    assert (structure.depth(), structure.depth("single_blocks")) == (19, 38)
+    single, mixer = (structure.site(f"single_transformer_blocks.37{name}") for name in ("", ".attn"))
+    assert single is not None
+    assert mixer is not None
+    assert single.port == structure.sites[0].port
+    assert (single.name, mixer.name, mixer.slot) == ("single_blocks[37]", "single_blocks[37].attn", "attn")
+    assert mixer.port.streams == ()
+    assert mixer.teacher.keys() >= {"q.weight", "k.weight", "v.bias", "q_norm.weight"}
+    assert "o.weight" not in mixer.teacher
+
+
+def test_two_streams_of_sd3() -> None:
+    structure = describe(PUBLISHED["sd3.5-medium"])
+    block, last = (structure.site(f"transformer_blocks.{i}") for i in (0, 23))
+    assert block is not None
+    assert last is not None
+    assert block.port.streams == (("hidden_states", 1), ("encoder_hidden_states", 0))
+    assert (block.port.output, block.port.ended, last.port.ended) == (1, (), ("encoder_hidden_states",))
+    joint, context = (structure.site(f"transformer_blocks.0.{name}") for name in ("attn", "ff_context"))
+    assert joint is not None
+    assert context is not None
+    assert (joint.name, joint.role, joint.port.output) == ("blocks[0].joint_attn", "attn", 0)
+    assert (context.name, context.role, context.shape.tokens) == ("blocks[0].context_mlp", "mlp", None)
+    assert attn(structure).path == "transformer_blocks.0.attn2"
+    assert [s.index for s in structure.sites if s.slot == "attn"] == list(range(13))
+    assert {"q_norm.weight", "k_norm.weight"} <= attn(structure).teacher.keys()
 
 
 def test_qwen_contracts() -> None:
@@ -528,6 +617,10 @@ REAL: list[dict[str, Any]] = [
     {**PIXART, "num_layers": 2, "cross_attention_dim": None},
     SANA,
     {**SANA, "num_layers": 2, "attention_bias": True, "norm_elementwise_affine": True, "mlp_ratio": 3.0},
+    SD3,
+    {**SD3, "num_layers": 3, "qk_norm": "rms_norm", "dual_attention_layers": [0, 2], "out_channels": None},
+    FLUX,
+    {**FLUX, "num_layers": 1, "num_single_layers": 2, "guidance_embeds": True, "out_channels": 8, "patch_size": 2},
     {**LLAMA, "num_hidden_layers": 2, "num_key_value_heads": 8},
     {**LLAMA, "num_hidden_layers": 2, "attention_bias": True, "mlp_bias": True, "head_dim": 64},
     {**LLAMA, "num_hidden_layers": 2, "tie_word_embeddings": True, "is_llama_config": True, "rope_interleaved": False},
@@ -553,7 +646,7 @@ def test_structure_against_the_real_module(config: dict[str, Any]) -> None:
         assert sum(p.numel() for p in model.parameters()) == 749_826_464
 
 
-SAVED = ("dit", "pixart", "sana", "llama", "mistral", "qwen2", "qwen3", "bert", "vit", "plain")
+SAVED = ("dit", "pixart", "sana", "sd3", "flux", "llama", "mistral", "qwen2", "qwen3", "bert", "vit", "plain")
 
 
 @pytest.mark.parametrize("host", [f"tiny_{name}" for name in SAVED])
@@ -564,7 +657,7 @@ def test_saved_hosts(host: str, request: pytest.FixtureRequest) -> None:
     tensors = read_folder(folder)
     structure = describe(json.loads((folder / "config.json").read_text()), tensors)
     assert structure.family == {"tiny_plain": "unknown"}.get(host, host.removeprefix("tiny_"))
-    assert structure.depth() == 4
+    assert structure.depth() == (3 if host == "tiny_flux" else 4)
     assert structure.tensors == tensors
     model = build(structure.config, structure.library, structure.architecture)
     assert {site.path for site in structure.sites} <= {name for name, _ in model.named_modules()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from archspec.families import describe
@@ -76,6 +78,36 @@ def test_json_round_trip() -> None:
         "replace: 'blocks[1].attn', with: hyena_x", "parallelize: 'blocks[2:4]'", "share: 'blocks[4:6].mlp'"
     )
     assert from_json(to_json(found)) == found
+
+
+def test_streams_of_blocks_are_told_and_only_where_there_are_any() -> None:
+    host = describe({"_class_name": "SD3Transformer2DModel", "num_layers": 4})
+    found = program("replace: 'blocks[1]', with: identity", "parallelize: 'blocks[2:4]'", host=host)
+    install, relist = found
+    assert isinstance(install, Install)
+    assert isinstance(relist, Relist)
+    assert install.port.streams == relist.streams == (("hidden_states", 1), ("encoder_hidden_states", 0))
+    assert (install.port.returns, relist.returns) == (2, 2)
+    assert [entry.beside for entry in relist.entries] == [(), (), ()], "the last block ends the context"
+    (whole,) = program("parallelize: 'blocks[0:2]'", host=host)
+    assert isinstance(whole, Relist)
+    assert whole.entries[0].beside == ("encoder_hidden_states",)
+    assert whole.entries[0].maps == ("merge", "merge_encoder_hidden_states")
+    assert from_json(json.loads(json.dumps(to_json((whole,))))) == (whole,)
+    plain = json.loads(json.dumps(to_json(found)))
+    assert plain[0]["port"]["streams"] == [["hidden_states", 1], ["encoder_hidden_states", 0]]
+    assert from_json(plain) == found
+    assert "streams" not in json.dumps(to_json(program("insert: 'blocks[1]', with: hyena_x", "drop: 'blocks[0]'")))
+
+
+def test_what_is_inserted_behind_two_streams_takes_the_place_of_their_attention() -> None:
+    host = describe({"_class_name": "SD3Transformer2DModel", "num_layers": 4})
+    (relist,) = program("insert: 'blocks[1]', with: attention", host=host)
+    assert isinstance(relist, Relist)
+    operator = relist.entries[2].operator
+    assert operator is not None
+    assert (operator.slot, operator.shape.heads, operator.shape.tokens) == ("attn", 18, 4096)
+    assert (operator.port.input, operator.port.returns, operator.port.streams) == ("hidden_states", 0, ())
 
 
 def test_drop() -> None:

@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from archspec.compiler.capture.model import build_structure
 from archspec.compiler.pricing.cost import CostReport, price
 from archspec.compiler.pricing.meter import measure
+from archspec.compiler.proof.prove import lowered_model
 from archspec.diagnostics import ArchspecError
 from archspec.families import describe
 from archspec.language.expectations import parse_expectation
 from archspec.language.parse import parse
+from archspec.runtime.families import family
 from archspec.semantics.lower import lower
 from archspec.semantics.outcomes import evaluate_expectation
 from archspec.semantics.resolve import resolve
@@ -233,6 +238,33 @@ def test_alike_blocks_are_charged_alike(tiny_llama: Path, compiler: Compiler) ->
     assert len(set(blocks)) == 1
     assert report.host == report.result
     assert report.host.flops > sum(block.flops for block in blocks)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_two_streams_cost_what_torch_counts(name: str, compiler: Compiler, request: pytest.FixtureRequest) -> None:
+    """Of host and result, whole and site by site, against the counter of torch on a real run."""
+    folder = request.getfixturevalue(f"tiny_{name}")
+    last = {"sd3": "blocks[2:4]", "flux": "single_blocks[2:4]"}[name]
+    edits = f"{{parallelize: '{last}', by: 2}}", "{replace: 'blocks[0].context_mlp', with: {op: mlp, ratio: 2}}"
+    done = compiler(folder, *edits)
+    report = price(done.resolved, done.program, 16)
+    host = build_structure(done.resolved.structure, "cpu")
+    counted = _counted(host, name)
+    assert report.host.flops == counted[""]
+    for site in report.sites:
+        assert site.host.flops == counted.get(site.path, 0), site.path
+    assert report.result.flops == _counted(lowered_model(done.resolved, done.program, "cpu"), name)[""]
+    assert report.host.params == sum(p.numel() for p in host.parameters())
+    assert {s.slot for s in report.sites if s.host.mixing} == {"block", "joint_attn", "attn"}
+
+
+def _counted(model: Any, name: str) -> dict[str, int]:
+    """Return module path -> FLOPs of a run, attention on the CPU's kernel of mathematics."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(**family(name).example(model, tokens=16))
+    head = type(model).__name__
+    found = {p.removeprefix(f"{head}."): sum(c.values()) for p, c in counter.get_flop_counts().items()}
+    return found | {"": counter.get_total_flops()}
 
 
 @pytest.mark.parametrize("tokens", [256, 1024])

@@ -51,6 +51,27 @@ EDITS = {
     "skips, linear": ("{skip: 'blocks[0:2]', to: 'blocks[2:4]', merge: linear}",),
     "skips": ("{skip: 'blocks[0]', to: 'blocks[2]'}", "{insert: 'blocks[1]', with: {op: mlp, ratio: 1}}"),
     "skip, sum": ("{skip: 'blocks[0]', to: 'blocks[3]', merge: sum}", "{insert: 'blocks[0]', with: attention}"),
+    "two streams": (
+        "{replace: 'blocks[0].attn', with: hyena_x}",
+        "{replace: 'blocks.mlp', with: {op: mlp, ratio: 2}}",
+        "{replace: 'blocks[0:3].context_mlp', with: {op: mlp, ratio: 2}}",
+    ),
+    "single blocks": (
+        "{replace: 'single_blocks[0].attn', with: {op: hyena_x, layout: raster}}",
+        "{parallelize: 'single_blocks[2:4]', by: 2, merge: linear}",
+        "{repeat: 'single_blocks[1]', times: 2}",
+        "{insert: 'single_blocks[0]', with: {op: mlp, ratio: 1}}",
+        "drop: 'blocks[2]'",
+        "{parallelize: 'blocks[0:2]', by: 2}",
+    ),
+    "shared joint attention": ("share: blocks[2:3].joint_attn | blocks[0].joint_attn", "share: 'blocks[0:2].attn'"),
+    "single skip": ("{skip: 'single_blocks[0]', to: 'single_blocks[3]'}", "{share: 'single_blocks[1:3]'}"),
+    "ends": (
+        "{insert: 'blocks[3]', with: {op: local_attention, window: 1}}",
+        "{replace: 'blocks[1]', with: identity}",
+        "{skip: 'blocks[0]', to: 'blocks[3]'}",
+    ),
+    "no end": ("drop: 'blocks[3]'", "{repeat: 'blocks[2]', times: 2}", "{parallelize: 'blocks[0:2]', by: 2}"),
     "many": (
         "{replace: 'blocks[2].attn', with: {op: hyena_x}}",
         "{repeat: 'blocks[2]', times: 2}",
@@ -60,13 +81,22 @@ EDITS = {
 }
 
 
+TWO = ("two streams", "shared joint attention", "single blocks", "single skip", "ends", "no end")
+"""Cases for hosts of two streams."""
 CASES = [
-    *(("tiny_dit", case) for case in EDITS),
-    *(("tiny_llama", case) for case in EDITS),
+    *(("tiny_dit", case) for case in EDITS if case not in TWO),
+    *(("tiny_llama", case) for case in EDITS if case not in TWO),
     *(("tiny_qwen3", case) for case in ("self-graft", "mixer", "many")),
-    *(("tiny_bert", case) for case in EDITS),
+    *(("tiny_bert", case) for case in EDITS if case not in TWO),
     *(("tiny_vit", case) for case in ("mixer", "mlp", "shared blocks", "inserted", "skips", "many")),
     *(("tiny_sana", case) for case in ("mixer", "drop", "tie", "pairs", "shared blocks", "inserted", "skips")),
+    *(
+        ("tiny_sd3", case)
+        for case in ("mlp", "drop", "repeat", "tie", "pairs", "four, linear", "sum", "average", "shared mlp")
+    ),
+    *(("tiny_sd3", case) for case in ("inserted", "skips, linear", "skips", "skip, sum")),
+    *(("tiny_sd3", case) for case in ("two streams", "shared joint attention", "ends", "no end")),
+    *(("tiny_flux", case) for case in ("single blocks", "single skip", "drop", "tie", "shared mlp", "shared blocks")),
     *(("tiny_pixart", case) for case in ("mixer", "shared blocks", "inserted", "skips", "many")),
 ]
 
@@ -94,7 +124,26 @@ def test_unknown_hosts(edit: str, tiny_plain: Path, compiler: Compiler) -> None:
     assert prove(done.resolved, done.program, done.before, done.after).numbers.difference == 0.0
 
 
-@pytest.mark.parametrize("host", ["tiny_dit", "tiny_pixart", "tiny_llama", "tiny_bert", "tiny_vit", "tiny_plain"])
+def test_joint_attention_of_an_unknown_host(compiler: Compiler, tmp_path: Path) -> None:
+    """Two outputs are read: an operator, or the identity, would leave nothing in the place of one."""
+    from diffusers import AuraFlowTransformer2DModel
+
+    AuraFlowTransformer2DModel(
+        sample_size=8, num_mmdit_layers=2, num_single_dit_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, caption_projection_dim=32, pos_embed_max_size=16,
+    ).save_pretrained(tmp_path / "aura")  # fmt: skip
+    for operator in ("identity", "{op: mlp, hidden: 32, activation: gelu}"):
+        with pytest.raises(ArchspecError, match="more of it than one output") as error:
+            compiler(tmp_path / "aura", f"{{replace: '\"joint_transformer_blocks.0.attn\"', with: {operator}}}")
+        assert _code(error) == "AS620"
+    done = compiler(tmp_path / "aura", "{replace: '\"joint_transformer_blocks.*.ff\"', with: zero}")
+    assert prove(done.resolved, done.program, done.before, done.after).numbers.difference == 0.0
+
+
+UNEDITED = ("dit", "pixart", "sd3", "flux", "llama", "bert", "vit", "plain")
+
+
+@pytest.mark.parametrize("host", [f"tiny_{name}" for name in UNEDITED])
 def test_an_edit_of_nothing_reproduces_the_host(host: str, compiler: Compiler, request: pytest.FixtureRequest) -> None:
     done = compiler(request.getfixturevalue(host), "freeze: '\"*.1\"'" if host == "tiny_plain" else "freeze: blocks[0]")
     assert done.program == ()

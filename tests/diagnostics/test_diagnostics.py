@@ -8,7 +8,7 @@ Comments in the spec say what is expected, on the line where it is shown:
     # error: AS806 "no spec"                   without a place
 
 Nothing else may be found. The `text` fence is the report as people see it; ARCHSPEC_UPDATE=1 rewrites it. Hosts are
-`dit` (6 blocks, width 64), `pixart` and `llama`: configs without weights.
+`dit` (6 blocks, width 64), `pixart`, `sd3` and `llama`: configs without weights.
 """
 
 import json
@@ -52,6 +52,17 @@ HOSTS = {
         "cross_attention_dim": 64,
         "caption_channels": 32,
         "use_additional_conditions": False,
+    },
+    "sd3": {
+        "_class_name": "SD3Transformer2DModel",
+        "num_attention_heads": 4,
+        "attention_head_dim": 16,
+        "num_layers": 4,
+        "sample_size": 8,
+        "joint_attention_dim": 32,
+        "caption_projection_dim": 64,
+        "pooled_projection_dim": 32,
+        "dual_attention_layers": [0],
     },
     "llama": {
         "architectures": ["LlamaForCausalLM"],

@@ -250,3 +250,70 @@ def test_an_inserted_operator_is_a_residual_branch(x: Tensor) -> None:
     torch.testing.assert_close(model(x), wanted)
     assert model.kind == "full"
     assert {name for name, _ in model.named_parameters()} == {"operator.weight", "operator.bias"}
+
+
+STREAMS = (("image", 1), ("text", 0))
+
+
+class Pair(nn.Module):
+    """A block of two streams, text first in what it returns; the last one ends it."""
+
+    def __init__(self, *, ends: bool = False) -> None:
+        super().__init__()
+        self.map = nn.Linear(2 * WIDTH, 2 * WIDTH, dtype=torch.float64)
+        self.ends = ends
+
+    def forward(self, image: Tensor, text: Tensor, scale: float = 1.0) -> tuple[Tensor | None, Tensor]:
+        both = self.map(torch.cat([image, text.mean(1, keepdim=True).expand_as(image)], -1))
+        moved, told = both.chunk(2, -1)
+        return None if self.ends else text + scale * told.mean(1, keepdim=True), image + scale * moved
+
+
+@pytest.fixture
+def text() -> Tensor:
+    return torch.randn(2, 3, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize("by_place", [True, False])
+@pytest.mark.parametrize("kind", ["linear", "residual_linear", "sum", "average"])
+def test_each_stream_is_merged_by_a_map_of_its_own(x: Tensor, text: Tensor, kind: str, by_place: bool) -> None:
+    parts = [Pair(), Pair()]
+    model = Parallel(parts, kind, WIDTH, dtype=torch.float64, streams=STREAMS, beside=["text"])
+    told, moved = model(x, text, 2.0) if by_place else model(scale=2.0, text=text, image=x)
+    results = [part(x, text, 2.0) for part in parts]
+    assert torch.equal(moved, model.combine(x, [image for _, image in results]))
+    assert torch.equal(told, model.combine(text, [words for words, _ in results if words is not None], "merge_text"))
+    assert list(model.maps) == (["merge", "merge_text"] if "linear" in kind else [])
+    assert told.shape == text.shape
+
+
+def test_a_stream_that_does_not_come_out_of_all_is_ended(x: Tensor, text: Tensor) -> None:
+    model = Parallel([Pair(), Pair(ends=True)], "average", WIDTH, streams=STREAMS)
+    told, moved = model(x, text)
+    assert told is None
+    assert moved.shape == x.shape
+
+
+def test_what_is_inserted_lets_the_other_stream_by(x: Tensor, text: Tensor) -> None:
+    operator = Taking()
+    model = Inserted(operator, Pair(), WIDTH, STREAMS)
+    told, moved = model(image=x, text=text)
+    assert told is text
+    torch.testing.assert_close(moved, x + 2 * torch.nn.functional.layer_norm(x, (WIDTH,), eps=1e-6))
+    assert model(x, None)[0] is None
+
+
+class Taking(nn.Module):
+    def forward(self, image: Tensor, text: Tensor | None) -> Tensor:
+        return 2 * image
+
+
+def test_a_skip_is_of_the_own_stream(x: Tensor, text: Tensor) -> None:
+    first, second = Pair(), Pair()
+    source = Linked(first, streams=STREAMS)
+    target = Linked(second, source, "sum", WIDTH, streams=STREAMS)
+    told, moved = source(x, text)
+    again, found = target(image=moved, text=told)
+    wanted = second(moved + moved, told)
+    assert torch.equal(found, wanted[1])
+    assert torch.equal(again, wanted[0])

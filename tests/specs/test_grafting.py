@@ -9,7 +9,11 @@ import pytest
 
 from archspec.compiler.driver import Prepared, compile_spec, prepare
 from archspec.diagnostics import ArchspecError, Collector
-from archspec.language.parse import load_members
+from archspec.host.locate import locate, structure_of
+from archspec.language.parse import load, load_members
+from archspec.semantics.check.facts import host_figures, result_figures
+from archspec.semantics.lower import lower
+from archspec.semantics.resolve import resolve
 
 SPECS = Path(__file__).parents[2] / "specs" / "grafting"
 ATTENTION, MLP = 28 * 5_313_024, 28 * (8 * 1152**2 + 5 * 1152)
@@ -62,6 +66,23 @@ def test_qwen3_at_its_real_size() -> None:
     assert flops.host is not None
     assert flops.result is not None
     assert flops.host - flops.result == 18 * (4 * 4096**3 - 2 * 4 * 4096 * 7680)
+
+
+STREAMED = {"sd3_mlp": (1536, -24 - 2 * 23 + 4 + 3, 20), "flux_mlp": (3072, -2 * 19, 48)}
+"""Spec -> width, how many times 2 D^2 + D parameters the edits add, depth of the result: as the specs' heads derive."""
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_two_streams_at_their_real_sizes(name: str) -> None:
+    width, times, depth = STREAMED[name]
+    spec = load(SPECS / f"{name}.yaml")
+    assert spec.base is not None
+    resolved = resolve(spec, structure_of(locate(spec.base, SPECS)))
+    before, after = host_figures(resolved.structure), result_figures(resolved, lower(resolved))
+    assert before.params is not None
+    assert after.params is not None
+    assert after.params - before.params == times * (2 * width**2 + width)
+    assert after.depth == depth
 
 
 def test_a_config_is_not_enough_to_compile(tmp_path: Path) -> None:

@@ -27,11 +27,12 @@ from archspec.semantics.check.stages import (
     training_settings_are_sane,
 )
 from archspec.semantics.check.static import expectations_hold
+from archspec.semantics.check.streams import streams_go_on
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 
 Check = Callable[[ResolvedSpec, Collector], None]
 
-OF_EDITS: tuple[Check, ...] = (edits_agree, shared_sites_are_alike, outer_parts_stay, operators_fit)
+OF_EDITS: tuple[Check, ...] = (edits_agree, shared_sites_are_alike, outer_parts_stay, streams_go_on, operators_fit)
 """What stands against lowering."""
 OF_STAGES: tuple[Check, ...] = (
     data_is_there,

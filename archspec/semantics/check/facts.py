@@ -117,7 +117,7 @@ def _mixing(
     structure: Structure, installed: Mapping[str, Facts], lists: Mapping[str, tuple[Entry, ...]]
 ) -> tuple[bool | None, float | None]:
     """Return causality and reach of all lists of blocks; unknown where no attention is known."""
-    if not any(site.slot == "attn" for site in structure.sites):
+    if not any(site.role == "attn" for site in structure.sites):
         return None, None
     parts = [
         part
@@ -166,4 +166,4 @@ def _site(site: Site, installed: Mapping[str, Facts]) -> Facts | None:
     """Return what a site does to the order of tokens; None when it takes each on its own."""
     if site.path in installed:
         return installed[site.path]
-    return Facts(site.shape.causal, None) if site.slot == "attn" else None
+    return Facts(site.shape.causal, None) if site.role == "attn" else None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from archspec.diagnostics import Collector, Label
 from archspec.families import FAMILIES
-from archspec.host.structure import Site
+from archspec.host.structure import JOINT, Site
 from archspec.language.spec import Init, Insert, Replace
 from archspec.operators.base import Problem, Signature
 from archspec.semantics.check.places import listed, written_keys
@@ -41,7 +41,7 @@ def _check(edit: ResolvedEdit, verb: Replace | Insert, resolved: ResolvedSpec, c
 def _report(code: str, problem: Problem, sites: list[Site], verb: Replace | Insert, collector: Collector) -> None:
     hints = (problem.hint,) if problem.hint else ()
     span = _span(verb, code, problem.field)
-    if code in ("AS234", "AS301", "AS302"):
+    if code in ("AS234", "AS301", "AS302", "AS620"):
         message = f"{verb.with_.op} does not fit {listed(sites)}: {problem.message}"
         collector.report(code, message, span, *hints)
         return
@@ -52,7 +52,11 @@ def _report(code: str, problem: Problem, sites: list[Site], verb: Replace | Inse
 
 
 def _findings(site: Site, config: Signature, verb: Replace | Insert, known: bool) -> Iterator[Finding]:
-    if site.slot != "module" and site.slot not in config.slots:
+    if site.slot == JOINT:
+        message = "it gives one output, and joint attention two: the image's tokens and the context's"
+        yield "AS620", Problem(None, message, f"insert {config.name} behind the block, or replace its other slots")
+        return
+    if site.slot != "module" and not config.fills(site):
         hint = f"{config.name} fills {', '.join(sorted(config.slots))}"
         yield "AS301", Problem(None, f"it does not fill the slot '{site.slot}'", hint)
         return

@@ -13,6 +13,7 @@ from archspec.diagnostics import Collector, Label, Severity
 from archspec.host.structure import Site, Structure
 from archspec.language.spec import Replace, Share
 from archspec.semantics.check.places import listed, target_span
+from archspec.semantics.layout import base_shapes
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 
 Inside = Mapping[str, object]
@@ -49,6 +50,8 @@ def _difference(leader: Site, site: Site, structure: Structure) -> str:
         return f"its width is {site.shape.width}, not {leader.shape.width}"
     if site.shape != leader.shape:
         return "their shapes differ"
+    if site.port != leader.port:
+        return "they do not carry the same streams"
     if _tensors(site, structure) != _tensors(leader, structure):
         return "their tensors differ"
     return ""
@@ -56,8 +59,8 @@ def _difference(leader: Site, site: Site, structure: Structure) -> str:
 
 def _tensors(site: Site, structure: Structure) -> Inside:
     prefix = f"{site.path}."
-    tensors = structure.tensors or {}
-    return {name.removeprefix(prefix): h.shape for name, h in tensors.items() if name.startswith(prefix)}
+    shapes = base_shapes(structure) or {}
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
 def _check_operators(edit: ResolvedEdit, resolved: ResolvedSpec, collector: Collector) -> None:

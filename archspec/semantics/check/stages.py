@@ -103,7 +103,7 @@ def lora_has_old_weights(resolved: ResolvedSpec, collector: Collector) -> None:
     if finetune.train == "new":
         message = "lora adds to old weights, and train new leaves them as they are"
         collector.report("AS321", message, finetune.span("train"), "leave train out: with lora, new parts train whole")
-    slots = {site.slot for site in resolved.structure.sites}
+    slots = {site.role for site in resolved.structure.sites}
     if resolved.structure.sites and slots.isdisjoint(finetune.lora.targets):
         there = ", ".join(sorted(slots & {"attn", "cross_attn", "mlp"}))
         hint = f"write one of {there}" if there else "leave lora out: no site of this host is known to hold linear maps"
@@ -136,7 +136,7 @@ def settings_have_effect(resolved: ResolvedSpec, collector: Collector) -> None:
     if "huber_delta" in written_keys(distill) and "huber" not in losses:
         _no_effect(collector, "huber_delta", distill.span("huber_delta"), "no loss is huber")
     if isinstance(distill.loss, dict) and not resolved.gaps.has("replace", "parallelize"):
-        taught = {site.slot for edit in resolved.edits if _is_new(edit) for site in edit.sites}
+        taught = {site.role for edit in resolved.edits if _is_new(edit) for site in edit.sites}
         for slot in distill.loss.keys() - taught:
             _no_effect(
                 collector, f"loss of {slot}", _loss_span(distill, slot), f"no edit teaches a site of slot '{slot}'"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from archspec.compiler.rewrite.graph import HostGraph, rewire
+from torch import fx
+
+from archspec.compiler.rewrite.graph import HostGraph, Provenance, rewire
 from archspec.compiler.rewrite.passes.base import Fact, Pass, block_call, check_alone, edits
 from archspec.language import spec
 from archspec.semantics.resolve import ResolvedSpec
@@ -13,7 +15,7 @@ from archspec.semantics.resolve import ResolvedSpec
 
 @dataclass(frozen=True)
 class Drop(Pass):
-    """Let the users of a block read its input, and erase it."""
+    """Let the users of a block read its input, stream by stream, and erase it."""
 
     name: ClassVar[str] = "drop"
     verb: ClassVar[type] = spec.Drop
@@ -23,9 +25,17 @@ class Drop(Pass):
         graph = graph.copied()
         for edit, _ in edits(resolved, spec.Drop):
             for site in edit.sites:
-                node, tokens = block_call(graph, site, edit)
+                call = block_call(graph, site, edit)
                 check_alone(graph, site, edit)
-                for user in list(node.users):
-                    rewire(user, node, tokens, self.why(edit, site.path))
-                node.graph.erase_node(node)
+                for stream in call.streams:
+                    if stream.out is not None:
+                        _pass_by(call.node, stream.out, stream.given, self.why(edit, site.path))
+                call.node.graph.erase_node(call.node)
         return graph
+
+
+def _pass_by(block: fx.Node, out: fx.Node, given: fx.Node, why: Provenance) -> None:
+    for user in list(out.users):
+        rewire(user, out, given, why)
+    if out is not block:
+        out.graph.erase_node(out)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import fx
 
 from archspec.compiler.rewrite.graph import HostGraph, NewOperator, Provenance, insert, rewire
-from archspec.compiler.rewrite.passes.base import Fact, Pass, block_call, edits
+from archspec.compiler.rewrite.passes.base import BlockCall, Fact, Pass, block_call, edits, map_arg, order
 from archspec.host.structure import Site
 from archspec.language import spec
 from archspec.operators.base import Signature
@@ -30,19 +29,21 @@ class Insert(Pass):
         graph = graph.copied()
         for edit, _ in edits(resolved, spec.Insert):
             for block, place, config in zip(edit.sites, edit.inserted, edit.configs, strict=True):
-                node, tokens = block_call(graph, block, edit)
-                _branch(node, tokens, place, config, self.why(edit, place.path))
+                call = block_call(graph, block, edit)
+                _branch(call, place, config, self.why(edit, place.path))
         return graph
 
 
-def _branch(block: fx.Node, tokens: fx.Node, place: Site, config: Signature, why: Provenance) -> None:
-    """Insert the nodes of one branch. The operator is called as the block is, with the normed output for tokens."""
+def _branch(call: BlockCall, place: Site, config: Signature, why: Provenance) -> None:
+    """Insert the nodes of one branch. The operator is called as the next block would be, with the normed output for its
+    own tokens."""
+    block = call.out
     users, value = list(block.users), block.meta["val"]
     shape = (value.shape[-1],)
-    normed = insert(
-        block, "call_function", torch.layer_norm, (block, shape, None, None, NORM_EPS), why=why, value=value
-    )
-    args, kwargs = fx.map_arg((block.args, block.kwargs), lambda n: normed if n is tokens else n)
+    last = max((s.out for s in call.streams if s.out is not None), key=order(block.graph).__getitem__)
+    normed = insert(last, "call_function", torch.layer_norm, (block, shape, None, None, NORM_EPS), why=why, value=value)
+    read = {stream.given: stream.out for stream in call.streams} | {call.given: normed}
+    args, kwargs = map_arg((call.node.args, dict(call.node.kwargs)), lambda n: read.get(n, n))
     new = NewOperator(place, config)
     y = insert(normed, "call_module", place.path, args, kwargs, why=why, value=value, new=new)
     total = insert(y, "call_function", operator.add, (block, y), why=why, value=value)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import fx
 
 from archspec.compiler.rewrite.graph import HostGraph, NewOperator, retarget
-from archspec.compiler.rewrite.passes.base import Fact, Pass, call_of, check_alone, check_contract, edits
+from archspec.compiler.rewrite.passes.base import Fact, Pass, call_of, check_alone, check_contract, check_outputs, edits
 from archspec.host.structure import Site
 from archspec.language import spec
 from archspec.operators.identity import Identity
@@ -30,6 +30,7 @@ class Replace(Pass):
             for site, config in zip(edit.sites, edit.configs, strict=True):
                 body, node = call_of(graph, site, edit)
                 check_contract(graph, body, node, site, edit)
+                check_outputs(node, site, edit)
                 check_alone(graph, site, edit)
                 retarget(node, site.path, self.why(edit, site.path), new=NewOperator(site, config))
                 if site.exit:

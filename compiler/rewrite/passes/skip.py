@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from archspec.compiler.rewrite.graph import HostGraph, NewMerge, Provenance, insert
-from archspec.compiler.rewrite.passes.base import Fact, Pass, block_call, edits, refuse
+from archspec.compiler.rewrite.passes.base import Fact, Pass, block_call, edits, order, refuse
 from archspec.host.structure import Site
 from archspec.instructions import SKIP
 from archspec.language import spec
@@ -38,20 +38,16 @@ class Skip(Pass):
         return graph
 
     def _lead(self, graph: HostGraph, edit: ResolvedEdit, source: Site, target: Site, merge: str) -> None:
-        (s, _), (node, x) = block_call(graph, source, edit), block_call(graph, target, edit)
+        call = block_call(graph, target, edit)
+        s, node, x = block_call(graph, source, edit).out, call.node, call.given
         if s.meta["val"].shape != x.meta["val"].shape:
             message = f"the output of {source.name} has not the shape of what {target.name} reads"
             raise refuse("AS502", edit, message, "select blocks between which the tokens keep their shape")
         why = self.why(edit, target.path)
-        last = x if _after(x, s) else s
+        last = max(x, s, key=order(x.graph).__getitem__)
         merged = _merged(merge, last, x, s, (source.path, target.path), why)
         node.args, node.kwargs = fx.map_arg((node.args, node.kwargs), lambda n: merged if n is x else n)
         node.meta = {**node.meta, "why": why}
-
-
-def _after(node: fx.Node, other: fx.Node) -> bool:
-    order = {n: k for k, n in enumerate(node.graph.nodes)}
-    return order[node] > order[other]
 
 
 def _merged(kind: str, last: fx.Node, x: fx.Node, s: fx.Node, ends: tuple[str, str], why: Provenance) -> fx.Node:

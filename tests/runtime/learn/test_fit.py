@@ -42,12 +42,12 @@ def test_a_readout_that_can_be_exact_becomes_exact(host: nn.Module, student: Mak
     program = (install(MLP, "mlp", "mlp"),)
     part = find_part(student(program), program, (MLP,))
     inherited(host, part)
-    assert part.readout is not None
-    nn.init.normal_(part.readout.weight)
+    assert len(part.readouts) == 1
+    nn.init.normal_(part.readouts[0].weight)
     outcome = fit([part], Teacher(host), feed, FitSettings(samples=256, ridge=0.0))[part.name]
     assert outcome.before > 0.5
     assert outcome.after < 1e-5
-    torch.testing.assert_close(part.readout.weight, host.get_parameter(DONOR["down.weight"]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(part.readouts[0].weight, host.get_parameter(DONOR["down.weight"]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("merge", ["linear", "residual_linear"])
@@ -140,9 +140,9 @@ def test_no_gate_is_an_error() -> None:
 
 def test_a_part_without_readout_is_taught_otherwise(student: Makes, parallel: Makes, install: Makes) -> None:
     program = (parallel("sum"),)
-    assert find_part(student(program), program, (f"{B}.0", f"{B}.1")).readout is None
+    assert find_part(student(program), program, (f"{B}.0", f"{B}.1")).readouts == ()
     installed: tuple[Install | Relist, ...] = (install(MLP, "mlp", "mlp"),)
-    assert isinstance(find_part(student(installed), installed, (MLP,)).readout, nn.Linear)
+    assert len(find_part(student(installed), installed, (MLP,)).readouts) == 1
 
 
 def test_padding_counts_nowhere(tiny_encoder: Path) -> None:
@@ -161,8 +161,8 @@ def test_padding_counts_nowhere(tiny_encoder: Path) -> None:
         inherit({name: host.get_parameter(path) for name, path in site.teacher.items()})
         feed = Feed(Arrays(columns, "texts"), Features(), seed=1, batch=32)
         outcomes.append(fit([part], Teacher(host), feed, FitSettings(samples=96))[part.name])
-        assert part.readout is not None
-        readouts.append(part.readout.weight)
+        assert len(part.readouts) == 1
+        readouts.append(part.readouts[0].weight)
         assert part.tap.last == site.paths[1]
     assert outcomes[0].after < outcomes[0].before
     assert outcomes[1].after == pytest.approx(outcomes[0].after, rel=1e-3)

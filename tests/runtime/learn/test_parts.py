@@ -46,12 +46,11 @@ def test_the_rest_of_a_part_does_not_depend_on_its_readout(
     program = (parallel("residual_linear"),)
     part = find_part(student(program), program, (f"{B}.0", f"{B}.1"))
     seen = record(host, [part.tap], next(iter(feed.batches(4)))[1])[part.name]
-    _, before = part.split(seen)
-    assert part.readout is not None
-    nn.init.normal_(part.readout.weight)
-    features, after = part.split(seen)
+    ((_, before),), (readout,) = part.split(seen), part.readouts
+    nn.init.normal_(readout.weight)
+    ((features, after),) = part.split(seen)
     assert (before - after).abs().max() < 1e-5
-    assert (part.readout(features) + after - part.run(seen)).abs().max() < 1e-5
+    assert (readout(features) + after - part.run(seen)).abs().max() < 1e-5
 
 
 def test_a_site_that_the_checkpoint_lacks_is_an_error(student: Any, parallel: Callable[[str], Relist]) -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from archspec.runtime.families import family
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.taps import Tap, record
 
@@ -71,3 +73,23 @@ def test_the_run_ends_at_the_last_tap(host: nn.Module, feed: Feed) -> None:
 def test_no_hook_stays_behind(host: nn.Module, feed: Feed) -> None:
     record(host, [GROUP, Tap.at(ATTN)], keywords(feed), gates=True)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in host.modules())
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_streams_are_laid_one_behind_the_other(tiny_sd3: Path, last: int) -> None:
+    """The last block ends the context: of a group up to it the image alone comes out."""
+    from diffusers import SD3Transformer2DModel
+
+    host = SD3Transformer2DModel.from_pretrained(tiny_sd3).eval()
+    streams = (("hidden_states", 1), ("encoder_hidden_states", 0))
+    tap = Tap("group", f"transformer_blocks.{last - 1}", f"transformer_blocks.{last}", streams)
+    seen = record(host, [tap], family("sd3").example(host, batch=2))["group"]
+    assert seen.streams == (streams if last == 1 else streams[:1])
+    image, text = seen.kwargs["hidden_states"], seen.kwargs["encoder_hidden_states"]
+    assert torch.equal(seen.given, torch.cat([image, text], 1) if last == 1 else image)
+    with torch.no_grad():
+        text, image = host.get_submodule(tap.first)(**seen.kwargs)
+        rest = {**seen.kwargs, "hidden_states": image, "encoder_hidden_states": text}
+        text, image = host.get_submodule(tap.last)(**rest)
+    assert torch.equal(seen.output, torch.cat([image, text], 1) if last == 1 else image)
+    assert torch.equal(seen.tokens((text, image)), seen.output)

@@ -1,0 +1,275 @@
+"""Hosts of two streams, SD3 and FLUX: edits reload in plain diffusers to the bit, plans teach both streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import archspec
+from archspec.diagnostics import ArchspecError
+from archspec.host.locate import Located, structure_of
+from archspec.runtime.families import family
+from archspec.runtime.learn.draws import generator
+from archspec.runtime.measure.sample import Request, sample
+from archspec.runtime.objectives import make_objective
+from archspec.runtime.packing import places
+from archspec.runtime.probing.measures import parse_measures
+from archspec.runtime.probing.probe import measure
+from archspec.runtime.store.home import home
+from archspec.runtime.store.opening import open_model
+
+Make = Callable[..., Path]
+NARROW = '  - {replace: "blocks.mlp", with: {op: mlp, ratio: 2}}\n'
+EDITS = {
+    "sd3": {
+        "mlps": NARROW + '  - {replace: "blocks[0:3].context_mlp", with: {op: mlp, ratio: 2}}\n',
+        "own attention": '  - {replace: "blocks[0:2].attn", with: {op: local_attention, window: 1, layout: grid}}\n',
+        "pairs": '  - {parallelize: "blocks[0:4]", by: 2, merge: linear}\n',
+        "again": '  - {repeat: "blocks[1]", times: 2}\n  - {repeat: "blocks[2]", times: 2, tie: true}\n',
+        "dropped": '  - {drop: "blocks[3]"}\n  - {replace: "blocks[1]", with: identity}\n',
+        "led": '  - {skip: "blocks[0:2]", to: "blocks[2:4]"}\n  - {insert: "blocks[0] | blocks[3]", with: hyena_x}\n',
+    },
+    "flux": {
+        "mlps": NARROW + '  - {replace: "blocks[0].context_mlp", with: {op: low_rank, rank: 4}}\n',
+        "mixer": '  - {replace: "single_blocks[1::2].attn", with: {op: hyena_x, layout: raster}}\n',
+        "pairs": '  - {parallelize: "single_blocks", by: 2}\n  - {parallelize: "blocks[1:3]", by: 2, merge: sum}\n',
+        "again": '  - {repeat: "single_blocks[1]", times: 2, tie: true}\n  - {drop: "blocks[1] | single_blocks[3]"}\n',
+        "led": '  - {skip: "single_blocks[0]", to: "single_blocks[3]"}\n  - {insert: "blocks[2]", with: attention}\n',
+    },
+}
+CASES = [(host, edits) for host, known in EDITS.items() for edits in known]
+
+
+def example(model: Any, name: str) -> dict[str, Any]:
+    return family(name).example(model, batch=2, tokens=16, seed=3)
+
+
+def run(model: Any, name: str) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(**example(model, name)).sample
+    return found
+
+
+@pytest.mark.parametrize(("host", "edits"), CASES)
+def test_saved_and_loaded_again_to_the_bit(
+    host: str, edits: str, make: Make, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    out = make(request.getfixturevalue(f"tiny_{host}"), EDITS[host][edits])
+    model: Any = archspec.load(out)
+    wanted = run(model, host)
+    assert bool(wanted.isfinite().all())
+    plain = getattr(archspec, type(model).__name__).from_pretrained(out)
+    assert torch.equal(run(plain, host), wanted)
+    plain.save_pretrained(tmp_path / "again")
+    assert torch.equal(run(archspec.load(tmp_path / "again"), host), wanted)
+
+
+@pytest.mark.parametrize("host", EDITS)
+def test_what_is_not_edited_is_the_host(host: str, make: Make, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(f"tiny_{host}")
+    model = archspec.load(make(folder, '  - {freeze: "blocks[0]"}\n'))
+    assert torch.equal(run(model, host), run(open_model(home(folder)), host))
+
+
+@pytest.mark.parametrize(("host", "edits"), [("sd3", "led"), ("sd3", "pairs"), ("sd3", "dropped"), ("flux", "pairs")])
+def test_gradient_checkpointing_calls_by_place(
+    host: str, edits: str, make: Make, request: pytest.FixtureRequest
+) -> None:
+    """The library passes keywords in one case and places in the other."""
+    model: Any = archspec.load(make(request.getfixturevalue(f"tiny_{host}"), EDITS[host][edits]))
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        model.zero_grad()
+        model(**example(model, host)).sample.square().mean().backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-7)
+
+
+NAMES = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+
+
+def parts(scheduler: Any) -> dict[str, Any]:
+    """The parts of a pipeline beside its transformer; texts come as embeddings."""
+    from diffusers import AutoencoderKL
+
+    coder = AutoencoderKL(
+        block_out_channels=[8], latent_channels=4, norm_num_groups=4, sample_size=8, shift_factor=0.1, scaling_factor=1
+    )
+    return {"scheduler": scheduler, "vae": coder.eval(), **dict.fromkeys(NAMES)}
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_compiled_pipeline_of_sd3_draws(tiny_sd3: Path, make: Make, tmp_path: Path) -> None:
+    from diffusers import (
+        DiffusionPipeline,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    pipe = StableDiffusion3Pipeline(
+        SD3Transformer2DModel.from_pretrained(tiny_sd3),
+        **parts(FlowMatchEulerDiscreteScheduler(shift=3.0)),
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    pipe.save_pretrained(tmp_path / "pipe")
+    out = make(tmp_path / "pipe", EDITS["sd3"]["pairs"] + EDITS["sd3"]["own attention"], subfolder="transformer")
+    again = DiffusionPipeline.from_pretrained(out, **dict.fromkeys((*NAMES, "text_encoder_3", "tokenizer_3")))
+    assert type(again.transformer).__name__ == "GraftedSD3Transformer2DModel"
+    said = {"prompt_embeds": draw(1, 5, 24), "pooled_prompt_embeds": draw(1, 20, seed=1)}
+    images = again(
+        **said, guidance_scale=1.0, num_inference_steps=2, height=8, width=8, output_type="np",
+        generator=torch.Generator().manual_seed(0),
+    ).images  # fmt: skip
+    assert images.shape == (1, 8, 8, 3)
+    assert torch.equal(run(again.transformer, "sd3"), run(archspec.load(out), "sd3"))
+
+
+def test_a_compiled_pipeline_of_flux_draws(tiny_flux: Path, make: Make, tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    host = FluxTransformer2DModel.from_pretrained(tiny_flux)
+    pipe = FluxPipeline(**parts(FlowMatchEulerDiscreteScheduler()), transformer=host)
+    pipe.save_pretrained(tmp_path / "pipe")
+    out = make(tmp_path / "pipe", EDITS["flux"]["pairs"] + EDITS["flux"]["mlps"], subfolder="transformer")
+    again = DiffusionPipeline.from_pretrained(out, **dict.fromkeys(NAMES))
+    assert type(again.transformer).__name__ == "GraftedFluxTransformer2DModel"
+    images = again(
+        prompt_embeds=draw(1, 5, 24), pooled_prompt_embeds=draw(1, 20, seed=1), num_inference_steps=2, height=8,
+        width=8, output_type="np", generator=torch.Generator().manual_seed(0),
+    ).images  # fmt: skip
+    assert images.shape == (1, 8, 8, 3)
+
+
+SPEC = """
+archspec: 1
+name: two-streams
+base: {host}
+data: {{from: data.safetensors, kind: latents}}
+edits:
+  - replace: blocks.mlp
+    with: {{op: mlp, ratio: 2}}
+    init: {{kind: least_squares, samples: 256}}
+  - replace: blocks[0:2].context_mlp
+    with: {{op: mlp, ratio: 2}}
+    init: {{kind: least_squares, samples: 256}}
+  - parallelize: {group}[-2:]
+    by: 2
+    init: {{kind: least_squares, samples: 256}}
+distill: {{samples: 32, epochs: 2, batch: 16, lr: 1e-3, loss: {{mlp: l2, block: l1}}}}
+finetune: {{steps: 4, batch: 8, distill_weight: 0.5, objective: flow{lora}}}
+"""
+
+
+@pytest.mark.parametrize(("host", "group"), [("sd3", "blocks"), ("flux", "blocks"), ("flux", "single_blocks")])
+def test_plans_teach_both_streams(host: str, group: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    from archspec.compiler.driver import compile_spec
+    from archspec.runtime.execution.execute import execute, read_plan
+    from archspec.runtime.execution.workspace import Workspace
+
+    data = {"x": draw(240, 4, 8, 8), "caption": draw(240, 5, 24, seed=1), "pooled": draw(240, 20, seed=2)}
+    save_file(data, tmp_path / "data.safetensors")
+    lora = ", lora: 2" if group == "single_blocks" else ""
+    spec = SPEC.format(host=request.getfixturevalue(f"tiny_{host}"), group=group, lora=lora)
+    (tmp_path / "spec.yaml").write_text(spec)
+    compile_spec(tmp_path / "spec.yaml", tmp_path / "out")
+    before = archspec.load(tmp_path / "out").state_dict()
+    assert execute(tmp_path / "out", device="cpu").complete
+    plan, workspace = read_plan(tmp_path / "out"), Workspace(tmp_path / "out")
+    outcomes = {t.id: workspace.report(t.key)["outcomes"][0] for t in plan.tasks if t.kind == "fit"}
+    assert len(outcomes) == (4 if host == "sd3" else 3) + 2 + 1
+    assert all(outcome["after"] < outcome["before"] for outcome in outcomes.values())
+    losses = {len(task.sites): task.settings["loss"] for task in plan.tasks if task.kind == "regress"}
+    assert losses == {1: "l2", 2: "l1"}
+    after = archspec.load(tmp_path / "out").state_dict()
+    changed = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+    assert sum("ff_context" in name and name.endswith("up.weight") for name in changed) == 2
+    merges = {name.split(".")[-2] for name in before if ".merge" in name and name.endswith("weight")}
+    assert merges == ({"merge"} if host == "sd3" else {"merge", "merge_encoder_hidden_states"})
+    assert {name for name in before if ".merge" in name} <= changed
+
+
+def test_sd3_is_sampled_and_flux_is_not(tiny_sd3: Path, tiny_flux: Path) -> None:
+    """No config of FLUX says how large its samples are."""
+    place = home(tiny_sd3)
+    asked = Request(samples=2, steps=2, guidance=2.0, caption=draw(2, 5, 24))
+    assert sample(open_model(place), place, asked).shape == (2, 4, 8, 8)
+    place = home(tiny_flux)
+    with pytest.raises(ArchspecError, match="cannot sample images from FluxTransformer2DModel"):
+        sample(open_model(place), place, asked)
+
+
+def test_sd3_is_fed_texts_twice(tiny_sd3: Path) -> None:
+    objective = make_objective(home(tiny_sd3))
+    batch = {"x": draw(2, 4, 8, 8), "caption": draw(2, 5, 24), "pooled": draw(2, 20)}
+    keywords, target = objective.inputs(batch, generator(0))
+    assert (objective.name, target.shape) == ("flow", (2, 4, 8, 8))
+    assert torch.equal(keywords["pooled_projections"], batch["pooled"])
+    assert float(keywords["timestep"].max()) > 1
+    assert objective.output(open_model(home(tiny_sd3))(**keywords)).shape == target.shape
+    nothing = make_objective(home(tiny_sd3), label_dropout=1.0).inputs(batch, generator(0))[0]
+    assert float(nothing["pooled_projections"].abs().max()) == 0
+    assert keywords.keys() == {"hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"}
+
+
+def test_flux_is_fed_as_its_pipeline_does(tiny_flux: Path) -> None:
+    from diffusers import FluxPipeline
+
+    objective: Any = make_objective(home(tiny_flux))
+    x = draw(2, 4, 8, 6)
+    keywords, target = objective.inputs({"x": x, "caption": draw(2, 5, 24)}, generator(0))
+    assert objective.packing.pack(x).equal(FluxPipeline._pack_latents(x, 2, 4, 8, 6))
+    assert keywords["img_ids"].equal(FluxPipeline._prepare_latent_image_ids(2, 4, 3, "cpu", torch.float32))
+    assert keywords["img_ids"].equal(places(4, 3))
+    assert 0 < float(keywords["timestep"].min()) < float(keywords["timestep"].max()) < 1
+    assert keywords["guidance"].tolist() == [3.5, 3.5]
+    assert objective.output(open_model(home(tiny_flux))(**keywords)).shape == target.shape == (2, 12, 16)
+    with pytest.raises(ArchspecError, match="4 channels and even sides"):
+        objective.inputs({"x": draw(2, 3, 8, 8)}, generator(0))
+
+
+class Feed:
+    """Fixed inputs of a tiny host."""
+
+    batch = 2
+
+    def __init__(self, host: Any, name: str) -> None:
+        self.host, self.name = host, name
+
+    def batches(self, count: int) -> Any:
+        yield 0, example(self.host, self.name)
+
+
+@pytest.mark.parametrize("host", EDITS)
+def test_probes_see_the_own_stream(host: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(f"tiny_{host}")
+    model, structure = open_model(home(folder)), structure_of(Located(folder))
+    feed: Any = Feed(model, host)
+    found = measure(model, structure, feed, parse_measures(["influence", "deviation"]), 2)
+    blocks = [site.path for site in structure.sites if site.slot == "block"]
+    assert list(found["influence"]) == blocks
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = model.get_submodule(blocks[0]).register_forward_hook(
+        lambda _, __, kwargs, y: seen.append((kwargs["hidden_states"], y[1])), with_kwargs=True
+    )
+    run(model, host)
+    handle.remove()
+    ((x, y),) = seen
+    wanted = 1 - torch.nn.functional.cosine_similarity(x, y, dim=-1).mean()
+    assert found["influence"][blocks[0]]["mean"] == pytest.approx(float(wanted), rel=1e-4)
+    slots = {site.slot for site in structure.sites if site.path in found["deviation"]}
+    assert slots == {"block", "joint_attn", "attn", "mlp", "context_mlp"}
