@@ -1,0 +1,170 @@
+"""Where a difference comes from: a tuned checkpoint, a LoRA of peft, or a file of differences. Read tensor by tensor.
+
+Differences are float32 of float32 values, whatever the files hold: the difference of two bfloat16 numbers taken in
+bfloat16 has lost most of what tuning did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from archspec.diagnostics import Collector, Severity, fail
+from archspec.host.headers import read_header
+from archspec.host.strict_json import read_json
+from archspec.host.structure import TensorHeader
+from archspec.source import Span
+
+Headers = Mapping[str, TensorHeader]
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+MOST_PROBLEMS = 12
+
+
+class Source(Protocol):
+    """Gives differences to a base."""
+
+    def names(self) -> Iterator[str]:
+        """Yield the base's tensors that may differ, in the order of the base."""
+
+    def delta(self, name: str) -> Tensor:
+        """Return the difference, in the tensor's shape, float32."""
+
+
+def read(header: TensorHeader, name: str) -> Tensor:
+    """Return a tensor of a file, as it is stored."""
+    with safe_open(header.file, framework="pt") as file:
+        found: Tensor = file.get_tensor(name)
+    return found
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Tuned weights less the base's."""
+
+    base: Headers
+    tuned: Headers
+
+    def names(self) -> Iterator[str]:
+        return (name for name, header in self.base.items() if header.dtype in FLOATS and name in self.tuned)
+
+    def delta(self, name: str) -> Tensor:
+        return read(self.tuned[name], name).float() - read(self.base[name], name).float()
+
+
+def check_tuned(base: Headers, tuned: Headers, problems: Collector, span: Span | None) -> None:
+    """Report what keeps the two from being one model before and after tuning: AS682.
+
+    Whole numbers (old position buffers) that only the base has are no weights, and stay as they are.
+    """
+    wrong = [
+        *(f"lacks '{n}' of the base" for n, h in base.items() if n not in tuned and h.dtype in FLOATS),
+        *(f"has '{name}', which the base has not" for name in tuned if name not in base),
+        *(
+            f"has '{name}' of shape {header.shape}, the base of {base[name].shape}"
+            for name, header in tuned.items()
+            if name in base and header.shape != base[name].shape
+        ),
+    ]
+    hint = "a pack holds what tuning changed: give the base that this model was tuned from"
+    for message in wrong[:MOST_PROBLEMS]:
+        problems.report("AS682", f"the tuned model {message}", span, hint)
+    if len(wrong) > MOST_PROBLEMS:
+        problems.report("AS682", f"and {len(wrong) - MOST_PROBLEMS} more tensors are not the base's", span, hint)
+    alone = [n for n, h in base.items() if n not in tuned and h.dtype not in FLOATS]
+    if alone and not wrong:
+        message = f"'{alone[0]}' stands in the base alone; it holds no weights and stays as it is"
+        problems.report("AS682", message, span, severity=Severity.NOTE)
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A file whose tensors are the differences themselves, under the base's names."""
+
+    base: Headers
+    vector: Headers
+
+    def names(self) -> Iterator[str]:
+        return (name for name in self.base if name in self.vector)
+
+    def delta(self, name: str) -> Tensor:
+        return read(self.vector[name], name).float()
+
+
+def check_vector(base: Headers, vector: Headers, problems: Collector, span: Span | None) -> None:
+    """Report differences of what the base has not, or of another shape: AS682."""
+    wrong = [
+        *(f"'{name}' is of no tensor of the base" for name in vector if name not in base),
+        *(
+            f"'{name}' is of shape {h.shape}, the base's {base[name].shape}"
+            for name, h in vector.items()
+            if name in base and h.shape != base[name].shape
+        ),
+    ]
+    for message in wrong[:MOST_PROBLEMS]:
+        problems.report("AS682", f"the difference {message}", span, "its tensors are named as the base's")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """alpha / r B A of a LoRA in peft's form (https://arxiv.org/abs/2106.09685); `pairs`: tensor -> (A, B, scale)."""
+
+    base: Headers
+    weights: Headers
+    pairs: Mapping[str, tuple[str, str, float]]
+
+    def names(self) -> Iterator[str]:
+        return (name for name in self.base if name in self.pairs)
+
+    def delta(self, name: str) -> Tensor:
+        a, b, scale = self.pairs[name]
+        product = read(self.weights[b], b).float() @ read(self.weights[a], a).float()
+        return (scale * product).reshape(self.base[name].shape)
+
+
+PREFIX = "base_model.model."
+
+
+def read_lora(folder: Path, base: Headers, problems: Collector, span: Span | None) -> Lora:
+    """Read adapter_config.json and adapter_model.safetensors; what cannot be taken over is AS682."""
+    config = read_json(folder / "adapter_config.json", "AS682", span)
+    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("fan_in_fan_out"):
+        kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
+        raise fail("AS682", f"'{folder}' is {kind!r}, not a plain LoRA", span, "merge it, and pack the tuned model")
+    weights = read_header(folder / "adapter_model.safetensors", span)
+    pairs: dict[str, tuple[str, str, float]] = {}
+    for name in weights:
+        if not name.endswith(".lora_A.weight"):
+            if not name.endswith(".lora_B.weight"):
+                problems.report("AS682", f"the LoRA holds '{name}', which is no low-rank pair", span)
+            continue
+        module = name.removesuffix(".lora_A.weight")
+        partner, target = f"{module}.lora_B.weight", f"{module.removeprefix(PREFIX)}.weight"
+        if partner not in weights or target not in base:
+            what = "has no lora_B" if partner not in weights else "adds to no tensor of the base"
+            problems.report("AS682", f"'{name}' of the LoRA {what}", span)
+            continue
+        pairs[target] = (name, partner, _scale(config, module.removeprefix(PREFIX), weights[name].shape[0]))
+    return Lora(base, weights, pairs)
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """Return alpha / r of a module, or alpha / sqrt(r) for rank-stabilized LoRA. `rank` is that of its pair."""
+    alpha = next((v for k, v in (config.get("alpha_pattern") or {}).items() if module.endswith(k)), None)
+    alpha = config.get("lora_alpha", rank) if alpha is None else alpha
+    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def finite(delta: Tensor, name: str, problems: Collector, span: Span | None) -> bool:
+    """Report a difference that is no number somewhere: AS683."""
+    good = bool(torch.isfinite(delta).all())
+    if not good:
+        count = int((~torch.isfinite(delta)).sum())
+        message = f"the difference of '{name}' is not finite in {count} of {delta.numel()} places"
+        problems.report("AS683", message, span, "one of the two models is damaged, or overflowed when it was saved")
+    return good
