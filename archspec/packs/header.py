@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isfinite, prod, sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from archspec.diagnostics import Collector, fail
 from archspec.host.headers import read_header
 from archspec.host.strict_json import Malformed, open_regular, parse_json
 from archspec.host.structure import TensorHeader
-from archspec.packs.terms import Term, from_json, matrix_shape, size_of, to_json
+from archspec.packs.terms import MOST, Term, from_json, matrix_shape, size_of, to_json
+from archspec.source import Span
 
 KEY, VERSION = "skillpack", 1
 MOST_PROBLEMS = 20
@@ -56,6 +58,12 @@ class Header:
         """Bytes of all parts."""
         return sum(change.size for change in self.tensors.values())
 
+    @property
+    def error(self) -> float:
+        """Relative error of all differences together."""
+        lost, whole = (sum(getattr(c, key) ** 2 for c in self.tensors.values()) for key in ("error", "norm"))
+        return float(sqrt(lost / whole)) if whole else 0.0
+
     def parts(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         """Yield name, data type and shape of every tensor of the file."""
         for name, change in self.tensors.items():
@@ -84,17 +92,17 @@ def part_name(tensor: str, term: int, part: str) -> str:
     return f"{tensor}/{term}/{part}"
 
 
-def read_pack(path: Path) -> tuple[Header, dict[str, TensorHeader]]:
-    """Return the header of a pack and the places of its parts; AS680 where the file is no pack or contradicts itself."""
-    parts = read_header(path)
+def read_pack(path: Path, span: Span | None = None) -> tuple[Header, dict[str, TensorHeader]]:
+    """Return the header of a pack and the places of its parts; AS680 where it is no pack or contradicts itself."""
+    parts = read_header(path, span)
     text = _metadata(path).get(KEY)
     if text is None:
-        raise fail("AS680", f"'{path}' is no SkillPack: its metadata has no '{KEY}'")
+        raise fail("AS680", f"'{path}' is no SkillPack: its metadata has no '{KEY}'", span)
     try:
         header = _header(parse_json(text.encode()))
     except ValueError as error:
-        raise fail("AS680", f"the header of '{path.name}' {error}", None, AGAIN) from error
-    _compare(header, parts, path)
+        raise fail("AS680", f"the header of '{path.name}' {error}", span, AGAIN) from error
+    _compare(header, parts, path, span)
     return header, parts
 
 
@@ -119,17 +127,23 @@ def _header(value: Any) -> Header:
     return Header(value["name"], base, {n: _change(n, c) for n, c in tensors.items()}, made, licence)
 
 
-def _texts(value: Any) -> bool:
+def _texts(value: Any) -> TypeGuard[dict[str, str]]:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
+CHANGE: Mapping[str, type | tuple[type, ...]] = {
+    "shape": list, "dtype": str, "digest": str, "terms": list, "norm": (int, float), "error": (int, float),
+}  # fmt: skip
+
+
 def _change(name: str, value: Any) -> Change:
-    wanted = {"shape": list, "dtype": str, "digest": str, "terms": list, "norm": (int, float), "error": (int, float)}
-    if not isinstance(value, dict) or not all(isinstance(value.get(k), kind) for k, kind in wanted.items()):
-        raise Malformed(f"describes tensor {name!r} without {', '.join(wanted)}")
+    if not isinstance(value, dict) or not all(isinstance(value.get(k), kind) for k, kind in CHANGE.items()):
+        raise Malformed(f"describes tensor {name!r} without {', '.join(CHANGE)}")
     shape = tuple(value["shape"])
-    if not all(type(size) is int and size >= 1 for size in shape):
+    if not all(type(size) is int and size >= 1 for size in shape) or prod(shape) > MOST:
         raise Malformed(f"gives tensor {name!r} an impossible shape")
+    if not all(isfinite(value[key]) and value[key] >= 0 for key in ("norm", "error")):
+        raise Malformed(f"gives tensor {name!r} an impossible norm or error")
     try:
         terms = tuple(from_json(term, shape) for term in value["terms"])
     except Malformed as error:
@@ -137,7 +151,7 @@ def _change(name: str, value: Any) -> Change:
     return Change(shape, value["dtype"], value["digest"], terms, float(value["norm"]), float(value["error"]))
 
 
-def _compare(header: Header, parts: Mapping[str, TensorHeader], path: Path) -> None:
+def _compare(header: Header, parts: Mapping[str, TensorHeader], path: Path, span: Span | None) -> None:
     """Report parts that are missing, of another shape, or too many."""
     wanted = {name: (dtype, shape) for name, dtype, shape in header.parts()}
     wrong = [
@@ -151,5 +165,5 @@ def _compare(header: Header, parts: Mapping[str, TensorHeader], path: Path) -> N
     ]
     problems = Collector()
     for message in wrong[:MOST_PROBLEMS]:
-        problems.report("AS680", f"'{path.name}' {message}", None, AGAIN)
+        problems.report("AS680", f"'{path.name}' {message}", span, AGAIN)
     problems.raise_if_errors()

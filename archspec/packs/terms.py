@@ -6,7 +6,7 @@ follows from the parameters alone, so that a file is checked before a byte of it
 `archspec.runtime.packs.decode`.
 
     dense      the values as they are
-    sparse     the largest values, float16 in parts of one unit; the distances between them in bytes
+    sparse     the largest values, float16 in parts of one unit; where they stand as distances or as a bitmask
     quantized  every value in 1 to 8 bits
     low_rank   U S V^T, the singular vectors in bands of 2 to 8 bits or in 16
 """
@@ -26,13 +26,19 @@ Layout = Mapping[str, tuple[str, Shape]]
 """Part -> data type as safetensors spells it, and shape."""
 RAW = 16
 """Bits of vectors that are kept in float16."""
+AXES = ("row", "column", "tensor")
 MOST = 2**40
+"""Largest count in a header."""
 
 
 @dataclass(frozen=True)
 class Dense:
     op: ClassVar[str] = "dense"
     dtype: str
+
+    @property
+    def told(self) -> str:
+        return f"dense {self.dtype}"
 
     def faults(self, shape: Shape) -> str | None:
         return None if self.dtype in ("F32", "F16", "BF16") else "has an unknown dtype"
@@ -43,34 +49,53 @@ class Dense:
 
 @dataclass(frozen=True)
 class Sparse:
-    """`count` values. `gaps` bytes: the distance from one value to the next, less one; 255: 255 further, no value."""
+    """`count` values. `code` gaps: `places` bytes, each the distance from one value to the next, less one (255: 255
+    further, no value). `code` mask: a bit per element, in ceil(n / 8) = `places` bytes."""
 
     op: ClassVar[str] = "sparse"
     count: int
-    gaps: int
+    code: str
+    places: int
     unit: float
 
+    @property
+    def told(self) -> str:
+        return f"sparse {self.count} ({self.code})"
+
     def faults(self, shape: Shape) -> str | None:
-        return None if self.count <= prod(shape) and self.count <= self.gaps else "has more values than places"
+        if self.code not in ("gaps", "mask"):
+            return "has an unknown code"
+        if self.code == "mask" and self.places != packed_size(prod(shape), 1):
+            return "has a mask of another size than its matrix"
+        fits = self.count <= prod(shape) and (self.code == "mask" or self.count <= self.places)
+        return None if fits else "has more values than places"
 
     def layout(self, shape: Shape) -> Layout:
-        return {"values": ("F16", (self.count,)), "gaps": ("U8", (self.gaps,))}
+        return {"values": ("F16", (self.count,)), self.code: ("U8", (self.places,))}
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """`group` values along a row share a scale, which is float16 in parts of `unit`."""
+    """`group` values along `axis` share a scale, which is float16 in parts of `unit`. Codes go along the axis: row by
+    row, column by column, or through the whole `tensor` as one row."""
 
     op: ClassVar[str] = "quantized"
     bits: int
     group: int
+    axis: str
     unit: float
 
+    @property
+    def told(self) -> str:
+        return f"{self.bits} bits per {self.group} of a {self.axis}"
+
     def faults(self, shape: Shape) -> str | None:
+        if self.axis not in AXES:
+            return "has an unknown axis"
         return None if 1 <= self.bits <= 8 and self.group >= 1 else "has impossible bits or groups"
 
     def layout(self, shape: Shape) -> Layout:
-        return coded_layout("", shape, self.bits, self.group)
+        return coded_layout("", along(self.axis, shape), self.bits, self.group)
 
 
 @dataclass(frozen=True)
@@ -82,6 +107,10 @@ class LowRank:
     bands: tuple[tuple[int, int], ...]
     group: int
     units: tuple[float, ...]
+
+    @property
+    def told(self) -> str:
+        return f"rank {self.rank} ({', '.join(f'{count} at {bits} bits' for count, bits in self.bands)})"
 
     @property
     def rank(self) -> int:
@@ -115,6 +144,16 @@ def coded_layout(prefix: str, shape: Shape, bits: int, group: int) -> Layout:
         f"{prefix}codes": ("U8", (packed_size(rows * columns, bits),)),
         f"{prefix}scales": ("F16", (rows, groups_of(columns, group))),
     }
+
+
+def along(axis: str, shape: Shape) -> tuple[int, int]:
+    """Return the shape of a matrix laid out along an axis.
+
+    >>> along("column", (2, 3)), along("tensor", (2, 3))
+    ((3, 2), (1, 6))
+    """
+    rows, columns = shape
+    return {"row": (rows, columns), "column": (columns, rows), "tensor": (1, rows * columns)}[axis]
 
 
 def packed_size(count: int, bits: int) -> int:

@@ -1,8 +1,9 @@
 """Bytes shared out among tensors: which choice each gets so that all errors together are least.
 
-This is the multiple-choice knapsack problem. On the lower convex hulls of the tensors' curves the best is to buy steps by
-error taken away per byte, which is exact but for the last step that does not fit; what is left of the budget then buys
-whatever still fits. The result is compared with every uniform choice, one recipe for all tensors, and never worse.
+This is the multiple-choice knapsack problem. On the lower convex hulls of the tensors' curves the best is to buy
+steps by error taken away per byte, which is exact but for the last step that does not fit; what is left of the budget
+then buys whatever still fits. The result is compared with every uniform choice, one recipe for all tensors, by errors
+that were measured: so it is never worse than any of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 
-from archspec.compiler.packing.choices import Choice, Recipe
+from archspec.compiler.packing.choices import Choice
+from archspec.compiler.packing.recipe import Recipe
 
 Curves = Mapping[str, Sequence[Choice]]
 """Tensor -> its choices by rising size and falling error, the first of size 0 where it may be left out."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from archspec.packs.terms import RAW, Dense, LowRank, Quantized, Sparse, Term, groups_of
+from archspec.packs.terms import RAW, Dense, LowRank, Quantized, Sparse, Term, along, groups_of, packed_size
 from archspec.runtime.packs import bits as stream
 from archspec.runtime.packs import levels
 from archspec.runtime.packs.decode import Parts, decode, gaps_of
@@ -37,16 +37,26 @@ def encode_dense(delta: Tensor, dtype: str = "F32") -> Encoded:
     return Encoded(Dense(dtype), {"values": delta.to(DTYPES[dtype])}, _shape(delta))
 
 
-def encode_sparse(delta: Tensor, fraction: float) -> Encoded:
+def encode_sparse(delta: Tensor, fraction: float, code: str = "auto") -> Encoded:
     """Keep the floor(fraction n) entries of largest magnitude; of equal ones the earlier."""
     flat = delta.flatten()
     count = int(fraction * flat.numel())
     places = _largest(flat.abs(), count)
     values = flat[places]
-    unit = float(values.abs().amax()) if count else 1.0
+    unit = (float(values.abs().amax()) if count else 0.0) or 1.0
+    code, coded = _placed(places, flat.numel(), code)
+    parts = {"values": (values / unit).to(torch.float16), code: coded}
+    return Encoded(Sparse(count, code, len(coded), unit), parts, _shape(delta))
+
+
+def _placed(places: Tensor, total: int, code: str) -> tuple[str, Tensor]:
+    """Return where values stand, as distances or as a mask; `auto`: the smaller."""
     gaps = gaps_of(places)
-    parts = {"values": (values / (unit or 1.0)).to(torch.float16), "gaps": gaps}
-    return Encoded(Sparse(count, len(gaps), unit or 1.0), parts, _shape(delta))
+    if code == "gaps" or (code == "auto" and len(gaps) <= packed_size(total, 1)):
+        return "gaps", gaps
+    mask = torch.zeros(total, dtype=torch.uint8)
+    mask[places] = 1
+    return "mask", stream.pack(mask, 1)
 
 
 def _largest(sizes: Tensor, count: int) -> Tensor:
@@ -60,21 +70,22 @@ def _largest(sizes: Tensor, count: int) -> Tensor:
     return chosen.nonzero().flatten()
 
 
-def encode_quantized(delta: Tensor, bits: int, group: int, fit: levels.Range = "search") -> Encoded:
-    """`group` values along a row share a scale; 0: the whole row."""
-    group = group or delta.shape[1]
-    coded = levels.encode(delta, bits, group, fit)
+def encode_quantized(delta: Tensor, bits: int, group: int, fit: levels.Range = "search", axis: str = "row") -> Encoded:
+    """`group` values along an axis share a scale; 0: the whole of it."""
+    laid = (delta.T if axis == "column" else delta).reshape(along(axis, _shape(delta))).contiguous()
+    group = group or laid.shape[1]
+    coded = levels.encode(laid, bits, group, fit)
     parts = {"codes": stream.pack(coded.codes, bits), "scales": coded.scales}
-    return Encoded(Quantized(bits, group, coded.unit), parts, _shape(delta))
+    return Encoded(Quantized(bits, group, axis, coded.unit), parts, _shape(delta))
 
 
 @dataclass(frozen=True)
 class Triplets:
-    """Singular triplets with their vectors at several widths, each decoded: the material of `encode_low_rank`.
+    """Singular triplets, and their vectors as they are decoded at several widths: the material of `encode_low_rank`.
 
-    With u and v as they are decoded at b bits, the best singular value is s (u.u')(v.v') / |u'|^2 |v'|^2, and the squared
-    error that a triplet leaves is s^2 (1 - (u.u')^2 (v.v')^2 / |u'|^2 |v'|^2): `kept` of s^2 is what it takes away. Triplets
-    are near orthogonal still, so what several take away adds up (the whole is measured in the end).
+    With u and v as they are decoded at b bits, the best singular value is s (u.u')(v.v') / |u'|^2 |v'|^2, and the
+    squared error that a triplet leaves is s^2 (1 - (u.u')^2 (v.v')^2 / |u'|^2 |v'|^2): `kept` is what it takes away.
+    Triplets are near orthogonal still, so what several take away nearly adds up; `Fit` is exact.
     """
 
     u: Tensor
@@ -85,21 +96,27 @@ class Triplets:
     """(rank, columns)."""
     group: int
     fit: levels.Range = "search"
+    _coded: dict[tuple[str, int], levels.Coded] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of(delta: Tensor, group: int, most: int | None = None, fit: levels.Range = "search") -> Triplets:
-        """Decompose a matrix; at most `most` triplets (the rest is not looked for)."""
-        least = min(delta.shape)
-        if most is not None and 8 * most < least:
-            torch.manual_seed(0)
-            u, s, v = torch.svd_lowrank(delta, most + 8, niter=4)
-            return Triplets(u.T[:most].contiguous(), s[:most], v.T[:most].contiguous(), group, fit)
+        """Decompose a matrix; at most `most` triplets are kept."""
         u, s, vt = torch.linalg.svd(delta, full_matrices=False)
         return Triplets(u.T[:most].contiguous(), s[:most], vt[:most].contiguous(), group, fit)
 
-    def coded(self, side: str, bits: int, chosen: Tensor | slice = slice(None)) -> levels.Coded:
-        vectors = (self.u if side == "u" else self.v)[chosen]
-        return levels.encode(vectors, bits, self.group, self.fit)
+    def coded(self, side: str, bits: int) -> levels.Coded:
+        """Return all vectors of a side at a width, made once."""
+        if (side, bits) not in self._coded:
+            vectors = self.u if side == "u" else self.v
+            self._coded[side, bits] = levels.encode(vectors, bits, self.group, self.fit)
+        return self._coded[side, bits]
+
+    def decoded(self, side: str, bits: int, chosen: Tensor | slice = slice(None)) -> Tensor:
+        """Return the chosen vectors as a reader has them."""
+        if bits == RAW:
+            return (self.u if side == "u" else self.v)[chosen].to(torch.float16).float()
+        coded = self.coded(side, bits)
+        return levels.decode(levels.Coded(coded.codes[chosen], coded.scales[chosen], coded.unit), bits, self.group)
 
     def width(self, bits: int) -> int:
         """Return the bits of one triplet whose vectors have `bits` bits."""
@@ -111,8 +128,7 @@ class Triplets:
         """Return (rank,), the squared error that each triplet takes away when its vectors have `bits` bits."""
         share = torch.ones_like(self.s)
         for side, vectors in (("u", self.u), ("v", self.v)):
-            if bits != RAW:
-                share *= _agreement(vectors, levels.decode(self.coded(side, bits), bits, self.group))
+            share *= _agreement(vectors, self.decoded(side, bits))
         return self.s.square() * share
 
 
@@ -122,41 +138,59 @@ def _agreement(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(1).square() / scale.clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def encode_low_rank(triplets: Triplets, bands: Sequence[tuple[Sequence[int], int]]) -> Encoded:
-    """Encode triplets, by their numbers, with the bits of each band. The singular values are refitted together: the
-    best ones for the decoded vectors, by least squares."""
-    kept = [(torch.as_tensor(list(chosen)), bits) for chosen, bits in bands if len(chosen)]
+Bands = Sequence[tuple[Sequence[int], int]]
+"""Triplets, by their numbers, and the bits of their vectors."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Singular values refitted together for decoded vectors, as float16 in parts of `unit`.
+
+    `left` is the squared error that remains of what the triplets make up."""
+
+    values: Tensor
+    unit: float
+    left: float
+
+    @staticmethod
+    def of(triplets: Triplets, bands: Bands) -> Fit:
+        """Minimize |sum_i s_i u_i v_i^T - D|^2 for decoded u, v: (UU^T o VV^T) s = diag(U D V^T). float64: what is
+        left may be a millionth of D."""
+        u, v = (torch.cat([triplets.decoded(side, bits, _at(at)) for at, bits in bands]) for side in "uv")
+        u, v = u.double(), v.double()
+        gram = (u @ u.T) * (v @ v.T)
+        right = ((u @ triplets.u.T.double()) * triplets.s * (v @ triplets.v.T.double())).sum(1)
+        ridge = 1e-9 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        s = torch.linalg.solve(gram + ridge, right)
+        unit = float(s.abs().amax()) or 1.0
+        values = (s / unit).to(torch.float16)
+        s = values.double() * unit
+        left = float(triplets.s.double().square().sum() - 2 * s @ right + s @ gram @ s)
+        return Fit(values, unit, max(0.0, left))
+
+
+def encode_low_rank(triplets: Triplets, bands: Bands) -> Encoded:
+    """Encode triplets with the bits of each band."""
+    bands = [(at, bits) for at, bits in bands if len(at)]
     parts: dict[str, Tensor] = {}
     units: list[float] = []
-    decoded: dict[str, list[Tensor]] = {"u": [], "v": []}
-    for band, (chosen, bits) in enumerate(kept):
+    for band, (at, bits) in enumerate(bands):
         for side, vectors in (("u", triplets.u), ("v", triplets.v)):
             if bits == RAW:
-                parts[f"{side}{band}.values"] = vectors[chosen].to(torch.float16)
-                value, unit = parts[f"{side}{band}.values"].float(), 1.0
+                parts[f"{side}{band}.values"], unit = vectors[_at(at)].to(torch.float16), 1.0
             else:
-                coded = triplets.coded(side, bits, chosen)
-                parts[f"{side}{band}.codes"], unit = stream.pack(coded.codes, bits), coded.unit
-                parts[f"{side}{band}.scales"] = coded.scales
-                value = levels.decode(coded, bits, triplets.group)
+                coded = triplets.coded(side, bits)
+                parts[f"{side}{band}.codes"] = stream.pack(coded.codes[_at(at)], bits)
+                parts[f"{side}{band}.scales"], unit = coded.scales[_at(at)].contiguous(), coded.unit
             units.append(unit)
-            decoded[side].append(value)
-    s = _refitted(triplets, torch.cat([chosen for chosen, _ in kept]), torch.cat(decoded["u"]), torch.cat(decoded["v"]))
-    top = float(s.abs().amax()) or 1.0
-    parts["s"] = (s / top).to(torch.float16)
-    shape = triplets.u.shape[1], triplets.v.shape[1]
-    term = LowRank(tuple((len(chosen), bits) for chosen, bits in kept), triplets.group, (*units, top))
-    return Encoded(term, parts, shape)
+    fit = Fit.of(triplets, bands)
+    parts["s"] = fit.values
+    term = LowRank(tuple((len(at), bits) for at, bits in bands), triplets.group, (*units, fit.unit))
+    return Encoded(term, parts, (triplets.u.shape[1], triplets.v.shape[1]))
 
 
-def _refitted(triplets: Triplets, chosen: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Return the s of least |sum_i s_i u_i v_i^T - D|^2 for decoded u, v: (UU^T o VV^T) s = diag(U D V^T), where D is what all
-    the triplets make up."""
-    gram = ((u @ u.T) * (v @ v.T)).double()
-    right = (((u @ triplets.u.T) * triplets.s) @ (triplets.v @ v.T)).diagonal().double()
-    gram.diagonal().add_(1e-9 * gram.diagonal().mean())
-    found: Tensor = torch.linalg.solve(gram, right).float()
-    return found
+def _at(numbers: Sequence[int]) -> Tensor:
+    return torch.as_tensor(list(numbers))
 
 
 def _shape(delta: Tensor) -> tuple[int, int]:

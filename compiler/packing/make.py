@@ -12,25 +12,24 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from archspec.compiler.packing.allocate import allocate
-from archspec.compiler.packing.choices import Choice, Recipe, build, choices
-from archspec.compiler.packing.encode import Encoded
+from archspec.compiler.packing.allocate import Curves, allocate
+from archspec.compiler.packing.choices import Choice, choices
+from archspec.compiler.packing.recipe import Recipe, Step, build, squared, total
 from archspec.compiler.packing.sources import Headers, Source, finite
 from archspec.compiler.packing.write import PackWriter, parts_of
-from archspec.diagnostics import Collector, fail
-from archspec.host.fingerprint import digest_of
+from archspec.diagnostics import ArchspecError, Collector, fail
 from archspec.host.headers import BITS
 from archspec.packs.header import Change, Header
-from archspec.packs.terms import matrix_shape
+from archspec.packs.terms import matrix_shape, to_json
 from archspec.quantity import quantity
 from archspec.source import Span
 
 PER_TENSOR, PER_PART = 260, 90
 """Bytes that a tensor and a part take in the header, beside their names; measured when the file is written."""
-ROUNDS = 4
+ROUNDS, SLACK = 5, 0.02
+"""Times that a file is written to come this near to its budget from below."""
 Progress = Callable[[str, str], None]
 
 
@@ -45,6 +44,8 @@ class Request:
     """Part of the bytes of the tensors that differ, as the base stores them."""
     limit: int | None = None
     """Bytes of the file."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of the base's tensors: XXH3-128, hexadecimal."""
     made: Mapping[str, Any] = field(default_factory=dict)
     licence: str | None = None
     span: Span | None = None
@@ -60,9 +61,13 @@ class Made:
 
     @property
     def error(self) -> float:
-        """Relative error of all differences together."""
-        changes = self.header.tensors.values()
-        return sqrt(sum(c.error**2 for c in changes) / (sum(c.norm**2 for c in changes) or 1.0))
+        return self.header.error
+
+    def to_json(self, path: Path) -> dict[str, Any]:
+        tensors = {n: {"terms": [to_json(term) for term in c.terms], "bytes": c.size, "norm": c.norm, "error": c.error}
+                   for n, c in self.header.tensors.items()}  # fmt: skip
+        told = {"pack": str(path), "name": self.header.name, "base": dict(self.header.base)}
+        return told | {"bytes": self.size, "of": self.whole, "error": self.error, "tensors": tensors}
 
 
 def make_pack(
@@ -72,24 +77,46 @@ def make_pack(
     that cannot be met, AS685 where nothing differs."""
     curves, whole = _curves(request, base, source, progress)
     budget = _budget(request, whole)
-    room = budget
-    for _ in range(ROUNDS):
-        chosen = allocate(curves, room) if room is not None else {n: curve[-1] for n, curve in curves.items()}
-        if chosen is None:
-            raise _too_small(request, curves, budget)
-        with PackWriter(out) as writer:
-            header = _encode(request, base, source, chosen, writer, progress)
-            size = header.size + len(writer.head(header))
-            if budget is None or size <= budget:
-                return Made(header, writer.publish(header), whole)
-        assert room is not None
-        room -= size - budget
-    raise _too_small(request, curves, budget)
+    if budget is None:
+        best = {name: curve[-1] for name, curve in curves.items()}
+        return _written(request, base, source, best, out, None, progress, whole)
+    room, best_made = budget, None
+    for _ in range(ROUNDS):  # what the header takes is known when it is written
+        chosen = allocate(curves, room) or {name: curve[0] for name, curve in curves.items()}
+        made = _written(request, base, source, chosen, out, budget, progress, whole)
+        best_made = made if made.size <= budget else best_made
+        room += budget - made.size
+        if 0 <= budget - made.size <= SLACK * budget or _is_least(chosen, curves):
+            break
+    if best_made is None:
+        raise _too_small(request, made.size, budget)
+    return best_made
 
 
-def _curves(
-    request: Request, base: Headers, source: Source, progress: Progress
-) -> tuple[dict[str, list[Choice]], int]:
+def _is_least(chosen: Mapping[str, Choice], curves: Curves) -> bool:
+    return all(chosen[name] is curve[0] for name, curve in curves.items())
+
+
+def _written(
+    request: Request,
+    base: Headers,
+    source: Source,
+    chosen: Mapping[str, Choice],
+    out: Path,
+    budget: int | None,
+    progress: Progress,
+    whole: int,
+) -> Made:
+    """Encode what was chosen; the file appears if it keeps to the budget."""
+    with PackWriter(out) as writer:
+        header = _encode(request, base, source, chosen, writer, progress)
+        size = header.size + len(writer.head(header))
+        if budget is None or size <= budget:
+            writer.publish(header)
+    return Made(header, size, whole)
+
+
+def _curves(request: Request, base: Headers, source: Source, progress: Progress) -> tuple[dict[str, list[Choice]], int]:
     """Return what can be done with each tensor that differs, and the bytes of all of these."""
     problems, found, whole = Collector(), {}, 0
     for name in source.names():
@@ -97,8 +124,8 @@ def _curves(
         delta = source.delta(name)
         if not finite(delta, name, problems, request.span) or not delta.any():
             continue
-        recipe, matrix = request.recipe_of(name), delta.reshape(matrix_shape(tuple(delta.shape)))
-        found[name] = [_weighed(choice, name) for choice in _offered(recipe, matrix, request)]
+        matrix = delta.reshape(matrix_shape(tuple(delta.shape)))
+        found[name] = [_weighed(choice, name) for choice in _offered(name, matrix, request)]
         whole += delta.numel() * BITS[base[name].dtype] // 8
     problems.raise_if_errors()
     if not found:
@@ -106,25 +133,29 @@ def _curves(
     return found, whole
 
 
-def _offered(recipe: Recipe | None, matrix: Tensor, request: Request) -> Sequence[Choice]:
+def _offered(name: str, matrix: Tensor, request: Request) -> Sequence[Choice]:
+    recipe = request.recipe_of(name)
     if recipe is None:
         if request.budget is None and request.limit is None:
-            message = "a tensor that no rule names needs a budget"
-            raise fail("AS684", message, request.span, "write a budget, or a last rule for '*'")
+            message = f"no rule names '{name}', and there is no budget that it could have a part of"
+            raise fail("AS684", message, request.span, "write `budget: 6%`, or a rule for every role")
         return choices(matrix)
     encoded = build(recipe, matrix)
-    lost = matrix - _sum(encoded, matrix)
-    return [Choice(sum(e.size for e in encoded), float(lost.double().square().sum()), recipe)]
+    return [Choice(sum(e.size for e in encoded), squared(matrix - total(encoded, matrix)), recipe)]
 
 
 def _weighed(choice: Choice, name: str) -> Choice:
     """Add what a choice takes in the header."""
-    parts = sum(PARTS.get(step.op, 4) for step in choice.recipe)
+    parts = sum(_parts(step) for step in choice.recipe)
     return Choice(choice.size + PER_TENSOR + parts * PER_PART + (parts + 1) * len(name), choice.error, choice.recipe)
 
 
-PARTS: Mapping[str, int] = {"dense": 1, "sparse": 2, "quantized": 2, "rank": 5, "energy": 5, "bands": 13, "price": 21}
-"""Parts of a step's term, or about as many."""
+def _parts(step: Step) -> int:
+    """Return how many parts a step's term has, or about."""
+    if step.op != "svd":
+        return 1 if step.op == "dense" else 2
+    bands = 5 if step.price is not None else len(step.bands or (1,))
+    return 1 + 4 * bands
 
 
 def _budget(request: Request, whole: int) -> int | None:
@@ -132,10 +163,9 @@ def _budget(request: Request, whole: int) -> int | None:
     return min((share for share in shares if share is not None), default=None)
 
 
-def _too_small(request: Request, curves: Mapping[str, Sequence[Choice]], budget: int | None) -> Exception:
-    least = sum(curve[0].size for curve in curves.values())
-    message = f"the pack cannot be as small as {quantity(budget or 0, 'bytes')}"
-    hint = f"what the rules fix takes {quantity(least, 'bytes')}: write at least that, or `none` for some tensors"
+def _too_small(request: Request, least: int, budget: int) -> ArchspecError:
+    message = f"the pack cannot be as small as {quantity(budget, 'bytes')}"
+    hint = f"what rules fix and the header take {least} bytes: write at least that, or `none` for some tensors"
     return fail("AS684", message, request.span, hint)
 
 
@@ -158,14 +188,6 @@ def _encode(
             for part, value in parts_of(name, place, term.parts).items():
                 writer.add(part, value)
         terms = tuple(term.term for term in encoded)
-        lost = float((matrix - _sum(encoded, matrix)).double().norm())
-        digest = digest_of(base[name]).hex()
-        tensors[name] = Change(
-            tuple(delta.shape), base[name].dtype, digest, terms, float(matrix.double().norm()), lost
-        )
+        norms = sqrt(squared(matrix)), sqrt(squared(matrix - total(encoded, matrix)))
+        tensors[name] = Change(tuple(delta.shape), base[name].dtype, request.digests[name], terms, *norms)
     return Header(request.name, request.base, tensors, request.made, request.licence)
-
-
-def _sum(encoded: Sequence[Encoded], like: Tensor) -> Tensor:
-    return sum((term.value() for term in encoded), torch.zeros_like(like))
-

@@ -1,4 +1,5 @@
-"""Where a difference comes from: a tuned checkpoint, a LoRA of peft, or a file of differences. Read tensor by tensor.
+"""Where a difference comes from: a tuned checkpoint, a LoRA of peft, a file of differences or of BitDelta. Read tensor
+by tensor.
 
 Differences are float32 of float32 values, whatever the files hold: the difference of two bfloat16 numbers taken in
 bfloat16 has lost most of what tuning did.
@@ -6,7 +7,7 @@ bfloat16 has lost most of what tuning did.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from archspec.diagnostics import Collector, Severity, fail
+from archspec.diagnostics import Collector, fail
+from archspec.host.fingerprint import same_data
 from archspec.host.headers import read_header
 from archspec.host.strict_json import read_json
 from archspec.host.structure import TensorHeader
@@ -57,29 +59,32 @@ class Tuned:
         return read(self.tuned[name], name).float() - read(self.base[name], name).float()
 
 
-def check_tuned(base: Headers, tuned: Headers, problems: Collector, span: Span | None) -> None:
-    """Report what keeps the two from being one model before and after tuning: AS682.
-
-    Whole numbers (old position buffers) that only the base has are no weights, and stay as they are.
-    """
+def check_tuned(base: Headers, tuned: Headers, spare: Collection[str], problems: Collector, span: Span | None) -> None:
+    """Report what keeps the two from being one model before and after tuning: AS682. `spare`: names that either may
+    hold beside the model's own (repeats of tied tensors, old buffers)."""
     wrong = [
         *(f"lacks '{n}' of the base" for n, h in base.items() if n not in tuned and h.dtype in FLOATS),
-        *(f"has '{name}', which the base has not" for name in tuned if name not in base),
+        *(f"has '{name}', which the base has not" for name in tuned if name not in base and name not in spare),
         *(
             f"has '{name}' of shape {header.shape}, the base of {base[name].shape}"
             for name, header in tuned.items()
             if name in base and header.shape != base[name].shape
         ),
+        *(f"holds other whole numbers in '{name}', which no pack can change" for name in _counts_apart(base, tuned)),
     ]
     hint = "a pack holds what tuning changed: give the base that this model was tuned from"
     for message in wrong[:MOST_PROBLEMS]:
         problems.report("AS682", f"the tuned model {message}", span, hint)
     if len(wrong) > MOST_PROBLEMS:
         problems.report("AS682", f"and {len(wrong) - MOST_PROBLEMS} more tensors are not the base's", span, hint)
-    alone = [n for n, h in base.items() if n not in tuned and h.dtype not in FLOATS]
-    if alone and not wrong:
-        message = f"'{alone[0]}' stands in the base alone; it holds no weights and stays as it is"
-        problems.report("AS682", message, span, severity=Severity.NOTE)
+
+
+def _counts_apart(base: Headers, tuned: Headers) -> Iterator[str]:
+    """Yield the tensors of whole numbers that differ."""
+    for name, header in base.items():
+        other = tuned.get(name)
+        if other and header.dtype not in FLOATS and header.shape == other.shape and not same_data(header, other):
+            yield name
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,46 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     alpha = next((v for k, v in (config.get("alpha_pattern") or {}).items() if module.endswith(k)), None)
     alpha = config.get("lora_alpha", rank) if alpha is None else alpha
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+@dataclass(frozen=True)
+class BitDelta:
+    """coeff (2 mask - 1) of a file of BitDelta (https://arxiv.org/abs/2402.10193, Eq. 1), and what it holds of whole
+    tensors less the base's. `state`: the file's tensors."""
+
+    base: Headers
+    state: Mapping[str, Tensor]
+
+    def names(self) -> Iterator[str]:
+        return (n for n in self.base if n in self.state or f"{n.removesuffix('.weight')}.mask" in self.state)
+
+    def delta(self, name: str) -> Tensor:
+        if name in self.state:
+            return self.state[name].float() - read(self.base[name], name).float()
+        module = name.removesuffix(".weight")
+        mask, coeff = self.state[f"{module}.mask"], self.state[f"{module}.coeff"]
+        bits = (mask[:, None, :] >> torch.arange(32)[None, :, None]) & 1  # (in / 32, 32, out), low bit first
+        return (2.0 * bits.reshape(-1, mask.shape[1]).T - 1) * coeff.float()
+
+
+def check_bitdelta(base: Headers, state: Mapping[str, Tensor], problems: Collector, span: Span | None) -> None:
+    """Report what is no part of a file of BitDelta for this base: AS682."""
+    for name, value in state.items():
+        module, _, part = name.rpartition(".")
+        target = base.get(f"{module}.weight")
+        if part == "coeff" and f"{module}.mask" in state:
+            wrong = value.numel() != 1
+        elif part == "mask" and f"{module}.coeff" in state:
+            wrong = target is None or value.dtype != torch.int32 or _unpacked(value) != target.shape
+        else:
+            wrong = name not in base or tuple(value.shape) != base[name].shape
+        if wrong:
+            message = f"'{name}' of the file, {tuple(value.shape)}, fits no tensor of the base"
+            problems.report("AS682", message, span, "is it BitDelta's file of this base?")
+
+
+def _unpacked(mask: Tensor) -> tuple[int, ...]:
+    return (mask.shape[1], 32 * mask.shape[0]) if mask.dim() == 2 else ()
 
 
 def finite(delta: Tensor, name: str, problems: Collector, span: Span | None) -> bool:

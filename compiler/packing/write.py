@@ -38,7 +38,8 @@ class PackWriter:
         with writing(self.out):
             self.out.parent.mkdir(parents=True, exist_ok=True)
             folder = self.out.parent
-            self._spools = {w: self._stack.enter_context(tempfile.TemporaryFile(dir=folder)) for w in self._entries}
+            for width in self._entries:
+                self._spools[width] = self._stack.enter_context(tempfile.TemporaryFile(dir=folder))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,7 +49,7 @@ class PackWriter:
         data = part.contiguous().reshape(-1).view(torch.uint8).numpy()
         dtype = NAMES[part.dtype]
         with writing(self.out):
-            self._spools[BITS[dtype]].write(memoryview(data))
+            self._spools[BITS[dtype]].write(memoryview(data))  # type: ignore[arg-type]
         self._entries[BITS[dtype]].append((name, dtype, tuple(part.shape), data.nbytes))
 
     def head(self, header: Header) -> bytes:

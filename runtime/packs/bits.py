@@ -1,4 +1,4 @@
-"""Codes of 1 to 8 bits in a stream of bytes: the first code in the lowest bits of the first byte, no padding between."""
+"""Codes of 1 to 8 bits in a stream of bytes: the first in the lowest bits of the first byte, no padding between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from archspec.packs.terms import packed_size
 
 CHUNK = 1 << 20
-"""Codes at a time; a multiple of 8, so that every chunk ends with a whole byte. A code takes up to 8 bytes meanwhile."""
+"""Codes at a time; a multiple of 8, so that every chunk ends with a whole byte. A code takes up to 8 bytes then."""
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from archspec.diagnostics import fail
-from archspec.packs.terms import RAW, Dense, LowRank, Quantized, Sparse, Term, matrix_shape
+from archspec.packs.header import AGAIN
+from archspec.packs.terms import RAW, Dense, LowRank, Quantized, Sparse, Term, along, matrix_shape
 from archspec.runtime.packs import bits as stream
 from archspec.runtime.packs import levels
 from archspec.runtime.packs.levels import Coded
@@ -21,8 +22,13 @@ FAR = 255
 
 
 def decode(term: Term, parts: Parts, shape: Shape) -> Tensor:
-    """Return the difference that a term stands for, (rows, columns) as a tensor of `shape` is taken, float32."""
-    return DECODERS[term.op](term, parts, matrix_shape(shape))
+    """Return the difference that a term stands for, (rows, columns) as a tensor of `shape` is taken, float32.
+
+    AS680 where the parts contradict the term or hold values that are no numbers."""
+    found = DECODERS[term.op](term, parts, matrix_shape(shape))
+    if not torch.isfinite(found).all():
+        raise fail("AS680", f"a term '{term.op}' of the pack decodes to values that are not finite", None, AGAIN)
+    return found
 
 
 def _dense(term: Dense, parts: Parts, shape: Shape) -> Tensor:
@@ -31,15 +37,21 @@ def _dense(term: Dense, parts: Parts, shape: Shape) -> Tensor:
 
 def _sparse(term: Sparse, parts: Parts, shape: Shape) -> Tensor:
     found = torch.zeros(shape).flatten()
-    places = positions(parts["gaps"])
+    places = positions(parts["gaps"]) if term.code == "gaps" else _unmasked(parts["mask"], len(found))
     if len(places) != term.count or (term.count and int(places[-1]) >= len(found)):
-        raise fail("AS680", f"distances of a sparse term lead to {len(places)} places of {term.count}, or past the end")
+        message = f"a sparse term has places for {len(places)} values of {term.count}, or places past the end"
+        raise fail("AS680", message, None, AGAIN)
     found[places] = parts["values"].float() * term.unit
     return found.reshape(shape)
 
 
+def _unmasked(mask: Tensor, count: int) -> Tensor:
+    return stream.unpack(mask, 1, count).nonzero().flatten()
+
+
 def _quantized(term: Quantized, parts: Parts, shape: Shape) -> Tensor:
-    return _coded(parts, "", shape, term.bits, term.group, term.unit)
+    laid = _coded(parts, "", along(term.axis, shape), term.bits, term.group, term.unit)
+    return laid.T if term.axis == "column" else laid.reshape(shape)
 
 
 def _low_rank(term: LowRank, parts: Parts, shape: Shape) -> Tensor:

@@ -39,6 +39,7 @@ def encode(values: Tensor, bits: int, group: int, fit: Range = "search") -> Code
     takes the scale of least squared error among shrunken ones, each refined by least squares on its own codes.
     """
     columns = values.shape[1]
+    group = min(group, columns)
     blocks = torch.unflatten(pad(values, (0, -columns % group)), 1, (-1, group))
     # a short last group is padded with zeros, which have no level: they must not weigh in the fit
     real = torch.unflatten(pad(torch.ones(1, columns), (0, -columns % group)), 1, (-1, group))
@@ -52,25 +53,30 @@ def encode(values: Tensor, bits: int, group: int, fit: Range = "search") -> Code
 def decode(coded: Coded, bits: int, group: int) -> Tensor:
     """Return the values (rows, columns), float32."""
     columns = coded.codes.shape[1]
+    group = min(group, columns)  # a header may state any group
     levels = coded.codes.float() - (2**bits - 1) / 2
     scales = coded.scales.float() * coded.unit
-    return levels * scales.repeat_interleave(group, 1)[:, :columns]
+    values: Tensor = levels * scales.repeat_interleave(group, 1)[:, :columns]
+    return values
 
 
 def _codes(blocks: Tensor, scales: Tensor, bits: int) -> Tensor:
     steps = blocks / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
-    return (steps + (2**bits - 1) / 2).round_().clamp_(0, 2**bits - 1)
+    codes: Tensor = (steps + (2**bits - 1) / 2).round_().clamp_(0, 2**bits - 1)
+    return codes
 
 
 def _scales(blocks: Tensor, real: Tensor, bits: int, fit: Range) -> Tensor:
     """Return scales (rows, groups), float32."""
     outermost = (2**bits - 1) / 2
-    widest = blocks.abs().amax(2) / outermost
+    widest: Tensor = blocks.abs().amax(2) / outermost
     if fit == "max":
         return widest
     if bits == 1:  # the mean size is the best, in closed form
-        return 2 * blocks.abs().sum(2) / real.sum(2)
-    best, least = widest, torch.full_like(widest, torch.inf)
+        mean: Tensor = blocks.double().abs().sum(2) / real.sum(2)
+        return 2 * mean.float()
+    best: Tensor = widest
+    least = torch.full_like(widest, torch.inf)
     for shrink in SHRINK[:1] if bits >= FINE else SHRINK:
         levels = (_codes(blocks, widest * shrink, bits) - outermost) * real
         scales = (blocks * levels).sum(2) / levels.square().sum(2)
