@@ -18,7 +18,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -167,13 +167,13 @@ def compile_spec(
         spec = load(path, member)
     target = Path(out) if out is not None else OUT / spec.name
     check_output(target, overwrite)
-    if spec.attach is not None:
+    with ExitStack() as stack:
         with clock("attach"):
-            spec = with_packs(spec, path.parent, target)
-    ready = _prepare(spec, path, clock, whole=True)
-    with clock("emit"):
-        lock = emit(_emission(ready), target, link)
-        Workspace(target).remember_origin(_folder(ready.located), path.parent)
+            spec = stack.enter_context(with_packs(spec, path.parent, target))
+        ready = _prepare(spec, path, clock, whole=True)
+        with clock("emit"):
+            lock = emit(_emission(ready), target, link)
+            Workspace(target).remember_origin(_folder(ready.located), path.parent)
     return CompileResult(ready, target, lock, clock.seconds)
 
 

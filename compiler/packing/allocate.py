@@ -24,9 +24,11 @@ def allocate(curves: Curves, budget: int) -> Chosen | None:
     least = {name: curve[0] for name, curve in curves.items()}
     if _size(least) > budget:
         return None
-    candidates = [_filled(curves, _bought(curves, least, budget), budget)]
-    candidates += [_filled(curves, uniform, budget) for uniform in uniforms(curves) if _size(uniform) <= budget]
-    return min(candidates, key=_error)
+    best = _filled(curves, _bought(curves, least, budget), budget)
+    for uniform in uniforms(curves):
+        if _size(uniform) <= budget and _error(uniform) < _error(best):
+            best = _filled(curves, uniform, budget)
+    return best
 
 
 def uniforms(curves: Curves) -> Iterator[Chosen]:

@@ -34,6 +34,7 @@ from archspec.runtime.store.lock import is_compiled
 
 RECORD, KEPT = "skillpacks.json", Path(".archspec") / "base"
 HIDDEN = (".archspec", ".git", ".cache")
+WITHOUT = "to compile without packs, leave `attach` out of the spec"
 Progress = Callable[[str], None]
 
 
@@ -180,6 +181,8 @@ def detach(folder: Path, out: Path | None = None, base: Path | None = None) -> R
     """Write the base of a checkpoint that has packs on it to `out`, by default in its place. Its weights are the base's
     files, byte for byte. AS674 where there is nothing to detach, AS675 where the base's bytes are not to be had."""
     place = home(folder)
+    if is_compiled(place.top):
+        raise fail("AS674", f"'{folder}' is a compiled checkpoint: packs of its base are part of it", None, WITHOUT)
     record = read_record(place.top)
     sources = _found(record, place.top, base)
     with publish(out or place.top) as target:
@@ -210,8 +213,7 @@ def _found(record: Record, top: Path, base: Path | None) -> dict[str, Path]:
 def read_record(folder: Path) -> Record:
     """Read `skillpacks.json`; AS674 where there is none or it is no record."""
     if not (folder / RECORD).is_file():
-        hint = "packs that a spec attached are part of what was compiled: compile without them"
-        raise fail("AS674", f"'{folder}' has no {RECORD}: no pack is attached to it", None, hint)
+        raise fail("AS674", f"'{folder}' has no {RECORD}: no pack is attached to it", None, WITHOUT)
     found = read_json(folder / RECORD, "AS674")
     kinds = {"base": str, "model": str, "files": dict, "packs": list, "tensors": list}
     if found.get("format") != 1 or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import archspec
 from archspec.compiler.driver import compile_spec, prepare
 from archspec.diagnostics import ArchspecError
+from archspec.runtime.packs.attach import Use, attach, detach
 from archspec.runtime.packs.reading import open_pack
 from archspec.runtime.store.lock import read_lock
 from tests.packs import WEIGHTS, packed, tuned_from, weights
@@ -62,3 +63,19 @@ def test_packs_of_another_base_are_refused(tiny_encoder: Path, tiny_qwen2: Path,
         compile_spec(spec(tmp_path, tuned, pack), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.base").exists()
+
+
+def test_a_compile_that_fails_leaves_no_base(tiny_encoder: Path, pack: Path, tmp_path: Path) -> None:
+    path = spec(tmp_path, tiny_encoder, pack, '[{drop: "blocks[3]"}]')
+    path.write_text(path.read_text() + "expect: [depth == 4]\n")
+    with pytest.raises(ArchspecError, match="AS3"):
+        compile_spec(path, tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_a_compiled_checkpoint_is_no_base_for_packs(tiny_encoder: Path, pack: Path, tmp_path: Path) -> None:
+    compile_spec(spec(tmp_path, tiny_encoder, pack, '[{drop: "blocks[3]"}]'), tmp_path / "out")
+    with pytest.raises(ArchspecError, match="AS673"):
+        attach(tmp_path / "out", [Use(open_pack(pack))], tmp_path / "twice")
+    with pytest.raises(ArchspecError, match="AS674"):
+        detach(tmp_path / "out")

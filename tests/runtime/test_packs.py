@@ -384,3 +384,23 @@ def test_parts_that_lie_are_refused_when_they_are_decoded(base: Path, tuned: Pat
 def test_a_plain_model_is_no_pack(base: Path) -> None:
     with pytest.raises(ArchspecError, match=r"AS680.*is no SkillPack"):
         open_pack(base / WEIGHTS)
+
+
+def test_a_pipeline_keeps_its_other_parts(tiny_dit: Path, tmp_path: Path) -> None:
+    pipeline, weights_file = tmp_path / "pipeline", "diffusion_pytorch_model.safetensors"
+    shutil.copytree(tiny_dit, pipeline / "transformer")
+    (pipeline / "scheduler").mkdir()
+    (pipeline / "scheduler" / "scheduler_config.json").write_text("{}")
+    (pipeline / "model_index.json").write_text('{"_class_name": "DiTPipeline"}')
+    tuned = tmp_path / "tuned"
+    shutil.copytree(tiny_dit, tuned)
+    tensors = load_file(tuned / weights_file)
+    save_file({name: value + 0.01 for name, value in tensors.items()}, tuned / weights_file)
+    spec = f"{{from: {pipeline}, subfolder: transformer}}"
+    _, path = packed(tmp_path / "p", Path(spec), f"{{tuned: {tuned}, budget: 40%}}")
+    attach(pipeline, [Use(open_pack(path))], tmp_path / "out")
+    after = load_file(tmp_path / "out" / "transformer" / weights_file)
+    assert all((after[name] - value - 0.01).abs().max() < 2e-3 for name, value in tensors.items())
+    assert (tmp_path / "out" / "scheduler" / "scheduler_config.json").is_file()
+    detach(tmp_path / "out")
+    same_files(pipeline, tmp_path / "out")
