@@ -7,6 +7,7 @@ bfloat16 has lost most of what tuning did.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,8 +160,13 @@ def read_lora(folder: Path, base: Headers, problems: Collector, span: Span | Non
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """Return alpha / r of a module, or alpha / sqrt(r) for rank-stabilized LoRA. `rank` is that of its pair."""
-    alpha = next((v for k, v in (config.get("alpha_pattern") or {}).items() if module.endswith(k)), None)
+    """Return alpha / r of a module, or alpha / sqrt(r) for rank-stabilized LoRA. `rank` is that of its pair. Keys of
+    `alpha_pattern` are patterns of the end of a module's path, as peft has them."""
+    patterns = config.get("alpha_pattern") or {}
+    try:
+        alpha = next((v for k, v in patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{k})", module)), None)
+    except re.error as error:
+        raise fail("AS682", f"the LoRA's alpha_pattern holds no pattern: {error}") from error
     alpha = config.get("lora_alpha", rank) if alpha is None else alpha
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 

@@ -21,8 +21,9 @@ def verify(path: Path, base: Path | None = None) -> dict[str, Any]:
         problems, model = Collector(), home(base).model
         check_base(pack, live(model, read_folder(model)), problems)
         problems.raise_if_errors()
-    for name in pack.header.tensors:
-        pack.delta(name)
+    for name, change in pack.header.tensors.items():
+        if change.terms:
+            pack.delta(name)
     return {
         "pack": str(path),
         "hash": pack.digest,

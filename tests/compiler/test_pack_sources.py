@@ -115,6 +115,22 @@ def test_other_adapters_are_refused(tiny_encoder: Path, lora: Path, tmp_path: Pa
         packed(tmp_path / "p", tiny_encoder, f"{{lora: {other}, budget: 50%}}")
 
 
+def test_rank_stabilized_loras_have_their_own_scale(tiny_encoder: Path, lora: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file(load_file(lora / "adapter_model.safetensors"), other / "adapter_model.safetensors")
+    config = json.loads((lora / "adapter_config.json").read_text())
+    exact = "rules: [{of: attn, store: [{op: dense, dtype: F32}]}, {of: mlp, store: [{op: dense, dtype: F32}]}]"
+    deltas = []
+    for use in (False, True):
+        (other / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": use}))
+        _, path = packed(tmp_path / str(use), tiny_encoder, f"{{lora: {other}, {exact}}}")
+        deltas.append(open_pack(path).delta(QUERY))
+        wanted = merged(tiny_encoder, other)[QUERY] - weights(tiny_encoder)[QUERY]
+        assert torch.allclose(deltas[-1], wanted, atol=1e-6)
+    assert torch.allclose(deltas[1], 2 * deltas[0])  # sqrt(4)
+
+
 def test_a_lora_of_another_model_is_refused(tiny_llama: Path, lora: Path, tmp_path: Path) -> None:
     with pytest.raises(ArchspecError, match=r"AS682.*adds to no tensor of the base"):
         packed(tmp_path, tiny_llama, f"{{lora: {lora}, budget: 50%}}")
