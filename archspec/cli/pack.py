@@ -28,11 +28,12 @@ def command(spec: Path, out: Path | None, plan: bool, as_json: bool) -> None:
     if plan:
         _plan(spec, as_json)
         return
+    from rich.console import Console
     from rich.progress import Progress
 
     from archspec.compiler.packing.pack import pack_spec
 
-    with Progress(transient=True, disable=as_json) as progress:
+    with Progress(transient=True, disable=as_json, console=Console(stderr=True)) as progress:
         bar = progress.add_task("reading the spec", total=None)
         made, path = pack_spec(spec, out, lambda stage, name: progress.update(bar, description=f"{stage} {name}"))
     if as_json:

@@ -10,7 +10,8 @@ dense difference is made; whatever else a pack changes (norms, biases, embedding
 `weights`.
 
 What is entered can be entered again: the exchanged tensors and factors are kept until the object goes, so switching
-costs neither decoding nor copying. A model that packs are on may run; training it is not foreseen.
+costs neither decoding nor copying. Several packs at once are given to one `skills`, not nested. A model that packs are
+on may run; training it is not foreseen.
 """
 
 from __future__ import annotations
@@ -59,14 +60,15 @@ class Skills(AbstractContextManager["Skills"]):
         self._branches: dict[str, Branch] = {}
         self._base: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
-        self._ready = False
+        self._places: dict[str, int] = {}
+        """Where the base's tensors lay when it was checked."""
 
     def __enter__(self) -> Self:
         if self._base or self._hooks:
             raise RuntimeError("these packs are on the model already")
-        if not self._ready:
-            self._prepare()
         tensors = tensors_of(self.model)
+        if {name: tensors[name].data_ptr() for name in self._places} != self._places or not self._places:
+            self._prepare(tensors)
         for name, value in self._exchanged.items():
             self._base[name], tensors[name].data = tensors[name].data, value
         for path, branch in self._branches.items():
@@ -84,13 +86,15 @@ class Skills(AbstractContextManager["Skills"]):
         self._base.clear()
         self._hooks.clear()
 
-    def _prepare(self) -> None:
-        """Check the base, and make what is exchanged and what is added."""
-        tensors = tensors_of(self.model)
+    def _prepare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Check the base, and make what is exchanged and what is added. Done again for a model whose tensors lie
+        elsewhere: it was moved, or other packs are on it (which is refused: a sum is not what was asked for)."""
         problems = Collector()
         for use in self.uses:
             _check(use.pack, self._names[use.pack.path], tensors, problems)
         problems.raise_if_errors()
+        self._exchanged.clear()
+        self._branches.clear()
         for name, uses in self._touched().items():
             tensor = tensors[name]
             path = name.removesuffix(".weight")
@@ -99,7 +103,7 @@ class Skills(AbstractContextManager["Skills"]):
             else:
                 deltas = ((use.scale, use.pack.delta(own)) for use, own in uses)
                 self._exchanged[name] = added(tensor.detach(), deltas, name)
-        self._ready = True
+        self._places = {name: tensors[name].data_ptr() for name in self._touched()}
 
     def _touched(self) -> dict[str, list[tuple[Use, str]]]:
         """Return tensor of the model -> the packs that change it, with its name in each."""

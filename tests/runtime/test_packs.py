@@ -224,6 +224,20 @@ def test_several_packs_add_up_in_any_order(base: Path, pack: Pack, tmp_path: Pat
     assert torch.equal(value, wanted + second.delta("pooler.dense.weight"))
 
 
+def test_nested_skills_are_refused_and_moved_models_followed(base: Path, pack: Pack) -> None:
+    model, name = model_of(base), "pooler.dense.weight"
+    first, second = archspec.skills(model, pack), archspec.skills(model, pack, scale=0.5)
+    with second:
+        pass
+    with first:
+        with pytest.raises(ArchspecError, match="AS681"), second:
+            pass
+        assert torch.equal(model.get_parameter(name), weights(base)[name] + pack.delta(name))
+    model.get_parameter(name).data = model.get_parameter(name).data.clone()
+    with second:
+        assert torch.equal(model.get_parameter(name), weights(base)[name] + 0.5 * pack.delta(name))
+
+
 def test_skills_find_a_model_under_a_head(base: Path, pack: Pack) -> None:
     from transformers import BertForSequenceClassification
 
