@@ -194,9 +194,9 @@ def to_json(term: Term) -> dict[str, Any]:
 
 def from_json(value: Any, shape: Shape) -> Term:
     """Return the term that a header states for a tensor of this shape. Raises Malformed."""
-    if not isinstance(value, dict) or value.get("op") not in TERMS:
+    if not isinstance(value, dict) or str(value.get("op")) not in TERMS:
         raise Malformed("has a term of no known form")
-    kind = TERMS[value["op"]]
+    kind = TERMS[str(value["op"])]
     wanted = {f.name: READERS[str(f.type)] for f in fields(kind)}
     if set(value) != {"op", *wanted}:
         raise Malformed(f"has a term '{kind.op}' without its parameters ({', '.join(wanted)})")

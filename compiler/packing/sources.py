@@ -142,33 +142,56 @@ def read_lora(folder: Path, base: Headers, problems: Collector, span: Span | Non
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("fan_in_fan_out"):
         kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
         raise fail("AS682", f"'{folder}' is {kind!r}, not a plain LoRA", span, "merge it, and pack the tuned model")
+    alphas = _alphas(config, span)
     weights = read_header(folder / "adapter_model.safetensors", span)
     pairs: dict[str, tuple[str, str, float]] = {}
     for name in weights:
-        if not name.endswith(".lora_A.weight"):
-            if not name.endswith(".lora_B.weight"):
-                problems.report("AS682", f"the LoRA holds '{name}', which is no low-rank pair", span)
+        if name.endswith(".lora_B.weight") and name.replace(".lora_B.", ".lora_A.") in weights:
             continue
         module = name.removesuffix(".lora_A.weight")
-        partner, target = f"{module}.lora_B.weight", f"{module.removeprefix(PREFIX)}.weight"
-        if partner not in weights or target not in base:
-            what = "has no lora_B" if partner not in weights else "adds to no tensor of the base"
-            problems.report("AS682", f"'{name}' of the LoRA {what}", span)
+        partner, path = f"{module}.lora_B.weight", module.removeprefix(PREFIX)
+        if wrong := _no_pair(name, partner, base.get(f"{path}.weight"), weights):
+            problems.report("AS682", f"'{name}' of the LoRA {wrong}", span)
             continue
-        pairs[target] = (name, partner, _scale(config, module.removeprefix(PREFIX), weights[name].shape[0]))
+        pairs[f"{path}.weight"] = (name, partner, alphas.scale(path, weights[name].shape[0]))
     return Lora(base, weights, pairs)
 
 
-def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """Return alpha / r of a module, or alpha / sqrt(r) for rank-stabilized LoRA. `rank` is that of its pair. Keys of
-    `alpha_pattern` are patterns of the end of a module's path, as peft has them."""
-    patterns = config.get("alpha_pattern") or {}
+def _no_pair(name: str, partner: str, target: TensorHeader | None, weights: Headers) -> str | None:
+    """Say what keeps a tensor and its partner from being A and B of an addition to `target`."""
+    if not name.endswith(".lora_A.weight"):
+        return "is no low-rank pair"
+    if partner not in weights:
+        return "has no lora_B"
+    if target is None:
+        return "adds to no tensor of the base"
+    a, b = weights[name].shape, weights[partner].shape
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != target.shape:
+        return f"and its lora_B are {a} and {b}; the base's tensor is {target.shape}"
+    return None
+
+
+@dataclass(frozen=True)
+class Alphas:
+    """`alpha` of all modules (None: the rank), and patterns of the end of a module's path, as peft has them."""
+
+    alpha: float | None
+    patterns: tuple[tuple[re.Pattern[str], float], ...]
+    stabilized: bool
+
+    def scale(self, module: str, rank: int) -> float:
+        """Return alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA (https://arxiv.org/abs/2312.03732)."""
+        found = next((value for pattern, value in self.patterns if pattern.fullmatch(module)), self.alpha)
+        return (rank if found is None else found) / (rank**0.5 if self.stabilized else rank)
+
+
+def _alphas(config: Mapping[str, Any], span: Span | None) -> Alphas:
+    alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
     try:
-        alpha = next((v for k, v in patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{k})", module)), None)
-    except re.error as error:
-        raise fail("AS682", f"the LoRA's alpha_pattern holds no pattern: {error}") from error
-    alpha = config.get("lora_alpha", rank) if alpha is None else alpha
-    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+        compiled = tuple((re.compile(rf"(?:.*\.)?(?:{key})"), float(value)) for key, value in patterns.items())
+        return Alphas(None if alpha is None else float(alpha), compiled, bool(config.get("use_rslora")))
+    except (AttributeError, TypeError, ValueError, re.error) as error:
+        raise fail("AS682", f"alphas of the LoRA cannot be read: {error}", span) from error
 
 
 @dataclass(frozen=True)

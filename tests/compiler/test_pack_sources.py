@@ -103,6 +103,9 @@ def test_what_no_lora_holds_is_refused_unless_told(mixed: Pack, tmp_path: Path) 
         ({"peft_type": "LOHA"}, "is 'LOHA', not a plain LoRA"),
         ({"use_dora": True}, "is 'DoRA', not a plain LoRA"),
         ({"fan_in_fan_out": True}, "not a plain LoRA"),
+        ({"alpha_pattern": {"(": 1}}, "alphas of the LoRA cannot be read"),
+        ({"alpha_pattern": [1]}, "alphas of the LoRA cannot be read"),
+        ({"lora_alpha": "much"}, "alphas of the LoRA cannot be read"),
     ],
 )
 def test_other_adapters_are_refused(tiny_encoder: Path, lora: Path, tmp_path: Path, change: Any, said: str) -> None:
@@ -129,6 +132,17 @@ def test_rank_stabilized_loras_have_their_own_scale(tiny_encoder: Path, lora: Pa
         wanted = merged(tiny_encoder, other)[QUERY] - weights(tiny_encoder)[QUERY]
         assert torch.allclose(deltas[-1], wanted, atol=1e-6)
     assert torch.allclose(deltas[1], 2 * deltas[0])  # sqrt(4)
+
+
+def test_factors_that_do_not_fit_are_refused(tiny_encoder: Path, lora: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    tensors = load_file(lora / "adapter_model.safetensors")
+    first = f"base_model.model.{QUERY.removesuffix('.weight')}.lora_A.weight"
+    save_file(tensors | {first: torch.zeros(4, 48)}, other / "adapter_model.safetensors")
+    (other / "adapter_config.json").write_text((lora / "adapter_config.json").read_text())
+    with pytest.raises(ArchspecError, match=r"AS682.*are \(4, 48\) and \(32, 4\); the base's tensor is \(32, 32\)"):
+        packed(tmp_path / "p", tiny_encoder, f"{{lora: {other}, budget: 50%}}")
 
 
 def test_a_lora_of_another_model_is_refused(tiny_llama: Path, lora: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import struct
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from archspec.diagnostics import ArchspecError
 from archspec.packs.header import read_pack
 from archspec.runtime.packs.attach import KEPT, RECORD, Use, attach, detach
 from archspec.runtime.packs.reading import Pack, open_pack
+from archspec.runtime.packs.verify import verify
 from tests.packs import WEIGHTS, packed, tuned_from, weights
 
 LOW_RANK = "rules: [{of: attn, store: [{op: svd, rank: 6, bits: 8}]}, {of: mlp, store: [{op: svd, rank: 6}]}]"
@@ -418,3 +420,50 @@ def test_a_pipeline_keeps_its_other_parts(tiny_dit: Path, tmp_path: Path) -> Non
     assert (tmp_path / "out" / "scheduler" / "scheduler_config.json").is_file()
     detach(tmp_path / "out")
     same_files(pipeline, tmp_path / "out")
+
+
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    2,
+    255,
+    2**63,
+    10**30,
+    1.5,
+    1e308,
+    1e400,
+    "",
+    "row",
+    [],
+    {},
+    [[]],
+    [[1, 2]],
+    [-1],
+)
+
+
+def test_whatever_the_header_says_is_read_or_refused(pack: Pack, tmp_path: Path) -> None:
+    """Values of the header exchanged at random: a sound pack or a diagnostic, never another exception."""
+    rng, path = random.Random(0), tmp_path / "fuzzed.safetensors"
+    outcomes = {"read": 0, "refused": 0}
+
+    def spoil(header: dict[str, Any]) -> None:
+        node: Any = header
+        while isinstance(node, dict | list) and node:
+            keys = list(node) if isinstance(node, dict) else range(len(node))
+            key = rng.choice(list(keys))
+            if not isinstance(node[key], dict | list) or not node[key] or rng.random() < 0.2:
+                node[key] = rng.choice(VALUES)
+                return
+            node = node[key]
+
+    for _ in range(150):
+        path.write_bytes(header_changed(spoil)(pack.path.read_bytes()))
+        try:
+            verify(path)
+            outcomes["read"] += 1
+        except ArchspecError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 20
