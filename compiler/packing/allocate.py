@@ -2,8 +2,8 @@
 
 This is the multiple-choice knapsack problem. On the lower convex hulls of the tensors' curves the best is to buy
 steps by error taken away per byte, which is exact but for the last step that does not fit; what is left of the budget
-then buys whatever still fits. The result is compared with every uniform choice, one recipe for all tensors, by errors
-that were measured: so it is never worse than any of them.
+then buys whatever still fits. The result is compared with every uniform choice, one recipe for all tensors (or what
+takes no more and errs no more, for a tensor where there is such): so it is never worse than any of them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ def allocate(curves: Curves, budget: int) -> Chosen | None:
 
 
 def uniforms(curves: Curves) -> Iterator[Chosen]:
-    """Yield the choices that give every tensor the same recipe, where it has it; others get their smallest."""
+    """Yield the choices that give every tensor the same recipe, or what stands for it; those without it get their
+    smallest."""
+    named = {name: {r: c for c in curve for r in (c.recipe, *c.also)} for name, curve in curves.items()}
     recipes: dict[Recipe, None] = {}
-    for curve in curves.values():
-        recipes |= {choice.recipe: None for choice in curve}
+    for known in named.values():
+        recipes |= dict.fromkeys(known)
     for recipe in recipes:
-        yield {n: next((c for c in curve if c.recipe == recipe), curve[0]) for n, curve in curves.items()}
+        yield {name: named[name].get(recipe, curve[0]) for name, curve in curves.items()}
 
 
 def _bought(curves: Curves, chosen: Chosen, budget: int) -> Chosen:

@@ -1,12 +1,12 @@
 """Every way to encode one tensor's difference that is worth its bytes: points of size and error, each with its recipe.
 
-Errors are squared Frobenius norms of what is lost, all of them measured on what a reader decodes.
+Errors are squared Frobenius norms of what is lost, measured on what a reader decodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
 
@@ -40,17 +40,21 @@ VECTOR = (
 PRICES = tuple(2.0**-power for power in range(30))
 SHARES = range(7)
 """Ranks of the uniform choices: the whole, a half, a quarter, ... of the full rank."""
+SURELY = 0.7
+"""Part of what low rank seems to leave; sums of triplets are within a few percent of what is measured."""
 BASES = (None, Step("sign", group=0))
 """What low rank is fitted to: the difference, or what a sign with a scale per row leaves of it."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`size` in bytes, `error` squared. `recipe` is empty for nothing at all."""
+    """`size` in bytes, `error` squared. `recipe` is empty for nothing at all. `also`: recipes that take no less and err
+    no less, which it stands for."""
 
     size: int
     error: float
     recipe: Recipe = ()
+    also: frozenset[Recipe] = frozenset()
 
 
 def choices(delta: Tensor) -> list[Choice]:
@@ -61,16 +65,19 @@ def choices(delta: Tensor) -> list[Choice]:
     if delta.shape[0] == 1:
         found += [_tried(step, delta) for step in VECTOR]
     else:
-        found += [*_measured(delta), *_low_rank(delta)]
+        found += _measured(delta)
+        found += _low_rank(delta, frontier(found))
     return frontier(found)
 
 
 def frontier(found: Sequence[Choice]) -> list[Choice]:
-    """Leave out what costs more than another choice and errs as much."""
+    """Leave out what costs no less than another choice and errs no less; that one stands for it."""
     best: list[Choice] = []
     for choice in sorted(found, key=lambda c: (c.size, c.error)):
         if not best or choice.error < best[-1].error:
             best.append(choice)
+        else:
+            best[-1] = replace(best[-1], also=best[-1].also | choice.also | {choice.recipe})
     return best
 
 
@@ -87,9 +94,9 @@ def _tried(step: Step, delta: Tensor) -> Choice:
     return Choice(encoded.size, squared(delta - encoded.value()), (step,))
 
 
-def _low_rank(delta: Tensor) -> Iterator[Choice]:
-    """Yield low rank by itself and behind a sign. Of all ways to divide bits among triplets, those that seem worth
-    their bytes by the sums of `Triplets.kept` are measured."""
+def _low_rank(delta: Tensor, known: Sequence[Choice]) -> Iterator[Choice]:
+    """Yield low rank by itself and behind a sign. Of all ways to divide bits among triplets, those are measured that
+    seem worth their bytes by the sums of `Triplets.kept`, beside one another and beside what is known."""
     for base in BASES:
         steps: Recipe = ()
         size, rest = 0, delta
@@ -99,10 +106,12 @@ def _low_rank(delta: Tensor) -> Iterator[Choice]:
         triplets = Triplets.of(rest, GROUP)
         offered = offers(triplets)
         for choice in frontier([Choice(0, squared(rest)), *_prices(offered), *_ranks(offered)])[1:]:
-            step = choice.recipe[0]
-            bands = low_rank_bands(step, triplets, offered)
+            bands = low_rank_bands(choice.recipe[0], triplets, offered)
             whole = 2 * sum(len(at) for at, _ in bands) + sum(_bytes(triplets, len(at), bits) for at, bits in bands)
-            yield Choice(size + whole, Fit.of(triplets, bands).left, (*steps, step))
+            hopeless = any(c.size <= size + whole and c.error < SURELY * choice.error for c in known)
+            error = choice.error if hopeless else Fit.of(triplets, bands).left
+            also = frozenset((*steps, *recipe) for recipe in choice.also)
+            yield Choice(size + whole, error, (*steps, *choice.recipe), also)
 
 
 def _bytes(triplets: Triplets, rank: int, bits: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from functools import cache
 
 import pytest
 import torch
@@ -243,6 +244,36 @@ def test_the_allocator_is_never_worse_than_any_uniform_choice() -> None:
         assert error(found) <= error(uniform)
         better += error(found) < 0.9 * error(uniform)
     assert better > 20  # and mostly much better
+
+
+UNIFORM = [
+    *(Step("svd", rank=48 >> share, bits=bits) for share in range(4) for bits in (2, 3, 4, 6, 8, 16)),
+    *(Step("quantize", bits=bits, group=group) for bits in (2, 3, 4, 8) for group in (64, 0)),
+    *(Step("prune", keep=keep) for keep in (0.01, 0.05, 0.2)),
+    Step("sign", group=0),
+]
+
+
+@pytest.mark.parametrize("step", UNIFORM)
+def test_the_allocator_beats_recipes_that_are_built_for_all(step: Step) -> None:
+    """Against errors of what is really encoded, also where a recipe is on no tensor's curve."""
+    deltas = three()
+    encoded = {name: build_step(step, delta) for name, delta in deltas.items()}
+    uniform = sum(left(encoded[name], delta) for name, delta in deltas.items())
+    found = allocate(shared_curves(), sum(term.size for term in encoded.values()))
+    assert found is not None
+    assert sum(left(build(found[n].recipe, d), d) for n, d in deltas.items()) <= uniform * (1 + 1e-6)
+
+
+@cache
+def shared_curves() -> dict[str, list[Choice]]:
+    return {name: choices(delta) for name, delta in three().items()}
+
+
+def three() -> dict[str, Tensor]:
+    return {
+        name: spectrum(48, 64, power, k) for k, (name, power) in enumerate(zip("abc", (0.2, 0.8, 1.4), strict=True))
+    }
 
 
 def test_the_allocator_is_near_the_best_of_all() -> None:
