@@ -11,6 +11,8 @@ from torch import Tensor
 
 from archspec.compiler.packing.make import Made
 from archspec.compiler.packing.pack import pack_spec
+from archspec.host.locate import Located, structure_of
+from archspec.packs.roles import roles
 
 WEIGHTS = "model.safetensors"
 
@@ -55,7 +57,8 @@ def packed(folder: Path, base: Path, stanza: str, name: str = "skill") -> tuple[
     return pack_spec(spec, folder / f"{name}.skillpack.safetensors")
 
 
-def rewritten(path: Path, change: object) -> None:
-    """Pass the bytes of a file through a function."""
-    assert callable(change)
-    path.write_bytes(change(path.read_bytes()))
+def rules(base: Path, default: str = "[dense]", **special: str) -> str:
+    """Return rules for every role that a base has, so that nothing is left to a budget."""
+    structure = structure_of(Located(base))
+    present = sorted(set(roles(structure.tensors or {}, structure).values()))
+    return f"rules: [{', '.join(f'{{of: {role}, store: {special.get(role, default)}}}' for role in present)}]"

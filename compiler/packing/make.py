@@ -30,6 +30,8 @@ PER_TENSOR, PER_PART = 260, 90
 """Bytes that a tensor and a part take in the header, beside their names; measured when the file is written."""
 ROUNDS, SLACK = 5, 0.02
 """Times that a file is written to come this near to its budget from below."""
+MORE = 16
+"""Bytes that the header may grow by when another budget stands in it."""
 Progress = Callable[[str, str], None]
 
 
@@ -89,7 +91,7 @@ def make_pack(
         if 0 <= budget - made.size <= SLACK * budget or _is_least(chosen, curves):
             break
     if best_made is None:
-        raise _too_small(request, made.size, budget)
+        raise _too_small(request, made.size + MORE, budget)
     return best_made
 
 

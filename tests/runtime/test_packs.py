@@ -22,7 +22,7 @@ from archspec.packs.header import read_pack
 from archspec.runtime.packs.attach import KEPT, RECORD, Use, attach, detach
 from archspec.runtime.packs.reading import Pack, open_pack
 from archspec.runtime.packs.verify import verify
-from tests.packs import WEIGHTS, packed, tuned_from, weights
+from tests.packs import WEIGHTS, packed, rules, tuned_from, weights
 
 LOW_RANK = "rules: [{of: attn, store: [{op: svd, rank: 6, bits: 8}]}, {of: mlp, store: [{op: svd, rank: 6}]}]"
 
@@ -84,7 +84,7 @@ def test_an_attached_checkpoint_is_near_the_tuned_one(base: Path, tuned: Path, p
 def test_bfloat16_is_rounded_once(base: Path, tmp_path: Path) -> None:
     tuned = tuned_from(base, tmp_path / "half", dtype=torch.bfloat16)
     half = tmp_path / "half-base"
-    _, path = packed(tmp_path / "p", half, f"{{tuned: {tuned}, budget: 50%}}")
+    _, path = packed(tmp_path / "p", half, f"{{tuned: {tuned}, {rules(half)}}}")
     skill = open_pack(path)
     attach(half, [Use(skill, 0.5), Use(skill, 0.25)], tmp_path / "out")
     before, after = weights(half), weights(tmp_path / "out")
@@ -156,7 +156,7 @@ def test_repeats_of_tied_weights_follow(tiny_qwen2: Path, tmp_path: Path) -> Non
     tensors = weights(tiny_qwen2)
     save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, base / WEIGHTS)
     tuned = tuned_from(tiny_qwen2, tmp_path / "tuned")
-    _, path = packed(tmp_path / "p", base, f"{{tuned: {tuned}, budget: 60%}}")
+    _, path = packed(tmp_path / "p", base, f"{{tuned: {tuned}, {rules(base)}}}")
     attach(base, [Use(open_pack(path))], tmp_path / "out")
     after = weights(tmp_path / "out")
     assert not torch.equal(after["lm_head.weight"], tensors["model.embed_tokens.weight"])
@@ -200,11 +200,7 @@ def test_a_branch_makes_no_dense_difference(base: Path, pack: Pack) -> None:
 
 
 def test_untouched_tensors_share_identity(base: Path, tuned: Path, tmp_path: Path) -> None:
-    rules = (
-        "[{of: mlp, store: [dense]}, {of: attn, store: [none]}, {of: norm, store: [none]}, {of: bias, store: [none]}, "
-    )
-    rules += "{of: embed, store: [none]}, {of: head, store: [none]}]"
-    _, path = packed(tmp_path, base, f"{{tuned: {tuned}, rules: {rules}}}")
+    _, path = packed(tmp_path, base, f"{{tuned: {tuned}, {rules(base, '[none]', mlp='[dense]')}}}")
     model = model_of(base)
     before = {name: p.data_ptr() for name, p in model.named_parameters()}
     with archspec.skills(model, path):
@@ -215,7 +211,9 @@ def test_untouched_tensors_share_identity(base: Path, tuned: Path, tmp_path: Pat
 
 def test_several_packs_add_up_in_any_order(base: Path, pack: Pack, tmp_path: Path) -> None:
     other = tuned_from(base, tmp_path / "other", rank=2)
-    _, path = packed(tmp_path / "p", base, f"{{tuned: {other}, budget: 40%}}", "other")
+    _, path = packed(
+        tmp_path / "p", base, f"{{tuned: {other}, {rules(base, '[{op: svd, rank: 6, bits: 4}]')}}}", "other"
+    )
     second, model = open_pack(path), model_of(base)
     with archspec.skills(model, pack, second):
         both = answer(model)
@@ -297,7 +295,8 @@ def test_a_record_that_lies_is_refused(base: Path, pack: Pack, tmp_path: Path, c
 
 def test_an_overflow_of_the_data_type_is_refused(base: Path, tmp_path: Path) -> None:
     tuned = tuned_from(base, tmp_path / "half", size=1.0, dtype=torch.float16)
-    _, path = packed(tmp_path / "p", tmp_path / "half-base", f"{{tuned: {tuned}, budget: 50%}}")
+    half = tmp_path / "half-base"
+    _, path = packed(tmp_path / "p", half, f"{{tuned: {tuned}, {rules(half)}}}")
     with pytest.raises(ArchspecError, match=r"AS683.*overflows F16"):
         attach(tmp_path / "half-base", [Use(open_pack(path), 1e6)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -385,8 +384,8 @@ def test_a_shape_that_only_the_header_claims_is_never_decoded(base: Path, pack: 
 @pytest.mark.parametrize("how", ["values", "places", "mask"])
 def test_parts_that_lie_are_refused_when_they_are_decoded(base: Path, tuned: Path, tmp_path: Path, how: str) -> None:
     code = "mask" if how == "mask" else "gaps"
-    rules = f"rules: [{{of: mlp, store: [{{op: prune, keep: 0.05, code: {code}}}]}}]"
-    _, path = packed(tmp_path, base, f"{{tuned: {tuned}, budget: 60%, {rules}}}")
+    mlp = f"[{{op: prune, keep: 0.05, code: {code}}}]"
+    _, path = packed(tmp_path, base, f"{{tuned: {tuned}, {rules(base, '[none]', mlp=mlp)}}}")
     tensors, name = load_file(path), "encoder.layer.0.output.dense.weight/0"
     part = f"{name}/{'values' if how == 'values' else code}"
     tensors[part] = torch.full_like(tensors[part], torch.nan if how == "values" else 254)
@@ -413,7 +412,7 @@ def test_a_pipeline_keeps_its_other_parts(tiny_dit: Path, tmp_path: Path) -> Non
     tensors = load_file(tuned / weights_file)
     save_file({name: value + 0.01 for name, value in tensors.items()}, tuned / weights_file)
     spec = f"{{from: {pipeline}, subfolder: transformer}}"
-    _, path = packed(tmp_path / "p", Path(spec), f"{{tuned: {tuned}, budget: 40%}}")
+    _, path = packed(tmp_path / "p", Path(spec), f"{{tuned: {tuned}, {rules(tiny_dit)}}}")
     attach(pipeline, [Use(open_pack(path))], tmp_path / "out")
     after = load_file(tmp_path / "out" / "transformer" / weights_file)
     assert all((after[name] - value - 0.01).abs().max() < 2e-3 for name, value in tensors.items())
