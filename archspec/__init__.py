@@ -3,6 +3,7 @@
 Importing it costs next to nothing: torch and the libraries of the hosts are loaded by what needs them.
 
     archspec.load(folder)                       a compiled checkpoint as a module
+    archspec.skills(model, pack)                SkillPacks on a loaded model, in a `with`
     archspec.GraftedDiTTransformer2DModel, ...  what a compiled `config.json` or `model_index.json` names
     archspec.IdentityAutoencoder                the latent codec of hosts that work on pixels
 
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from archspec import hook
 
 if TYPE_CHECKING:
+    from archspec.runtime.packs.skills import skills
     from archspec.runtime.store.load import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "skills"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +30,10 @@ def __getattr__(name: str) -> Any:
         from archspec.runtime.store.load import load
 
         return load
+    if name == "skills":
+        from archspec.runtime.packs.skills import skills
+
+        return skills
     if name.startswith("Grafted") or name in ("IdentityAutoencoder", "ModelMixin", "PreTrainedModel"):
         from archspec.runtime.ecosystem import interop
 

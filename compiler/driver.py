@@ -1,6 +1,7 @@
 """The compiler from end to end: a spec in, a checkpoint out. One function per stage, one call of each.
 
-    load        the spec with what it extends               locate     the base in the file system
+    load        the spec with what it extends               attach     the base with the spec's packs on it
+    locate      the base in the file system
     structure   the base's config and headers               resolve    selectors to sites, nothing left open
     check       everything that needs no run                capture    the host's graph, on fake tensors
     passes      the graph that the spec asks for            lower      the program of instructions
@@ -17,11 +18,12 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from archspec.compiler.attached import with_packs
 from archspec.compiler.capture import capture
 from archspec.compiler.capture.infer import complete
 from archspec.compiler.capture.model import build_structure, edited_paths
@@ -54,8 +56,8 @@ from archspec.semantics.outcomes import PRICED, Outcome, evaluate_expectation
 from archspec.semantics.resolve import ResolvedSpec, explicit, resolve
 
 STAGES = (
-    "load", "locate", "structure", "resolve", "check", "capture", "passes", "lower", "prove", "price", "expect",
-    "identify", "plan", "emit",
+    "load", "attach", "locate", "structure", "resolve", "check", "capture", "passes", "lower", "prove", "price",
+    "expect", "identify", "plan", "emit",
 )  # fmt: skip
 Progress = Callable[[str], None]
 OUT = Path("out")
@@ -165,10 +167,13 @@ def compile_spec(
         spec = load(path, member)
     target = Path(out) if out is not None else OUT / spec.name
     check_output(target, overwrite)
-    ready = _prepare(spec, path, clock, whole=True)
-    with clock("emit"):
-        lock = emit(_emission(ready), target, link)
-        Workspace(target).remember_origin(_folder(ready.located), path.parent)
+    with ExitStack() as stack:
+        with clock("attach"):
+            spec = stack.enter_context(with_packs(spec, path.parent, target))
+        ready = _prepare(spec, path, clock, whole=True)
+        with clock("emit"):
+            lock = emit(_emission(ready), target, link)
+            Workspace(target).remember_origin(_folder(ready.located), path.parent)
     return CompileResult(ready, target, lock, clock.seconds)
 
 

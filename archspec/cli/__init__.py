@@ -35,6 +35,10 @@ VERBS: Mapping[str, str] = {
     "eval": "Measure a checkpoint beside its host.",
     "show": "Describe a checkpoint.",
     "convert": "Turn published DiT files, grafts and their configs into ours.",
+    "pack": "Make a SkillPack: what tuning changed of a base, in one small file.",
+    "attach": "Add SkillPacks to the base that they were made of.",
+    "detach": "Take SkillPacks off a checkpoint again, bit by bit.",
+    "packs": "List, describe, verify and export SkillPacks.",
     "diff": "Compare specs, checkpoints and hub models.",
 }
 

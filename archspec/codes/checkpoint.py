@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from archspec.codes import packs
 from archspec.codes.base import Code
 
 CODES: tuple[Code, ...] = (
@@ -355,4 +356,5 @@ CODES: tuple[Code, ...] = (
         bad="probe: dit-256.probe.json      # the base is DiT-XL-2-512",
         good="probe: dit-512.probe.json",
     ),
+    *packs.CODES,
 )

@@ -84,3 +84,9 @@ def expected_tensors(structure: Structure) -> Mapping[str, Shape] | None:
     """Return name -> shape of every tensor that the config calls for, None for a host of no known family."""
     family = FAMILIES.get(structure.family)
     return family.tensors(structure.architecture, structure.config) if family else None
+
+
+def tied_tensors(structure: Structure) -> Mapping[str, str]:
+    """Return tensor that a checkpoint may repeat -> the tensor whose weights it uses."""
+    family = FAMILIES.get(structure.family)
+    return family.tied(structure.architecture, structure.config) if family else {}

@@ -138,6 +138,10 @@ class Family:
         """Return name -> shape of every tensor that a config calls for."""
         return self._anatomy(architecture, config, None).tensors
 
+    def tied(self, architecture: str, config: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return tensor that a checkpoint may repeat -> the tensor whose weights it uses."""
+        return self._anatomy(architecture, config, None).tied
+
     def structure(
         self,
         architecture: str,

@@ -276,6 +276,82 @@ class Search(Node):
 
 
 @node
+class Step(Node):
+    """One term of what a pack holds of a tensor: of what the terms before it left over."""
+
+    shorthand: ClassVar[str | None] = "op"
+    op: Literal["none", "dense", "prune", "quantize", "sign", "svd"] = arg("form", example="svd")
+    dtype: Literal["F32", "F16", "BF16"] | None = arg("dense: how values are stored; default F16", default=None)
+    keep: float | None = arg("prune: part of the entries, the largest", default=None, above=0, most=1, example="2%")
+    code: Literal["auto", "gaps", "mask"] | None = arg(
+        "prune: places as distances or as a bitmask; default: the smaller", default=None
+    )
+    rank: int | None = arg("svd: triplets", default=None, least=1)
+    energy: float | None = arg(
+        "svd: the fewest triplets with this part of the squared norm", default=None, above=0, most=1
+    )
+    bytes: int | None = arg("svd: as many triplets as fit into it", default=None, least=1, unit="bytes")
+    bands: tuple[tuple[int, ...], ...] = arg(
+        "svd: [triplets, bits] each, in the order of singular values; what follows is left out", default=()
+    )
+    bits: int | None = arg(
+        "quantize: 1 to 8; svd: of the vectors, 1 to 8 or 16 (the default)", default=None, least=1, most=16
+    )
+    group: int | None = arg(
+        "values that share a scale, 0: the whole axis; default 128, of sign 0", default=None, least=0
+    )
+    axis: Literal["row", "column", "tensor"] | None = arg(
+        "quantize, sign: along what values are grouped; default row", default=None
+    )
+    fit: Literal["search", "max"] | None = arg(
+        "range of a group: of least squared error, or to the largest value; default search", default=None
+    )
+
+
+@node
+class Rule(Node):
+    """How a pack holds the differences of some tensors. The first rule that names a tensor counts."""
+
+    of: Selector = arg("a role (embed, head, attn, cross_attn, mlp, norm, bias, other), or sites", example="norm")
+    store: tuple[Step, ...] = arg("chain of terms, each of what the ones before left over", example="[dense]")
+
+
+@node
+class Pack(Node):
+    """What `archspec pack` makes: a SkillPack of what tuning changed. Exactly one of tuned, lora, delta, bitdelta."""
+
+    tuned: str | None = arg("tuned checkpoint", default=None, path=True)
+    lora: str | None = arg("folder of a LoRA of peft", default=None, path=True)
+    delta: str | None = arg("safetensors file of differences, named as the base's tensors", default=None, path=True)
+    bitdelta: str | None = arg("file of BitDelta (https://arxiv.org/abs/2402.10193)", default=None, path=True)
+    budget: float | None = arg(
+        "at most this part of the bytes of what differs (`6%`), or bytes (`12MB`); shared out by error among tensors "
+        "that no rule names",
+        default=None,
+        above=0,
+        unit="bytes",
+    )
+    rules: tuple[Rule, ...] = arg("what is fixed by hand", default=())
+    licence: str | None = arg("licence of the pack", default=None)
+
+
+@node
+class PackUse(Node):
+    """A pack that is put on the base."""
+
+    shorthand: ClassVar[str | None] = "from_"
+    from_: str = arg("file of the pack, path relative to the spec", path=True, example="sql.skillpack.safetensors")
+    scale: float = arg("factor of its differences", default=1.0)
+
+
+@node
+class Attach(Node):
+    """SkillPacks on the base: added to its weights before any edit reads them."""
+
+    packs: tuple[PackUse, ...] = arg("packs; of several the differences add up", example="[sql.skillpack.safetensors]")
+
+
+@node
 class Spec(Node):
     """A whole spec file. Of a member of a matrix, `matrix` and `arms` are empty (`archspec.language.matrix`)."""
 
@@ -301,4 +377,6 @@ class Spec(Node):
     finetune: Finetune | None = arg("finetuning; absent or `none`: none", default=None)
     eval: Eval | None = arg("measurement; absent or `none`: none", default=None)
     search: Search | None = arg("what `archspec search` chooses edits from; absent or `none`: nothing", default=None)
+    pack: Pack | None = arg("what `archspec pack` makes; absent or `none`: nothing", default=None)
+    attach: Attach | None = arg("packs on the base; absent or `none`: none", default=None)
     expect: tuple[Expectation, ...] = arg("assertions about the result", default=())

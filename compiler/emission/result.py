@@ -16,13 +16,14 @@ from archspec.host.headers import PICKLES
 from archspec.host.structure import Structure, TensorHeader
 from archspec.instructions import Instruction, Relist, TensorSource
 from archspec.runtime.model.program import KEY, MODEL_TYPE, PREFIX, Graft
+from archspec.runtime.packs.attach import RECORD
 from archspec.runtime.store.checkpoint import Piece
 from archspec.semantics.layout import tensor_sources
 
 TRAINABLE = ("F64", "F32", "BF16", "F16")
 """Dtypes that new tensors may have."""
-OWN = frozenset({"config.json", "README.md", "archspec.lock.json", "plan.json", ".archspec"})
-"""Files that a compile writes itself."""
+OWN = frozenset({"config.json", "README.md", "archspec.lock.json", "plan.json", ".archspec", RECORD})
+"""Files that a compile writes itself, and the record of packs that were attached to the base, which is of the base."""
 NOT_TAKEN = (".safetensors", ".index.json", *PICKLES, ".h5", ".msgpack", ".onnx", ".gguf", ".py", ".pyc")
 """Other forms of the weights, which the edit makes wrong, and code."""
 

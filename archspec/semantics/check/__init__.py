@@ -20,6 +20,7 @@ from archspec.semantics.check.stages import (
     evaluation_fits_the_host,
     lora_has_old_weights,
     names_are_used,
+    packs_are_whole,
     paths_exist,
     search_has_choices,
     settings_have_effect,
@@ -43,6 +44,7 @@ OF_STAGES: tuple[Check, ...] = (
     training_settings_are_sane,
     evaluation_fits_the_host,
     search_has_choices,
+    packs_are_whole,
     paths_exist,
 )
 WITHOUT_HOST: tuple[Check, ...] = (data_is_there, names_are_used, training_settings_are_sane, paths_exist)

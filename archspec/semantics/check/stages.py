@@ -32,6 +32,7 @@ from archspec.language.spec import (
 from archspec.semantics.check.families import has_null_label, is_headless, metrics_of, objectives_of
 from archspec.semantics.check.places import item_span, written_keys
 from archspec.semantics.choices import resolve_search
+from archspec.semantics.packs import attach_fits, resolve_pack
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
 from archspec.syntax.tree import Map
@@ -198,6 +199,12 @@ def training_settings_are_sane(resolved: ResolvedSpec, collector: Collector) -> 
 def search_has_choices(resolved: ResolvedSpec, collector: Collector) -> None:
     """What `search` names must fit somewhere, and its budget be one."""
     resolve_search(resolved.spec, resolved.structure, collector)
+
+
+def packs_are_whole(resolved: ResolvedSpec, collector: Collector) -> None:
+    """What `pack` says must name a source, tensors, and forms with their settings; `attach` packs of the base."""
+    resolve_pack(resolved.spec, resolved.structure, collector)
+    attach_fits(resolved.spec, resolved.structure, collector)
 
 
 def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> None:

@@ -1,0 +1,69 @@
+"""`archspec pack SPEC`: what tuning changed of a base, as one small file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from archspec.compiler.packing.make import Made
+
+
+@click.command()
+@click.argument("spec", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path),
+              help="File to write.  [default: NAME OF THE SPEC.skillpack.safetensors]")  # fmt: skip
+@click.option("--plan", is_flag=True, help="Show what rules fix of which tensors; read no weights.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(spec: Path, out: Path | None, plan: bool, as_json: bool) -> None:
+    """Make the SkillPack that SPEC's `pack` asks for.
+
+    Differences are taken in float32, one tensor at a time. The file appears whole or not at all; the same spec gives
+    the same bytes.
+    """
+    if plan:
+        _plan(spec, as_json)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from archspec.compiler.packing.pack import pack_spec
+
+    with Progress(transient=True, disable=as_json, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("reading the spec", total=None)
+        made, path = pack_spec(spec, out, lambda stage, name: progress.update(bar, description=f"{stage} {name}"))
+    if as_json:
+        click.echo(json.dumps(made.to_json(path), indent=2))
+    else:
+        _print(made, path)
+
+
+def _plan(spec: Path, as_json: bool) -> None:
+    from archspec.semantics.packs import planned
+
+    rows = planned(spec)
+    if as_json:
+        click.echo(json.dumps([{"tensor": name, "role": role, "store": store} for name, role, store in rows], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("tensor", "role", "store", box=None, pad_edge=False)
+    for name, role, store in rows:
+        table.add_row(name, role, store)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _print(made: Made, path: Path) -> None:
+    from archspec.quantity import quantity
+
+    forms = Counter(" + ".join(term.op for term in change.terms) or "none" for change in made.header.tensors.values())
+    for form, count in forms.most_common():
+        click.echo(f"{count:5}  {form}")
+    size, whole = quantity(made.size, "bytes"), quantity(made.whole, "bytes")
+    click.echo(f"{size} of {whole} ({made.size / made.whole:.2%}); relative error {made.error:.4f}")
+    click.echo(f"wrote {path}")

@@ -1,0 +1,133 @@
+"""`archspec packs ls|show|verify|export`: what packs hold, whether they are sound, and as LoRA for other tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from archspec.diagnostics import ArchspecError
+from archspec.quantity import quantity
+
+if TYPE_CHECKING:
+    from archspec.packs.header import Header
+
+
+@click.group()
+def command() -> None:
+    """Look at SkillPacks."""
+
+
+@command.command()
+@click.argument("places", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def ls(places: tuple[Path, ...], as_json: bool) -> None:
+    """List the packs among PLACES (files, or folders; by default the current one)."""
+    from archspec.packs.header import read_pack
+
+    files = [file for place in places or (Path(),) for file in _files(place)]
+    found: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            found.append(_summary(file, read_pack(file)[0]))
+        except ArchspecError as error:
+            if file in places:
+                raise
+            if error.diagnostics[0].code == "AS680" and "is no SkillPack" in error.diagnostics[0].message:
+                continue  # another safetensors file in the folder
+            found.append({"file": str(file), "damaged": error.diagnostics[0].message})
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for entry in found:
+        if "damaged" in entry:
+            click.echo(f"{entry['file']}  damaged: {entry['damaged']}")
+        else:
+            sizes = f"{quantity(entry['bytes'], 'bytes'):>10}  error {entry['error']:.4f}"
+            click.echo(f"{entry['name']}  {sizes}  on {entry['base'].get('from', '?')}  {entry['file']}")
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+
+
+def _summary(file: Path, header: Header) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "name": header.name,
+        "base": dict(header.base),
+        "bytes": file.stat().st_size,
+        "tensors": len(header.tensors),
+        "error": header.error,
+        "licence": header.licence,
+    }
+
+
+@command.command()
+@click.argument("pack", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the whole header as JSON.")
+def show(pack: Path, as_json: bool) -> None:
+    """Describe PACK: base, origin, and per tensor the terms, bytes and error."""
+    from archspec.packs.header import read_pack
+
+    header, _ = read_pack(pack)
+    if as_json:
+        click.echo(json.dumps({**_summary(pack, header), "header": json.loads(header.to_text())}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    summary = _summary(pack, header)
+    console.print(f"{header.name}: {quantity(summary['bytes'], 'bytes')}, relative error {header.error:.4f}")
+    for key, value in {**header.base, "licence": header.licence or "not stated"}.items():
+        console.print(f"{key:13} {value}")
+    source = header.made.get("source", {})
+    console.print(f"{'made of':13} {source.get('kind', '?')} {source.get('from', '')}")
+    table = Table("tensor", "terms", box=None, pad_edge=False)
+    table.add_column("bytes", justify="right")
+    table.add_column("error", justify="right")
+    for name, change in header.tensors.items():
+        terms = " + ".join(term.told for term in change.terms) or "none"
+        table.add_row(name, terms, str(change.size), f"{change.error / change.norm if change.norm else 0:.4f}")
+    console.print(table)
+
+
+@command.command()
+@click.argument("pack", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--base", type=click.Path(path_type=Path), help="Base that it should belong to.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def verify(pack: Path, base: Path | None, as_json: bool) -> None:
+    """Decode all of PACK, and hold its digests to the base where one is named."""
+    from archspec.runtime.packs.verify import verify as decode_all
+
+    found = decode_all(pack, base)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    where = f"; made of '{base}'" if base else ""
+    click.echo(f"{pack}: {found['tensors']} tensors decode to finite values{where}")
+
+
+@command.command()
+@click.argument("pack", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the LoRA."
+)
+@click.option("--rank", type=click.IntRange(1), help="Approximate terms that are not of low rank, to this rank.")
+@click.option("--partial", is_flag=True, help="Leave out what no LoRA can hold: norms, biases, embeddings.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def export(pack: Path, out: Path, rank: int | None, partial: bool, as_json: bool) -> None:
+    """Write PACK as a LoRA of peft."""
+    from archspec.runtime.packs.export import export_lora
+    from archspec.runtime.packs.reading import open_pack
+
+    found = export_lora(open_pack(pack), out, rank, partial)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+        return
+    for name in found.left_out:
+        click.echo(f"left out {name}", err=True)
+    click.echo(f"{len(found.ranks)} matrices, relative error to the pack {found.error:.2g}; wrote {out}")

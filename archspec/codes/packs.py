@@ -1,0 +1,107 @@
+"""Codes of SkillPacks: packing, attaching, detaching. They belong to the stage of checkpoints and files."""
+
+from archspec.codes.base import Code
+
+CODES = (
+    Code(
+        "AS670",
+        "a rule of a pack that names no tensor",
+        "The first rule that names a tensor counts. A rule whose tensors are all named before, or of which the base "
+        "has none, would do nothing.",
+        bad="rules: [{of: mlp, store: [sign]}, {of: 'blocks[0].mlp', store: [dense]}]",
+        good="rules: [{of: 'blocks[0].mlp', store: [dense]}, {of: mlp, store: [sign]}]",
+    ),
+    Code(
+        "AS671",
+        "a pack that does not say what it is made of",
+        "A pack is made from one of tuned, lora, delta and bitdelta. Each form of a term has its own settings: prune "
+        "keeps a part, quantize has bits, svd keeps triplets by one of rank, energy, bytes or bands.",
+        bad="pack: {tuned: tuned, rules: [{of: mlp, store: [{op: prune, rank: 4}]}]}",
+        good="pack: {tuned: tuned, rules: [{of: mlp, store: [{op: prune, keep: 2%}]}]}",
+    ),
+    Code(
+        "AS672",
+        "nothing to pack",
+        "`archspec pack` reads the `pack` stanza of a spec.",
+        bad="archspec pack specs/examples/digits.yaml",
+        good="pack: {tuned: tuned, budget: 6%}",
+    ),
+    Code(
+        "AS673",
+        "a checkpoint that no pack can be attached to",
+        "Packs are attached to the base that they were made of. A compiled checkpoint has other tensors: attach in its "
+        "spec. Where packs are attached already, attach all of them to the base in one command.",
+        bad="archspec attach out/compiled sql.skillpack.safetensors -o out/sql",
+        good="archspec attach base sql.skillpack.safetensors -o out/sql",
+    ),
+    Code(
+        "AS674",
+        "nothing to detach",
+        "`archspec attach` leaves a record (skillpacks.json) of the base and of the packs in what it writes. Without "
+        "it nothing says what the base was.",
+        bad="archspec detach base -o out/base",
+        good="archspec detach out/sql -o out/base",
+    ),
+    Code(
+        "AS675",
+        "the base is not at hand",
+        "Detaching gives back the base's own bytes; it never subtracts, which would not restore them. They come from "
+        "the links that `attach` left, or from the base itself. Content is compared by digests.",
+        bad="archspec detach out/sql -o out/base      # the base was moved",
+        good="archspec detach out/sql -o out/base --base elsewhere/base",
+    ),
+    Code(
+        "AS676",
+        "a pack that is no LoRA",
+        "A LoRA of peft holds low-rank additions to matrices. Norms, biases and terms that are not of low rank have no "
+        "place in it; `--rank` approximates matrices, `--partial` leaves the rest out.",
+        bad="archspec packs export sql.skillpack.safetensors -o lora",
+        good="archspec packs export sql.skillpack.safetensors -o lora --rank 32 --partial",
+    ),
+    Code(
+        "AS680",
+        "a file that is no sound SkillPack",
+        "The header of a pack says which parts the file holds, of which data types and shapes. The file is cut off, is "
+        "no pack, or contradicts its header; nothing of it is used.",
+        bad="archspec attach base model.safetensors -o out/sql",
+        good="archspec attach base sql.skillpack.safetensors -o out/sql",
+    ),
+    Code(
+        "AS681",
+        "a pack of another base",
+        "A difference means something only beside the weights that it is the difference to. A pack holds the digest of "
+        "every tensor that it changes.",
+        bad="archspec attach llama-3.2 math.skillpack.safetensors -o out/math      # made of llama-3.1",
+        good="archspec attach llama-3.1 math.skillpack.safetensors -o out/math",
+    ),
+    Code(
+        "AS682",
+        "a source that is not what tuning made of the base",
+        "A tuned model has the tensors of its base, in the same shapes. A LoRA, a file of differences or of BitDelta "
+        "names tensors of the base.",
+        bad="pack: {tuned: other-architecture, budget: 6%}",
+        good="pack: {tuned: tuned, budget: 6%}",
+    ),
+    Code(
+        "AS683",
+        "a difference that is no number",
+        "NaN or infinity in a difference would make the attached weights useless everywhere.",
+        bad="tuned: diverged",
+        good="tuned: checkpoint-1000",
+    ),
+    Code(
+        "AS684",
+        "a budget of a pack that cannot be met",
+        "What rules fix, and the header, take their bytes whatever the budget is. Tensors that no rule names need a "
+        "budget to share.",
+        bad="pack: {tuned: tuned, budget: 1%, rules: [{of: mlp, store: [dense]}]}",
+        good="pack: {tuned: tuned, budget: 6%}",
+    ),
+    Code(
+        "AS685",
+        "nothing differs",
+        "The tuned model is its base: there is nothing to pack.",
+        bad="pack: {tuned: base, budget: 6%}",
+        good="pack: {tuned: tuned, budget: 6%}",
+    ),
+)

@@ -1,0 +1,169 @@
+"""The header of a pack: what base it belongs to, what it holds, how it was made. Read strictly, checked whole.
+
+It is JSON under the key `skillpack` of the safetensors metadata. A part of term k of a tensor stands in the file as
+`<tensor>/<k>/<part>`. The file must hold exactly the parts that the header calls for, with their data types and shapes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import isfinite, prod, sqrt
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from archspec.diagnostics import Collector, fail
+from archspec.host.headers import read_header
+from archspec.host.strict_json import Malformed, open_regular, parse_json
+from archspec.host.structure import TensorHeader
+from archspec.packs.terms import MOST, Term, from_json, matrix_shape, size_of, to_json
+from archspec.source import Span
+
+KEY, VERSION = "skillpack", 1
+MOST_PROBLEMS = 20
+AGAIN = "get the pack again, or make it again: `archspec pack SPEC -o PACK`"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a pack adds to one tensor of the base. `digest`: XXH3-128 of the base's data; `dtype`: the base's.
+
+    `norm` is that of the whole difference, `error` that of what the terms leave of it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    digest: str
+    terms: tuple[Term, ...]
+    norm: float
+    error: float
+
+    @property
+    def size(self) -> int:
+        return sum(size_of(term, self.shape) for term in self.terms)
+
+
+@dataclass(frozen=True)
+class Header:
+    """`base`: from (a name), fingerprint (its content). `made`: what it was made of and with."""
+
+    name: str
+    base: Mapping[str, str]
+    tensors: Mapping[str, Change]
+    made: Mapping[str, Any] = field(default_factory=dict)
+    licence: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(change.size for change in self.tensors.values())
+
+    @property
+    def error(self) -> float:
+        """Relative error of all differences together."""
+        lost, whole = (sum(getattr(c, key) ** 2 for c in self.tensors.values()) for key in ("error", "norm"))
+        return float(sqrt(lost / whole)) if whole else 0.0
+
+    def parts(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """Yield name, data type and shape of every tensor of the file."""
+        for name, change in self.tensors.items():
+            for place, term in enumerate(change.terms):
+                for part, (dtype, shape) in term.layout(matrix_shape(change.shape)).items():
+                    yield part_name(name, place, part), dtype, shape
+
+    def to_text(self) -> str:
+        tensors = {
+            name: {
+                "shape": change.shape,
+                "dtype": change.dtype,
+                "digest": change.digest,
+                "terms": [to_json(term) for term in change.terms],
+                "norm": change.norm,
+                "error": change.error,
+            }
+            for name, change in self.tensors.items()
+        }
+        content = {"format": VERSION, "name": self.name, "base": self.base, "tensors": tensors}
+        content |= {"made": self.made, "licence": self.licence}
+        return json.dumps(content, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+
+
+def part_name(tensor: str, term: int, part: str) -> str:
+    return f"{tensor}/{term}/{part}"
+
+
+def read_pack(path: Path, span: Span | None = None) -> tuple[Header, dict[str, TensorHeader]]:
+    """Return the header of a pack and the places of its parts; AS680 where it is no pack or contradicts itself."""
+    parts = read_header(path, span)
+    text = _metadata(path).get(KEY)
+    if text is None:
+        raise fail("AS680", f"'{path}' is no SkillPack: its metadata has no '{KEY}'", span)
+    try:
+        header = _header(parse_json(text.encode()))
+    except ValueError as error:
+        raise fail("AS680", f"the header of '{path.name}' {error}", span, AGAIN) from error
+    _compare(header, parts, path, span)
+    return header, parts
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file that `read_header` has found sound."""
+    with open_regular(path, None) as file:
+        length = int.from_bytes(file.read(8), "little")
+        found: dict[str, str] = parse_json(file.read(length)).get("__metadata__", {})
+    return found
+
+
+def _header(value: Any) -> Header:
+    if not isinstance(value, dict) or value.get("format") != VERSION:
+        found = value.get("format") if isinstance(value, dict) else None
+        raise Malformed(f"has format {found!r}; this archspec reads {VERSION}")
+    base, tensors, made = value.get("base"), value.get("tensors"), value.get("made", {})
+    if not isinstance(value.get("name"), str) or not _texts(base) or not isinstance(tensors, dict):
+        raise Malformed("lacks name, base or tensors")
+    licence = value.get("licence")
+    if not isinstance(made, dict) or not (licence is None or isinstance(licence, str)):
+        raise Malformed("has a malformed 'made' or 'licence'")
+    return Header(value["name"], base, {n: _change(n, c) for n, c in tensors.items()}, made, licence)
+
+
+def _texts(value: Any) -> TypeGuard[dict[str, str]]:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+CHANGE: Mapping[str, type | tuple[type, ...]] = {
+    "shape": list, "dtype": str, "digest": str, "terms": list, "norm": (int, float), "error": (int, float),
+}  # fmt: skip
+
+
+def _change(name: str, value: Any) -> Change:
+    if not isinstance(value, dict) or not all(isinstance(value.get(k), kind) for k, kind in CHANGE.items()):
+        raise Malformed(f"describes tensor {name!r} without {', '.join(CHANGE)}")
+    shape = tuple(value["shape"])
+    if not all(type(size) is int and size >= 1 for size in shape) or prod(shape) > MOST:
+        raise Malformed(f"gives tensor {name!r} an impossible shape")
+    if not all(isfinite(value[key]) and value[key] >= 0 for key in ("norm", "error")):
+        raise Malformed(f"gives tensor {name!r} an impossible norm or error")
+    try:
+        terms = tuple(from_json(term, shape) for term in value["terms"])
+    except Malformed as error:
+        raise Malformed(f"describes tensor {name!r}, which {error}") from None
+    return Change(shape, value["dtype"], value["digest"], terms, float(value["norm"]), float(value["error"]))
+
+
+def _compare(header: Header, parts: Mapping[str, TensorHeader], path: Path, span: Span | None) -> None:
+    """Report parts that are missing, of another shape, or too many."""
+    wanted = {name: (dtype, shape) for name, dtype, shape in header.parts()}
+    wrong = [
+        *(f"lacks '{name}'" for name in wanted if name not in parts),
+        *(f"holds '{name}', which its header does not call for" for name in parts if name not in wanted),
+        *(
+            f"holds '{name}' as {h.dtype} {h.shape}, its header calls for {wanted[name][0]} {wanted[name][1]}"
+            for name, h in parts.items()
+            if name in wanted and (h.dtype, h.shape) != wanted[name]
+        ),
+    ]
+    problems = Collector()
+    for message in wrong[:MOST_PROBLEMS]:
+        problems.report("AS680", f"'{path.name}' {message}", span, AGAIN)
+    problems.raise_if_errors()

@@ -1,0 +1,33 @@
+"""Roles: what a tensor is for, told from the sites of its host and from its name. Every tensor has exactly one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from archspec.host.structure import Structure, inside
+
+ROLES = ("embed", "head", "attn", "cross_attn", "mlp", "norm", "bias", "other")
+NORM = re.compile(r"(^|[._])(norm\w*|\w*layernorm|ln_?\w*|rmsnorm)$", re.IGNORECASE)
+"""The last part of the path of a norm's module."""
+EMBED = re.compile(r"embed|\bwte\b|\bwpe\b", re.IGNORECASE)
+HEAD = re.compile(r"(^|\.)(lm_head|classifier|score|pooler|proj_out\w*|cls|head|decoder)\.", re.IGNORECASE)
+
+
+def roles(tensors: Mapping[str, object], structure: Structure) -> dict[str, str]:
+    """Return tensor -> role. Biases of norms count as norms; other biases as biases, wherever they stand."""
+    slots = {path: site.slot for site in structure.sites if site.slot in ROLES for path in site.paths}
+    owners = {name: site.slot for site in structure.sites if site.slot in ROLES for name in site.teacher.values()}
+    return {name: _role(name, slots, owners) for name in tensors}
+
+
+def _role(name: str, slots: Mapping[str, str], owners: Mapping[str, str]) -> str:
+    module = name.rpartition(".")[0]
+    slot = owners.get(name) or next((slots[path] for path in slots if inside(module, {path})), "")
+    if slot == "norm" or NORM.search(module):
+        return "norm"
+    if name.endswith("bias"):
+        return "bias"
+    if slot:
+        return slot
+    return "embed" if EMBED.search(module) else "head" if HEAD.search(name) else "other"

@@ -1,0 +1,183 @@
+"""The `pack` of a spec resolved: what it is made from, and which rule each tensor of the base falls under; `attach`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from archspec.diagnostics import ArchspecError, Collector, fail
+from archspec.families import expected_tensors
+from archspec.host.locate import locate, structure_of
+from archspec.host.structure import Structure, inside
+from archspec.language.fields import declared
+from archspec.language.parse import load
+from archspec.language.selectors import Selector, select
+from archspec.language.selectors.expressions import Name
+from archspec.language.spec import Pack, Rule, Spec, Step
+from archspec.packs.header import read_pack
+from archspec.packs.roles import ROLES, roles
+
+SOURCES = ("tuned", "lora", "delta", "bitdelta")
+TAKES: Mapping[str, tuple[str, ...]] = {
+    "none": (),
+    "dense": ("dtype",),
+    "prune": ("keep", "code"),
+    "quantize": ("bits", "group", "axis", "fit"),
+    "sign": ("group", "axis"),
+    "svd": ("rank", "energy", "bytes", "bands", "bits", "group", "fit"),
+}
+"""Form -> its settings."""
+SIZES = ("rank", "energy", "bytes", "bands")
+"""What says how many triplets svd keeps: one of them, or all triplets."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """`source` is the one of `SOURCES` that is written. `rules`: tensor -> the rule that names it."""
+
+    pack: Pack
+    source: str
+    rules: Mapping[str, Rule]
+
+
+def resolve_pack(spec: Spec, structure: Structure, problems: Collector) -> Packing | None:
+    """Return what a spec says of a pack, None where there is none or after a report. AS670, AS671."""
+    pack = spec.pack
+    if pack is None:
+        return None
+    written = [key for key in SOURCES if getattr(pack, key) is not None]
+    if len(written) != 1:
+        what = f"{' and '.join(written)} are written" if written else "nothing is written"
+        hint = f"write exactly one of {', '.join(SOURCES)}"
+        problems.report("AS671", f"a pack is made from one source: {what}", pack.span(), hint)
+    if spec.edits:
+        hint = "pack the base, and `attach` the pack in the spec that edits it"
+        problems.report("AS671", "a spec that packs has no edits of its own", spec.edits[0].target.span, hint)
+    for rule in pack.rules:
+        for step in rule.store:
+            _check_step(step, problems)
+    named = _assigned(pack.rules, spec, structure, problems)
+    return Packing(pack, written[0], named) if len(written) == 1 and not problems.has_errors else None
+
+
+def planned(path: Path) -> list[tuple[str, str, str]]:
+    """Return (tensor, role, how it is kept) for every tensor of the base of a spec that packs. Reads no weights."""
+    spec = load(path)
+    if spec.pack is None:
+        raise fail("AS672", f"'{path}' packs nothing: it has no 'pack'", None, NOTHING)
+    if spec.base is None:
+        raise fail("AS141", "a spec needs 'base'", None, "write `base: FOLDER`, or extend a spec that has one")
+    structure = structure_of(locate(spec.base, path.parent))
+    problems = Collector()
+    packing = resolve_pack(spec, structure, problems)
+    problems.raise_if_errors()
+    tensors = structure.tensors or expected_tensors(structure) or {}
+    named = packing.rules if packing else {}
+    return [
+        (name, role, _told(named[name].store) if name in named else "from the budget, if it differs")
+        for name, role in roles(tensors, structure).items()
+    ]
+
+
+NOTHING = "write `pack: {tuned: ..., budget: 6%}`"
+
+
+def _told(steps: Iterable[Step]) -> str:
+    return " + ".join(
+        f"{step.op}({', '.join(f'{k}={v}' for k, v in _settings(step).items())})".replace("()", "") for step in steps
+    )
+
+
+def _settings(step: Step) -> dict[str, Any]:
+    found = {f.name: getattr(step, f.name) for f in declared(Step) if f.name != "op"}
+    return {key: value for key, value in found.items() if value not in (None, ())}
+
+
+def _check_step(step: Step, problems: Collector) -> None:
+    """Report settings that a form needs, or has not: AS671."""
+    settings = _settings(step)
+    for key in (key for key in settings if key not in TAKES[step.op]):
+        hint = f"it takes {', '.join(TAKES[step.op])}" if TAKES[step.op] else "it takes none"
+        problems.report("AS671", f"'{step.op}' has no '{key}'", step.span(key), hint)
+    for message, key in _unfit(step, [key for key in settings if key in SIZES]):
+        problems.report("AS671", message, step.span(key) or step.span(), FORMS[step.op])
+
+
+FORMS: Mapping[str, str] = {
+    "prune": "for example `{op: prune, keep: 2%}`",
+    "quantize": "for example `{op: quantize, bits: 4, group: 64}`",
+    "svd": "for example `{op: svd, rank: 16, bits: 8}` or `{op: svd, bands: [[4, 8], [28, 3]]}`",
+}
+
+
+def _unfit(step: Step, sizes: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield (what is wrong, the key)."""
+    match step.op:
+        case "prune" if step.keep is None:
+            yield "'prune' needs 'keep'", "op"
+        case "quantize" if step.bits is None or step.bits > 8:
+            yield "'quantize' needs 'bits', 1 to 8", "bits"
+        case "svd":
+            if len(sizes) > 1:
+                yield f"'svd' keeps triplets by one of {', '.join(SIZES)}, not by {' and '.join(sizes)}", sizes[1]
+            if step.bits is not None and (step.bands or not _is_width(step.bits)):
+                yield "'bits' of 'svd' are 1 to 8 or 16, and not beside bands", "bits"
+            if not all(len(band) == 2 and band[0] >= 1 and _is_width(band[1]) for band in step.bands):
+                yield "a band is [triplets, bits], with 1 to 8 or 16 bits", "bands"
+
+
+def _is_width(bits: int) -> bool:
+    return 1 <= bits <= 8 or bits == 16
+
+
+def _assigned(rules: Iterable[Rule], spec: Spec, structure: Structure, problems: Collector) -> dict[str, Rule]:
+    """Return tensor -> the first rule that names it; AS670 for rules that are left with none."""
+    tensors = structure.tensors or expected_tensors(structure)
+    role = roles(tensors or {}, structure)
+    found: dict[str, Rule] = {}
+    for rule in rules:
+        try:
+            names = _named(rule.of, role, spec, structure)
+        except ArchspecError as error:
+            problems.add(error.diagnostics)
+            continue
+        fresh = [name for name in names if name not in found]
+        if not fresh and tensors is not None:
+            what = "rules before it name all of its tensors" if names else "no tensor of the base is of it"
+            message = f"the rule of '{rule.of.text}' has no effect: {what}"
+            problems.report("AS670", message, rule.of.span, "leave it out, or put it before the others")
+        found |= dict.fromkeys(fresh, rule)
+    return found
+
+
+def _named(selector: Selector, role: Mapping[str, str], spec: Spec, structure: Structure) -> list[str]:
+    """Return the tensors of a role, or those of the selected sites."""
+    node = selector.expression
+    if isinstance(node, Name) and node.index is None and node.name in ROLES and node.name not in spec.let:
+        return [name for name in role if role[name] == node.name]
+    sites = select(selector, structure, spec.let)
+    paths = {path for site in sites for path in site.paths}
+    own = {name for site in sites for name in site.teacher.values()}
+    return [name for name in role if name in own or inside(name, paths)]
+
+
+def attach_fits(spec: Spec, structure: Structure, problems: Collector) -> None:
+    """Report packs of `attach` that cannot be read, or name tensors that the base has not: AS680, AS681. Digests are
+    compared when the packs are attached."""
+    near = Path(spec.origin.span.source.name).parent if spec.origin else Path()
+    for use in spec.attach.packs if spec.attach else ():
+        span = use.span("from") or use.span()
+        try:
+            header, _ = read_pack(near / Path(use.from_).expanduser(), span)
+        except ArchspecError as error:
+            problems.add(error.diagnostics)
+            continue
+        shapes = structure.tensors or expected_tensors(structure) or {}
+        for name, change in header.tensors.items():
+            found = shapes.get(name)
+            if found is None or getattr(found, "shape", found) != change.shape:
+                what = f"is {getattr(found, 'shape', found)}, not {change.shape}" if found else "is not in the base"
+                problems.report("AS681", f"'{use.from_}' is of another base: '{name}' {what}", span)
+                break

@@ -1,0 +1,195 @@
+"""A pack made: differences looked at one by one, bytes shared out, differences encoded one by one.
+
+Two passes over the tensors, so that memory holds one difference and its decomposition at a time, whatever the size of
+the model. Between them stand the curves of all tensors: sizes and errors, no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from archspec.compiler.packing.allocate import Curves, allocate
+from archspec.compiler.packing.choices import Choice, choices
+from archspec.compiler.packing.recipe import Recipe, Step, build, squared, total
+from archspec.compiler.packing.sources import Headers, Source, finite
+from archspec.compiler.packing.write import PackWriter, parts_of
+from archspec.diagnostics import ArchspecError, Collector, fail
+from archspec.host.headers import BITS
+from archspec.packs.header import Change, Header
+from archspec.packs.terms import matrix_shape, to_json
+from archspec.quantity import quantity
+from archspec.source import Span
+
+PER_TENSOR, PER_PART = 260, 90
+"""Bytes that a tensor and a part take in the header, beside their names; measured when the file is written."""
+ROUNDS, SLACK = 5, 0.02
+"""Times that a file is written to come this near to its budget from below."""
+MORE = 16
+"""Bytes that the header may grow by when another budget stands in it."""
+Progress = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for. `recipe_of`: what a rule fixes for a tensor; None leaves it to the budget."""
+
+    name: str
+    base: Mapping[str, str]
+    recipe_of: Callable[[str], Recipe | None]
+    budget: float | None = None
+    """Part of the bytes of the tensors that differ, as the base stores them."""
+    limit: int | None = None
+    """Bytes of the file."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of the base's tensors: XXH3-128, hexadecimal."""
+    made: Mapping[str, Any] = field(default_factory=dict)
+    licence: str | None = None
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """`size` of the file and `whole` of what differs, in bytes; `header` has every tensor's error."""
+
+    header: Header
+    size: int
+    whole: int
+
+    @property
+    def error(self) -> float:
+        return self.header.error
+
+    def to_json(self, path: Path) -> dict[str, Any]:
+        tensors = {n: {"terms": [to_json(term) for term in c.terms], "bytes": c.size, "norm": c.norm, "error": c.error}
+                   for n, c in self.header.tensors.items()}  # fmt: skip
+        told = {"pack": str(path), "name": self.header.name, "base": dict(self.header.base)}
+        return told | {"bytes": self.size, "of": self.whole, "error": self.error, "tensors": tensors}
+
+
+def make_pack(
+    request: Request, base: Headers, source: Source, out: Path, progress: Progress = lambda stage, name: None
+) -> Made:
+    """Write the pack of a source's differences to `out`. AS683 for differences that are no numbers, AS684 for a budget
+    that cannot be met, AS685 where nothing differs."""
+    curves, whole = _curves(request, base, source, progress)
+    budget = _budget(request, whole)
+    if budget is None:
+        best = {name: curve[-1] for name, curve in curves.items()}
+        return _written(request, base, source, best, out, None, progress, whole)
+    room, best_made = budget, None
+    for _ in range(ROUNDS):  # what the header takes is known when it is written
+        chosen = allocate(curves, room) or {name: curve[0] for name, curve in curves.items()}
+        made = _written(request, base, source, chosen, out, budget, progress, whole)
+        best_made = made if made.size <= budget else best_made
+        room += budget - made.size
+        if 0 <= budget - made.size <= SLACK * budget or _is_least(chosen, curves):
+            break
+    if best_made is None:
+        raise _too_small(request, made.size + MORE, budget)
+    return best_made
+
+
+def _is_least(chosen: Mapping[str, Choice], curves: Curves) -> bool:
+    return all(chosen[name] is curve[0] for name, curve in curves.items())
+
+
+def _written(
+    request: Request,
+    base: Headers,
+    source: Source,
+    chosen: Mapping[str, Choice],
+    out: Path,
+    budget: int | None,
+    progress: Progress,
+    whole: int,
+) -> Made:
+    """Encode what was chosen; the file appears if it keeps to the budget."""
+    with PackWriter(out) as writer:
+        header = _encode(request, base, source, chosen, writer, progress)
+        size = header.size + len(writer.head(header))
+        if budget is None or size <= budget:
+            writer.publish(header)
+    return Made(header, size, whole)
+
+
+def _curves(request: Request, base: Headers, source: Source, progress: Progress) -> tuple[dict[str, list[Choice]], int]:
+    """Return what can be done with each tensor that differs, and the bytes of all of these."""
+    problems, found, whole = Collector(), {}, 0
+    for name in source.names():
+        progress("measuring", name)
+        delta = source.delta(name)
+        if not finite(delta, name, problems, request.span) or not delta.any():
+            continue
+        matrix = delta.reshape(matrix_shape(tuple(delta.shape)))
+        found[name] = [_weighed(choice, name) for choice in _offered(name, matrix, request)]
+        whole += delta.numel() * BITS[base[name].dtype] // 8
+    problems.raise_if_errors()
+    if not found:
+        raise fail("AS685", "nothing differs from the base", request.span, "are both the same checkpoint?")
+    return found, whole
+
+
+def _offered(name: str, matrix: Tensor, request: Request) -> Sequence[Choice]:
+    recipe = request.recipe_of(name)
+    if recipe is None:
+        if request.budget is None and request.limit is None:
+            message = f"no rule names '{name}', and there is no budget that it could have a part of"
+            raise fail("AS684", message, request.span, "write `budget: 6%`, or a rule for every role")
+        return choices(matrix)
+    encoded = build(recipe, matrix)
+    return [Choice(sum(e.size for e in encoded), squared(matrix - total(encoded, matrix)), recipe)]
+
+
+def _weighed(choice: Choice, name: str) -> Choice:
+    """Add what a choice takes in the header."""
+    parts = sum(_parts(step) for step in choice.recipe)
+    return Choice(choice.size + PER_TENSOR + parts * PER_PART + (parts + 1) * len(name), choice.error, choice.recipe)
+
+
+def _parts(step: Step) -> int:
+    """Return how many parts a step's term has, or about."""
+    if step.op != "svd":
+        return 1 if step.op == "dense" else 2
+    bands = 5 if step.price is not None else len(step.bands or (1,))
+    return 1 + 4 * bands
+
+
+def _budget(request: Request, whole: int) -> int | None:
+    shares = [request.limit, None if request.budget is None else int(request.budget * whole)]
+    return min((share for share in shares if share is not None), default=None)
+
+
+def _too_small(request: Request, least: int, budget: int) -> ArchspecError:
+    message = f"the pack cannot be as small as {quantity(budget, 'bytes')}"
+    hint = f"what rules fix and the header take {least} bytes: write at least that, or `none` for some tensors"
+    return fail("AS684", message, request.span, hint)
+
+
+def _encode(
+    request: Request,
+    base: Headers,
+    source: Source,
+    chosen: Mapping[str, Choice],
+    writer: PackWriter,
+    progress: Progress,
+) -> Header:
+    """Encode every tensor. One that nothing is spent on stands in the header without terms: all of it is lost."""
+    tensors: dict[str, Change] = {}
+    for name, choice in chosen.items():
+        progress("encoding", name)
+        delta = source.delta(name)
+        matrix = delta.reshape(matrix_shape(tuple(delta.shape)))
+        encoded = build(choice.recipe, matrix)
+        for place, term in enumerate(encoded):
+            for part, value in parts_of(name, place, term.parts).items():
+                writer.add(part, value)
+        terms = tuple(term.term for term in encoded)
+        norms = sqrt(squared(matrix)), sqrt(squared(matrix - total(encoded, matrix)))
+        tensors[name] = Change(tuple(delta.shape), base[name].dtype, request.digests[name], terms, *norms)
+    return Header(request.name, request.base, tensors, request.made, request.licence)

@@ -1,0 +1,187 @@
+"""`pack_spec(path)`: from the `pack` stanza of a spec to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from archspec.compiler.convert.state import read_state
+from archspec.compiler.packing import sources
+from archspec.compiler.packing.make import Made, Progress, Request, make_pack
+from archspec.compiler.packing.recipe import GROUP, Recipe, Step
+from archspec.compiler.packing.sources import Headers, Source
+from archspec.diagnostics import Collector, fail
+from archspec.families import tied_tensors
+from archspec.host.fingerprint import FULL, Identity, digest_of
+from archspec.host.headers import read_folder, read_header
+from archspec.host.locate import Located, check_fingerprint, locate, structure_of
+from archspec.host.structure import Structure
+from archspec.language import spec as language
+from archspec.language.parse import load
+from archspec.language.spec import Base, Pack, Rule, Spec
+from archspec.packs.terms import RAW
+from archspec.runtime.store.checkpoint import live
+from archspec.runtime.store.files import hash_file
+from archspec.semantics.packs import NOTHING, Packing, resolve_pack
+from archspec.semantics.resolve import explicit
+from archspec.source import Span
+
+SUFFIX = ".skillpack.safetensors"
+
+
+def pack_spec(path: Path, out: Path | None = None, progress: Progress = lambda stage, name: None) -> tuple[Made, Path]:
+    """Make the pack that a spec asks for; return it and its file. Raises ArchspecError."""
+    spec = load(path)
+    if spec.pack is None:
+        raise fail("AS672", f"'{path}' packs nothing: it has no 'pack'", None, NOTHING)
+    located, structure = _base(spec, path.parent)
+    problems = Collector()
+    packing = resolve_pack(spec, structure, problems)
+    problems.raise_if_errors()
+    assert packing is not None
+    assert structure.tensors is not None
+    source, told = _source(packing, path.parent, located, structure, problems)
+    problems.raise_if_errors()
+    digests = {name: digest_of(header).hex() for name, header in structure.tensors.items()}
+    request = _request(spec, packing, structure, digests, told)
+    target = out or Path(f"{spec.name}{SUFFIX}")
+    return make_pack(request, structure.tensors, source, target, progress), target
+
+
+def _base(spec: Spec, near: Path) -> tuple[Located, Structure]:
+    if spec.base is None:
+        raise fail("AS141", "a spec needs 'base'", None, "write `base: FOLDER`, or extend a spec that has one")
+    located = locate(spec.base, near)
+    structure = structure_of(located)
+    if structure.tensors is None:
+        raise fail("AS648", "the base has a config and no weights", located.span, "put the safetensors beside it")
+    check_fingerprint(spec.base, located)
+    return located, structure
+
+
+def _request(
+    spec: Spec, packing: Packing, structure: Structure, digests: Mapping[str, str], told: Mapping[str, Any]
+) -> Request:
+    assert spec.base is not None
+    assert structure.tensors is not None
+    identity = Identity(structure.config, FULL)
+    for name, header in structure.tensors.items():
+        identity.add(name, header, bytes.fromhex(digests[name]))
+    pack = packing.pack
+    base = {"from": spec.base.from_, "fingerprint": identity.value(), "architecture": structure.architecture}
+    made = {"source": dict(told), "budget": pack.budget, "rules": explicit(pack.rules), "by": "archspec"}
+    share = pack.budget if pack.budget is not None and pack.budget <= 1 else None
+    return Request(
+        name=spec.name,
+        base=base,
+        recipe_of=lambda name: recipe(packing.rules[name]) if name in packing.rules else None,
+        budget=share,
+        limit=int(pack.budget) if pack.budget is not None and share is None else None,
+        digests=digests,
+        made=made,
+        licence=pack.licence,
+        span=pack.span("budget") or pack.span(),
+    )
+
+
+def recipe(rule: Rule) -> Recipe:
+    """Return the recipe that a rule writes."""
+    return tuple(_step(step) for step in rule.store if step.op != "none")
+
+
+def _step(step: language.Step) -> Step:
+    return Step(
+        op=step.op,
+        dtype=step.dtype or "F16",
+        keep=step.keep or 0.0,
+        code=step.code or "auto",
+        bits=step.bits or RAW,
+        group=step.group if step.group is not None else 0 if step.op == "sign" else GROUP,
+        axis=step.axis or "row",
+        fit=step.fit or "search",
+        rank=step.rank,
+        energy=step.energy,
+        bytes=step.bytes,
+        bands=tuple((count, bits) for count, bits in step.bands) or None,
+    )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a source is read for."""
+
+    pack: Pack
+    near: Path
+    located: Located
+    structure: Structure
+    problems: Collector
+
+    @property
+    def base(self) -> Headers:
+        return self.structure.tensors or {}
+
+    def path(self, key: str) -> tuple[Path, Span | None]:
+        path, span = self.near / Path(getattr(self.pack, key)).expanduser(), self.pack.span(key)
+        if not path.exists():
+            raise fail("AS610", f"there is no '{getattr(self.pack, key)}' beside the spec", span)
+        return path, span
+
+
+def _source(
+    packing: Packing, near: Path, located: Located, structure: Structure, problems: Collector
+) -> tuple[Source, dict[str, Any]]:
+    """Return the source, and what the header tells of it."""
+    wanted = Wanted(packing.pack, near, located, structure, problems)
+    source, told = SOURCES[packing.source](wanted)
+    return source, {"kind": packing.source, "from": getattr(packing.pack, packing.source), **told}
+
+
+def _tuned(wanted: Wanted) -> tuple[Source, dict[str, Any]]:
+    folder, span = _checkpoint(wanted)
+    tuned = live(folder, read_folder(folder, span)) if folder.is_dir() else read_header(folder, span)
+    assert wanted.located.weights is not None
+    spare = {*read_folder(wanted.located.weights), *tied_tensors(wanted.structure)}
+    sources.check_tuned(wanted.base, tuned, spare, wanted.problems, span)
+    return sources.Tuned(wanted.base, tuned), {}
+
+
+def _checkpoint(wanted: Wanted) -> tuple[Path, Span | None]:
+    """Return the tuned weights: a folder, one file, or a hub id in the cache."""
+    assert wanted.pack.tuned is not None
+    span = wanted.pack.span("tuned")
+    path = wanted.near / Path(wanted.pack.tuned).expanduser()
+    if path.exists():
+        return path, span
+    found = locate(Base(from_=wanted.pack.tuned), wanted.near).weights
+    if found is None:
+        raise fail("AS600", f"the tuned model '{wanted.pack.tuned}' is not at hand", span, "name a local folder")
+    return found, span
+
+
+def _lora(wanted: Wanted) -> tuple[Source, dict[str, Any]]:
+    folder, span = wanted.path("lora")
+    return sources.read_lora(folder, wanted.base, wanted.problems, span), {}
+
+
+def _delta(wanted: Wanted) -> tuple[Source, dict[str, Any]]:
+    path, span = wanted.path("delta")
+    vector = read_header(path, span)
+    sources.check_vector(wanted.base, vector, wanted.problems, span)
+    return sources.Vector(wanted.base, vector), {"hash": hash_file(path)}
+
+
+def _bitdelta(wanted: Wanted) -> tuple[Source, dict[str, Any]]:
+    path, span = wanted.path("bitdelta")
+    state = read_state(path)
+    sources.check_bitdelta(wanted.base, state, wanted.problems, span)
+    return sources.BitDelta(wanted.base, state), {"hash": hash_file(path)}
+
+
+SOURCES: Mapping[str, Callable[[Wanted], tuple[Source, dict[str, Any]]]] = {
+    "tuned": _tuned,
+    "lora": _lora,
+    "delta": _delta,
+    "bitdelta": _bitdelta,
+}

@@ -1,0 +1,42 @@
+"""Codes of 1 to 8 bits in a stream of bytes: the first in the lowest bits of the first byte, no padding between."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from archspec.packs.terms import packed_size
+
+CHUNK = 1 << 20
+"""Codes at a time; a multiple of 8, so that every chunk ends with a whole byte. A code takes up to 8 bytes then."""
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Return the stream, uint8, of codes (any shape, uint8, each below 2 ** bits), row by row.
+
+    >>> pack(torch.tensor([1, 2, 3], dtype=torch.uint8), 3)
+    tensor([209,   0], dtype=torch.uint8)
+    """
+    flat = codes.reshape(-1).numpy()
+    parts = [_pack(flat[start : start + CHUNK], bits) for start in range(0, len(flat), CHUNK)]
+    return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, np.uint8))
+
+
+def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    return np.packbits(np.unpackbits(codes[:, None], axis=1, count=bits, bitorder="little").ravel(), bitorder="little")
+
+
+def unpack(stream: Tensor, bits: int, count: int) -> Tensor:
+    """Return `count` codes (count,), uint8.
+
+    >>> unpack(torch.tensor([209, 0], dtype=torch.uint8), 3, 3)
+    tensor([1, 2, 3], dtype=torch.uint8)
+    """
+    found, data = np.empty(count, np.uint8), stream.numpy()
+    for start in range(0, count, CHUNK):
+        some = min(CHUNK, count - start)
+        first = start * bits // 8
+        raw = np.unpackbits(data[first : first + packed_size(some, bits)], count=some * bits, bitorder="little")
+        found[start : start + some] = np.packbits(raw.reshape(some, bits), axis=1, bitorder="little")[:, 0]
+    return torch.from_numpy(found)

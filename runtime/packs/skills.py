@@ -1,0 +1,181 @@
+"""`skills(model, *packs)`: packs on a loaded model, for the time of a `with`.
+
+    with archspec.skills(model, "sql.skillpack.safetensors", scale=1.0):
+        model(...)
+
+Two modes. `weights`: tensors are exchanged for base + scale x difference, computed once in float32; leaving puts the
+base's own tensors back, the very same memory, so that it is restored bit by bit. `branch`: a linear map whose
+difference is of low rank gets y = W x + scale U (S (V^T x)) beside it, from the factors as the pack holds them, and no
+dense difference is made; whatever else a pack changes (norms, biases, embeddings, other forms) is exchanged as in
+`weights`.
+
+What is entered can be entered again: the exchanged tensors and factors are kept until the object goes, so switching
+costs neither decoding nor copying. Several packs at once are given to one `skills`, not nested. A model that packs are
+on may run; training it is not foreseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+import xxhash
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from archspec.diagnostics import Collector
+from archspec.packs.terms import LowRank, matrix_shape
+from archspec.runtime.packs.attach import Use, added
+from archspec.runtime.packs.check import MOST_PROBLEMS, origin
+from archspec.runtime.packs.decode import factors
+from archspec.runtime.packs.reading import Pack, open_pack
+from archspec.runtime.store.checkpoint import DTYPES
+
+Mode = Literal["weights", "branch"]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """`down` (rank, inputs), `up` (outputs, rank): what is added to a linear map, scale included."""
+
+    down: Tensor
+    up: Tensor
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output + linear(linear(inputs[0], self.down), self.up)
+
+
+class Skills(AbstractContextManager["Skills"]):
+    """Packs on a model while it is entered. Not reentrant."""
+
+    def __init__(self, model: nn.Module, uses: tuple[Use, ...], mode: Mode) -> None:
+        self.model, self.uses, self.mode = model, uses, mode
+        self._names = {use.pack.path: names_in(model, use.pack) for use in uses}
+        self._exchanged: dict[str, Tensor] = {}
+        self._branches: dict[str, Branch] = {}
+        self._base: dict[str, Tensor] = {}
+        self._hooks: list[Any] = []
+        self._places: dict[str, int] = {}
+        """Where the base's tensors lay when it was checked."""
+
+    def __enter__(self) -> Self:
+        if self._base or self._hooks:
+            raise RuntimeError("these packs are on the model already")
+        tensors = tensors_of(self.model)
+        if {name: tensors[name].data_ptr() for name in self._places} != self._places or not self._places:
+            self._prepare(tensors)
+        for name, value in self._exchanged.items():
+            self._base[name], tensors[name].data = tensors[name].data, value
+        for path, branch in self._branches.items():
+            self._hooks.append(self.model.get_submodule(path).register_forward_hook(branch))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tensors = tensors_of(self.model)
+        for name, value in self._base.items():
+            tensors[name].data = value
+        for hook in self._hooks:
+            hook.remove()
+        self._base.clear()
+        self._hooks.clear()
+
+    def _prepare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Check the base, and make what is exchanged and what is added. Done again for a model whose tensors lie
+        elsewhere: it was moved, or other packs are on it (which is refused: a sum is not what was asked for)."""
+        problems = Collector()
+        for use in self.uses:
+            _check(use.pack, self._names[use.pack.path], tensors, problems)
+        problems.raise_if_errors()
+        self._exchanged.clear()
+        self._branches.clear()
+        for name, uses in self._touched().items():
+            tensor = tensors[name]
+            path = name.removesuffix(".weight")
+            if self.mode == "branch" and self._can_branch(name, uses):
+                self._branches[path] = _branch(uses, tensor)
+            else:
+                deltas = ((use.scale, use.pack.delta(own)) for use, own in uses)
+                self._exchanged[name] = added(tensor.detach(), deltas, name)
+        self._places = {name: tensors[name].data_ptr() for name in self._touched()}
+
+    def _touched(self) -> dict[str, list[tuple[Use, str]]]:
+        """Return tensor of the model -> the packs that change it, with its name in each."""
+        found: dict[str, list[tuple[Use, str]]] = {}
+        for use in self.uses:
+            for own, name in self._names[use.pack.path].items():
+                if name is not None and use.touches(own):
+                    found.setdefault(name, []).append((use, own))
+        return found
+
+    def _can_branch(self, name: str, uses: list[tuple[Use, str]]) -> bool:
+        path, _, part = name.rpartition(".")
+        if part != "weight" or type(self.model.get_submodule(path)) is not nn.Linear:
+            return False
+        return all(isinstance(term, LowRank) for use, own in uses for term in use.pack.change(own).terms)
+
+
+def skills(model: nn.Module, *packs: str | Path | Pack, scale: float = 1.0, mode: Mode = "weights") -> Skills:
+    """Return a context in which packs are on a model; of several the differences add up.
+
+    AS680 for a file that is no sound pack, AS681 (when it is entered first) for a model that is not the packs' base.
+    Digests can be compared in the data type that the base is stored in: load the model in that."""
+    opened = tuple(pack if isinstance(pack, Pack) else open_pack(pack) for pack in packs)
+    return Skills(model, tuple(Use(pack, scale) for pack in opened), mode)
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+
+
+def names_in(model: nn.Module, pack: Pack) -> dict[str, str | None]:
+    """Return tensor of a pack -> its name in the model, None where there is none. A model may stand under a head, or
+    have lost one: transformers' `base_model_prefix` comes or goes then, as in `from_pretrained`."""
+    tensors = tensors_of(model)
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    found: dict[str, str | None] = {}
+    for name in pack.header.tensors:
+        ways = (name, f"{prefix}{name}", name.removeprefix(prefix))
+        found[name] = next((way for way in ways if way in tensors), None)
+    return found
+
+
+def _check(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[str, Tensor], problems: Collector) -> None:
+    wrong = list(_differences(pack, names, tensors))
+    for message in wrong[:MOST_PROBLEMS]:
+        problems.report("AS681", f"'{pack.path.name}' is of another base: {message}", None, origin(pack.header))
+
+
+def _differences(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    for own, name in names.items():
+        change = pack.change(own)
+        if name is None:
+            yield f"the model has no '{own}'"
+            continue
+        tensor = tensors[name].detach()
+        if (tuple(tensor.shape), tensor.dtype) != (change.shape, DTYPES[change.dtype]):
+            yield f"'{name}' is {tensor.dtype} {tuple(tensor.shape)}, it wants {change.dtype} {change.shape}"
+        elif _digest(tensor) != change.digest:
+            yield f"'{name}' has other values"
+
+
+def _digest(tensor: Tensor) -> str:
+    data = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return str(xxhash.xxh3_128_hexdigest(memoryview(data)))  # type: ignore[arg-type]
+
+
+def _branch(uses: list[tuple[Use, str]], like: Tensor) -> Branch:
+    ups, downs = [], []
+    for use, own in uses:
+        for term, parts in use.pack.terms(own):
+            assert isinstance(term, LowRank)
+            up, down = factors(term, parts, matrix_shape(use.pack.change(own).shape))
+            ups.append(use.scale * up)
+            downs.append(down)
+    return Branch(torch.cat(downs).to(like), torch.cat(ups, 1).to(like))

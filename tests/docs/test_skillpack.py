@@ -1,0 +1,72 @@
+"""docs/skillpack.md: its commands and blocks run, and the reader that it prints reads every form that there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from archspec.cli import main
+from archspec.runtime.packs.reading import open_pack
+from tests.packs import packed, tuned_from
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [m.groups() for m in BLOCK.finditer((ROOT / "docs" / "skillpack.md").read_text("utf-8"))]
+
+
+def test_the_commands(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").symlink_to(tiny_encoder)
+    tuned_from(tiny_encoder, tmp_path / "tuned")
+    (spec,) = [text for kind, _, text in BLOCKS if kind == "yaml"]
+    (tmp_path / "sql.yaml").write_text(spec, "utf-8")
+    for line in (line for kind, _, text in BLOCKS if kind == "bash" for line in text.strip().splitlines()):
+        program, *arguments = shlex.split(line)
+        if program == "archspec":
+            found = CliRunner().invoke(main, arguments)
+            assert found.exit_code == 0, f"$ {line}\n{found.output}"
+        else:
+            subprocess.run([program, *arguments], check=True)
+    assert (tmp_path / "out" / "sql" / "skillpacks.json").is_file()
+    (python,) = [text for kind, flags, text in BLOCKS if kind == "python" and not flags]
+    names: dict[str, Any] = {}
+    exec(python, names)
+    assert names["sql"].uses[0].pack.header.name == "sql"
+
+
+RULES = [
+    "{of: norm, store: [{op: dense, dtype: BF16}]}",
+    "{of: bias, store: [{op: quantize, bits: 5, group: 7}]}",
+    "{of: 'blocks[0].mlp', store: [{op: prune, keep: 3%, code: gaps}, {op: prune, keep: 20%, code: mask}]}",
+    "{of: 'blocks[1].mlp', store: [{op: sign, axis: tensor}, {op: svd, bands: [[2, 16], [3, 7], [9, 1]], group: 20}]}",
+    "{of: 'blocks[2].mlp', store: [{op: quantize, bits: 3, axis: column, group: 10}, {op: sign}]}",
+    "{of: head, store: [none]}",
+]
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_the_printed_reader_reads_what_archspec_reads(tiny_encoder: Path, tmp_path: Path, fixed: bool) -> None:
+    tuned = tuned_from(tiny_encoder, tmp_path / "tuned")
+    rules = f"[{', '.join(RULES)}]" if fixed else "[]"
+    _, path = packed(tmp_path, tiny_encoder, f"{{tuned: {tuned}, budget: 80%, rules: {rules}}}")
+    (source,) = [text for _, flags, text in BLOCKS if flags == " reader"]
+    reader: dict[str, Any] = {}
+    exec(source, reader)
+    header, found = reader["read"](path)
+    pack = open_pack(path)
+    assert header["name"] == "skill"
+    assert found.keys() == pack.header.tensors.keys()
+    for name, delta in found.items():
+        wanted = pack.delta(name)
+        assert delta.dtype == np.float32
+        assert torch.allclose(torch.from_numpy(np.ascontiguousarray(delta)), wanted, rtol=1e-5, atol=1e-8), name
+    used = {term.op for change in pack.header.tensors.values() for term in change.terms}
+    assert used == {"dense", "sparse", "quantized", "low_rank"} or not fixed
