@@ -35,6 +35,7 @@ VERBS: Mapping[str, str] = {
     "eval": "Measure a checkpoint beside its host.",
     "show": "Describe a checkpoint.",
     "convert": "Turn published DiT files, grafts and their configs into ours.",
+    "merge": "Merge checkpoints of one architecture: linear, TIES, DARE, SLERP, SCE.",
     "diff": "Compare specs, checkpoints and hub models.",
 }
 
