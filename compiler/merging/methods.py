@@ -191,7 +191,7 @@ def _drop(reader: Reader, model: int) -> Keep | None:
 def _drawn(reader: Reader, model: int, number: int, count: int, density: float) -> Tensor:
     """Return which numbers of a block are kept, bool."""
     text = f"{reader.seed}\n{model}\n{reader.task.name}\n{number}"
-    bits = np.random.SFC64(xxhash.xxh3_128_intdigest(text)).random_raw((count + 1) // 2)
+    bits = np.random.SFC64(xxhash.xxh3_128_intdigest(text.encode())).random_raw((count + 1) // 2)
     return torch.from_numpy(bits.view(np.uint32)[:count] < np.uint64(round(density * 2**32)))
 
 

@@ -49,10 +49,11 @@ def keys_of(block: Tensor) -> Tensor:
 
 def cut_of(blocks: Blocks, k: int) -> Cut:
     """Return the cut that keeps the `k` largest magnitudes of all blocks."""
+    dtype = keys_of(next(iter(blocks()))).dtype
     if k <= 0:
-        return Cut(0x7FFFFFFF, 0)
+        return Cut(torch.iinfo(dtype).max, 0)
     high, above = _cut(_count(blocks, None), k)
-    if next(iter(blocks())).dtype != torch.float32:
+    if dtype == torch.int16:
         return Cut(high, k - above)
     low, between = _cut(_count(blocks, high), k - above)
     return Cut(high << 16 | low, k - above - between)
