@@ -158,20 +158,13 @@ def _check_filters(merge: Merge, source: Source, problems: Collector) -> None:
 
 
 def depths_of(names: Mapping[str, TensorHeader]) -> dict[str, float]:
-    """Return the depth of each tensor: its block's index over the last index of its list. What stands in no list has
-    0 when it is an embedding, else 1: embeddings come before all blocks, norms and heads behind them."""
+    """Return the depth of each tensor: its block's index over the last index of its list, as in mergekit. What
+    stands in no list has depth 0, embeddings and heads alike."""
     last: dict[str, int] = {}
     found = {name: _LAYER.match(name) for name in names}
     for match in filter(None, found.values()):
         last[match[1]] = max(last.get(match[1], 0), int(match[2]))
-    return {
-        name: int(match[2]) / max(last[match[1]], 1) if match else float(not _is_embedding(name))
-        for name, match in sorted(found.items())
-    }
-
-
-def _is_embedding(name: str) -> bool:
-    return "embed" in name or any(part in ("wte", "wpe") for part in name.split("."))
+    return {name: int(match[2]) / max(last[match[1]], 1) if match else 0.0 for name, match in sorted(found.items())}
 
 
 def _task(merge: Merge, sources: list[Source], name: str, depth: float) -> Task:

@@ -12,8 +12,8 @@
 Models and their deltas are rounded to the dtype of the arithmetic first, as mergekit does; sums are float32 and rounded
 once, at the end. A sum of exactly 0 elects the positive sign (TIES, SCE), as in mergekit. DARE rescales by the ratio
 of L1 norms of a tensor's delta before and after, as mergekit does (PEFT and the paper divide by p: the same in
-expectation); with `rescale: false` not at all. Its draws are 32 bits of numpy's SFC64, seeded by seed, model, tensor and
-block. What needs a whole tensor (a cut, a norm, a share of squares) is a pass of its own before the last.
+expectation); with `rescale: false` not at all. Its draws are 32 bits of numpy's SFC64, seeded by seed, model, tensor
+and block. What needs a whole tensor (a cut, a norm, a share of squares) is a pass of its own before the last.
 """
 
 from __future__ import annotations

@@ -24,7 +24,16 @@ from archspec.runtime.store.checkpoint import Piece, Writer, shards, stem_of
 from archspec.runtime.store.files import copy_file, publish
 
 RECORD = "archspec.merge.json"
-TOKENIZER = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "spiece", "sentencepiece", "chat_template")
+TOKENIZER = (
+    "tokenizer",
+    "vocab",
+    "merges",
+    "special_tokens",
+    "added_tokens",
+    "spiece",
+    "sentencepiece",
+    "chat_template",
+)
 """Beginnings of the names of a tokenizer's files."""
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

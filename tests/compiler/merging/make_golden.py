@@ -10,17 +10,18 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from golden_cases import CASES, write_models
+from tests.compiler.merging.golden_cases import CASES, write_models
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
-    found = {}
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_models(folder)
