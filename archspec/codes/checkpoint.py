@@ -339,8 +339,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS690",
         "a merge that cannot be read",
-        "`archspec merge` reads mergekit's YAML strictly: a key or parameter that nobody knows, or that the method does "
-        "not read, would be passed over in silence elsewhere and is an error here.",
+        "`archspec merge` reads mergekit's YAML strictly: a key or parameter that nobody knows, or that the method "
+        "does not read, would be passed over in silence elsewhere and is an error here.",
         bad="models: [{model: ./chat, parameters: {wieght: 1.0}}]",
         good="models: [{model: ./chat, parameters: {weight: 1.0}}]",
     ),
@@ -355,8 +355,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS692",
         "a merge parameter of a wrong value",
-        "A parameter is a finite number, a list of numbers spread over depth, or a list of filters with values; densities "
-        "are fractions, `normalize` and `rescale` are true or false, dtypes are float32, float16 or bfloat16.",
+        "A parameter is a finite number, a list of numbers spread over depth, or a list of filters with values; "
+        "densities are fractions, `normalize` and `rescale` true or false, dtypes float32, float16 or bfloat16.",
         bad="parameters: {density: 50}",
         good="parameters: {density: 0.5}",
     ),

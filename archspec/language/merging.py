@@ -60,8 +60,18 @@ METHODS: Mapping[str, Method] = {
     "passthrough": Method(deltas=False, models=(1, 1)),
 }
 UNSUPPORTED = frozenset(
-    "nuslerp multislerp karcher della della_linear breadcrumbs breadcrumbs_ties ram ramplus_tl model_stock nearswap "
-    "arcee_fusion".split()
+    {
+        "nuslerp",
+        "multislerp",
+        "karcher",
+        "della",
+        "della_linear",
+        "breadcrumbs",
+        "breadcrumbs_ties",
+        "ram",
+        "ramplus_tl",
+    }
+    | {"model_stock", "nearswap", "arcee_fusion"}
 )
 """Methods of mergekit that are not here."""
 FOREIGN: Mapping[str, str] = {

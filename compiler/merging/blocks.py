@@ -4,7 +4,7 @@ of this process grows with a tensor."""
 from __future__ import annotations
 
 import mmap
-from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,20 +21,18 @@ class Files:
 
     def __init__(self) -> None:
         self._maps: dict[str, Tensor] = {}
-        self._stack = ExitStack()
 
     def __enter__(self) -> Files:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._maps.clear()
-        self._stack.close()
 
     def read(self, header: TensorHeader, first: int, last: int) -> Tensor:
         """Return the numbers `first` to `last` of a flat tensor."""
         if header.file not in self._maps:
-            file = self._stack.enter_context(open(header.file, "rb"))
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch warns of memory it may not write
+            with Path(header.file).open("rb") as file:  # a mapping outlives its file
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch warns of what it may not write
             self._maps[header.file] = torch.frombuffer(mapping, dtype=torch.uint8)
         dtype = DTYPES[header.dtype]
         start = header.start + first * dtype.itemsize

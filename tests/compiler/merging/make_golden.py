@@ -14,8 +14,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tests.compiler.merging.golden_cases import CASES, write_models
 from safetensors.torch import load_file, save_file
+
+from tests.compiler.merging.golden_cases import CASES, write_models
 
 HERE = Path(__file__).parent
 

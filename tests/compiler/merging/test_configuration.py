@@ -103,7 +103,7 @@ def test_models_that_do_not_fit_are_told_at_once(models: Path) -> None:
 def test_other_dtypes_and_other_classes_are_refused(models: Path) -> None:
     odd = tensors(1) | {"model.norm.weight": torch.zeros(8, dtype=torch.float64)}
     save_file(odd, models / "a" / "model.safetensors")
-    other = CONFIG | {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    other = CONFIG | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
     (models / "b" / "config.json").write_text(json.dumps(other))
     assert [code for code, _, _ in mistakes(models, GOOD)] == ["AS696", "AS697"]
 
