@@ -143,15 +143,21 @@ def _elected(reader: Reader, keeps: list[Keep | None]) -> Blocks:
 
 def _agreeing(parts: list[Tensor], total: Tensor, task: Task) -> Tensor:
     """Return the sum of the weighted deltas that have the sign of `total`, normalized where the task says so."""
-    negative = total < 0
+    sign = _sign(total)
     mixed, divisor = torch.zeros_like(total), torch.zeros_like(total)
     for part, weight in zip(parts, task.weights, strict=True):
-        agrees = torch.where(negative, part < 0, part > 0).to(torch.float32)
-        mixed.addcmul_(part, agrees)
-        divisor.add_(agrees, alpha=weight)
+        agrees = part.mul_(sign).clamp_(min=0)
+        mixed += agrees
+        if task.options["normalize"]:
+            divisor.add_(agrees.sign_(), alpha=weight)
     if task.options["normalize"]:
         mixed.div_(divisor.masked_fill_(divisor.abs() < SMALL, 1.0))
-    return mixed
+    return mixed.mul_(sign)
+
+
+def _sign(total: Tensor) -> Tensor:
+    """Return 1 where a sum is 0 or more, else -1."""
+    return total.sign().add_(0.5).sign_()
 
 
 def _ties(reader: Reader) -> Blocks:
@@ -164,7 +170,7 @@ def _trim(reader: Reader, model: int) -> Keep | None:
     if density >= 1:
         return None
     cut = cut_of(lambda: reader.deltas(model), int(density * count))
-    return lambda _, delta: delta.to(torch.float32).mul_(cut.mask(delta))
+    return lambda _, delta: delta.to(torch.float32).mul_(cut.mask(delta).to(torch.float32))
 
 
 def _dare_linear(reader: Reader) -> Blocks:
@@ -182,7 +188,7 @@ def _drop(reader: Reader, model: int) -> Keep | None:
         return None
 
     def kept(number: int, delta: Tensor) -> Tensor:
-        return delta.to(torch.float32).mul_(_drawn(reader, model, number, len(delta), density))
+        return delta.to(torch.float32).mul_(_drawn(reader, model, number, len(delta), density).to(torch.float32))
 
     factor = _rescaling(reader, model, kept) if reader.task.options["rescale"] else 1.0
     return lambda number, delta: kept(number, delta).mul_(factor)
@@ -192,13 +198,13 @@ def _drawn(reader: Reader, model: int, number: int, count: int, density: float) 
     """Return which numbers of a block are kept, bool."""
     text = f"{reader.seed}\n{model}\n{reader.task.name}\n{number}"
     bits = np.random.SFC64(xxhash.xxh3_128_intdigest(text.encode())).random_raw((count + 1) // 2)
-    return torch.from_numpy(bits.view(np.uint32)[:count] < np.uint64(round(density * 2**32)))
+    return torch.from_numpy(bits.view(np.uint32)[:count] < np.uint32(min(round(density * 2**32), 2**32 - 1)))
 
 
 def _rescaling(reader: Reader, model: int, kept: Keep) -> float:
     before = after = 0.0
     for number, delta in enumerate(reader.deltas(model)):
-        before += float(delta.abs().sum(dtype=torch.float32))
+        before += float(delta.to(torch.float32).abs_().sum())
         after += float(kept(number, delta).abs_().sum())
     return 1.0 if min(before, after) < LEAST_NORM else before / after
 
@@ -232,13 +238,13 @@ def _sce(reader: Reader) -> Blocks:
     for span in reader.spans():
         base = reader.base(*span)
         deltas = _selected(reader, base, span, cut)
-        negative = torch.stack(deltas).sum(0) < 0
+        sign = _sign(torch.stack(deltas).sum(0))
         mixed, divisor = torch.zeros_like(base), torch.zeros_like(base)
         for delta, share in zip(deltas, coefficients, strict=True):
-            agrees = torch.where(negative, delta < 0, delta > 0).to(torch.float32)
-            mixed.addcmul_(delta, agrees, value=share)
-            divisor.add_(agrees, alpha=share)
-        yield mixed.div_(divisor.clamp_(min=1e-6)).add_(base)
+            agrees = delta.mul(sign).clamp_(min=0)
+            mixed.add_(agrees, alpha=share)
+            divisor.add_(agrees.sign_(), alpha=share)
+        yield mixed.div_(divisor.clamp_(min=1e-6)).mul_(sign).add_(base)
 
 
 def _selection(reader: Reader) -> Cut | None:
