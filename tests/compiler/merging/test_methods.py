@@ -177,7 +177,8 @@ def test_the_order_of_models_does_not_matter(models: Path, method: str) -> None:
     own = "{}" if method == "sce" else "{weight: 0.5}"
     first = merge(models, config(method, own=own, names="ab"), out="one")
     second = merge(models, config(method, own=own, names="ba"), out="two")
-    assert all(torch.equal(first[name], second[name]) for name in SHAPES)
+    for name in SHAPES:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-6, atol=1e-6)  # sums round by their order
 
 
 def test_density_one_of_dare_is_task_arithmetic(models: Path) -> None:
