@@ -39,6 +39,7 @@ VERBS: Mapping[str, str] = {
     "attach": "Add SkillPacks to the base that they were made of.",
     "detach": "Take SkillPacks off a checkpoint again, bit by bit.",
     "packs": "List, describe, verify and export SkillPacks.",
+    "merge": "Merge checkpoints of one architecture: linear, TIES, DARE, SLERP, SCE.",
     "diff": "Compare specs, checkpoints and hub models.",
 }
 

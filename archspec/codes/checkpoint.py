@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archspec.codes import packs
+from archspec.codes import merging, packs
 from archspec.codes.base import Code
 
 CODES: tuple[Code, ...] = (
@@ -357,4 +357,5 @@ CODES: tuple[Code, ...] = (
         good="probe: dit-512.probe.json",
     ),
     *packs.CODES,
+    *merging.CODES,
 )

@@ -228,6 +228,21 @@ class Writer:
         file.write(data, start)
         self.digests[name] = xxhash.xxh3_128_hexdigest(data)
 
+    def put_blocks(self, name: str, blocks: Iterable[Tensor]) -> None:
+        """Write the values of a new tensor, its flat blocks in order; dtype and count are as announced."""
+        file, start, piece = self._open.pop(name)
+        hasher, done = xxhash.xxh3_128(), 0
+        for block in blocks:
+            if block.dtype != DTYPES[piece.dtype]:
+                raise InternalError(f"emit: a block of '{name}' is {NAMES.get(block.dtype)}, announced {piece.dtype}")
+            data = memoryview(block.contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
+            file.write(data, start + done)
+            hasher.update(data)
+            done += len(data)
+        if done != piece.size:
+            raise InternalError(f"emit: '{name}' got {done} bytes, announced as {piece.size}")
+        self.digests[name] = hasher.hexdigest()
+
     def _write_index(self) -> None:
         if len(self.shards) == 1:
             return

@@ -1,0 +1,198 @@
+"""What a merge will do to each tensor, from its configuration and the headers of its models; no weight is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from archspec.diagnostics import ArchspecError, Collector, fail
+from archspec.host.headers import BITS
+from archspec.host.locate import Located, locate, structure_of
+from archspec.host.structure import TensorHeader
+from archspec.language.merging import FRACTIONS, METHODS, SWITCHES, Merge, Model, Settings, value_of
+
+FLOATS = ("BF16", "F16", "F32")
+"""Dtypes that are merged. Others are copied where all models have the same values."""
+MOST_NAMED = 8
+_LAYER = re.compile(r"^(.*?)\.(\d+)\.")
+DEFAULTS: Mapping[str, float] = {"density": 1.0, "lambda": 1.0, "select_topk": 1.0, "rescale": 1.0}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One model of a merge. `tensors`: without repeats of tied ones."""
+
+    model: Model
+    located: Located
+    config: Mapping[str, Any]
+    architecture: str
+    tensors: Mapping[str, TensorHeader]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One tensor of the result. `weights` and `densities`: of each model; `options`: by the names of parameters."""
+
+    name: str
+    method: str
+    shape: tuple[int, ...]
+    work: str
+    """Dtype of the arithmetic: what models and deltas are rounded to."""
+    out: str
+    base: TensorHeader | None
+    models: tuple[TensorHeader, ...]
+    weights: tuple[float, ...]
+    densities: tuple[float, ...]
+    options: Mapping[str, float]
+
+    @property
+    def sources(self) -> tuple[TensorHeader, ...]:
+        return ((self.base,) if self.base else ()) + self.models
+
+    @property
+    def rule(self) -> str:
+        """What is done, for people: the method and its values; equal for tensors that are treated alike."""
+        parts = [f"{name} {', '.join(f'{v:g}' for v in values)}" for name, values in self._values() if values]
+        return " ".join([self.method, *parts])
+
+    def _values(self) -> Iterator[tuple[str, tuple[float, ...]]]:
+        kind = METHODS[self.method]
+        yield "weight", self.weights if "weight" in kind.own else ()
+        yield "density", self.densities if "density" in kind.own else ()
+        for name in sorted(kind.shared - SWITCHES):
+            yield name, (self.options[name],)
+
+
+@dataclass(frozen=True)
+class Layout:
+    merge: Merge
+    sources: tuple[Source, ...]
+    """All models, the base first."""
+    tasks: tuple[Task, ...]
+
+    @property
+    def reads(self) -> int:
+        """Bytes of the inputs."""
+        return sum(header.end - header.start for task in self.tasks for header in task.sources)
+
+    @property
+    def writes(self) -> int:
+        return sum(task.models[0].count * BITS[task.out] // 8 for task in self.tasks)
+
+
+def lay_out(merge: Merge, near: Path) -> Layout:
+    """Find the models and settle every tensor; relative paths start at `near`. AS6xx, all at once."""
+    problems = Collector()
+    sources = [source for model in merge.all_models if (source := _source(model, near, problems))]
+    problems.raise_if_errors()
+    _check_alike(sources, problems)
+    _check_filters(merge, sources[0], problems)
+    problems.raise_if_errors()
+    depths = depths_of(sources[0].tensors)
+    return Layout(merge, tuple(sources), tuple(_task(merge, sources, name, at) for name, at in depths.items()))
+
+
+def _source(model: Model, near: Path, problems: Collector) -> Source | None:
+    try:
+        located = locate(model.base, near)
+        structure = structure_of(located)
+        if not structure.tensors:
+            raise fail("AS694", f"'{model.name}' has no weights", model.span, "name a folder with safetensors files")
+    except ArchspecError as error:
+        problems.add(error.diagnostics)
+        return None
+    return Source(model, located, structure.config, structure.architecture, structure.tensors)
+
+
+def _check_alike(sources: list[Source], problems: Collector) -> None:
+    """Report every model whose class, names, shapes or dtypes are not those of the first."""
+    first = sources[0]
+    for other in sources[1:]:
+        span, name = other.model.span, other.model.name
+        if other.architecture != first.architecture:
+            message = f"'{name}' is a {other.architecture}, '{first.model.name}' a {first.architecture}"
+            problems.report("AS697", message, span, "only models of one class are merged")
+            continue
+        missing = [tensor for tensor in first.tensors if tensor not in other.tensors]
+        if missing:
+            problems.report("AS694", f"'{name}' lacks {_listed(missing)}", span, f"'{first.model.name}' has them")
+        extra = [tensor for tensor in other.tensors if tensor not in first.tensors]
+        if extra:
+            problems.report("AS694", f"'{name}' has {_listed(extra)}", span, f"'{first.model.name}' lacks them")
+        shapes = [
+            f"{tensor} {other.tensors[tensor].shape}, not {header.shape}"
+            for tensor, header in first.tensors.items()
+            if tensor in other.tensors and other.tensors[tensor].shape != header.shape
+        ]
+        if shapes:
+            problems.report("AS695", f"'{name}' has other shapes: {_listed(shapes)}", span, _vocabulary(first, other))
+    for source in sources:
+        odd = [f"{name} ({h.dtype})" for name, h in source.tensors.items() if h.dtype not in FLOATS]
+        if odd:
+            hint = f"tensors of {', '.join(FLOATS)} are merged; save the model in one of these"
+            problems.report("AS696", f"'{source.model.name}' holds {_listed(odd)}", source.model.span, hint)
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _vocabulary(first: Source, other: Source) -> str:
+    a, b = first.config.get("vocab_size"), other.config.get("vocab_size")
+    if a != b:
+        return f"the vocabularies have {a} and {b} entries: resize one model's embeddings first"
+    return "only models of one shape are merged"
+
+
+def _check_filters(merge: Merge, source: Source, problems: Collector) -> None:
+    """A filter that no tensor has is a mistake: it would do nothing."""
+    for settings in (merge.settings, *(model.settings for model in merge.models)):
+        for rule in (rule for setting in settings.values() for rule in setting):
+            if not any(rule.holds(name) for name in source.tensors):
+                hint = f"a filter is part of a name such as {next(iter(source.tensors))}"
+                problems.report("AS698", f"no tensor's name holds '{rule.filter}'", rule.span, hint)
+
+
+def depths_of(names: Mapping[str, TensorHeader]) -> dict[str, float]:
+    """Return the depth of each tensor: its block's index over the last index of its list, as in mergekit. What
+    stands in no list has depth 0, embeddings and heads alike."""
+    last: dict[str, int] = {}
+    found = {name: _LAYER.match(name) for name in names}
+    for match in filter(None, found.values()):
+        last[match[1]] = max(last.get(match[1], 0), int(match[2]))
+    return {name: int(match[2]) / max(last[match[1]], 1) if match else 0.0 for name, match in sorted(found.items())}
+
+
+def _task(merge: Merge, sources: list[Source], name: str, depth: float) -> Task:
+    kind = METHODS[merge.method]
+    by_model = {source.model.base: source.tensors[name] for source in sources}
+    models = tuple(by_model[model.base] for model in merge.models)
+    base = by_model[merge.base.base] if merge.base and kind.deltas else None
+    own = merge.dtype or (base or models[0]).dtype
+    return Task(
+        name=name,
+        method=merge.method,
+        shape=models[0].shape,
+        work=own,
+        out=merge.out_dtype or own,
+        base=base,
+        models=models,
+        weights=tuple(_value("weight", merge, name, depth, model.settings) for model in merge.models),
+        densities=tuple(_value("density", merge, name, depth, model.settings) for model in merge.models),
+        options={key: _value(key, merge, name, depth) for key in sorted(kind.shared | FRACTIONS)},
+    )
+
+
+def _value(key: str, merge: Merge, name: str, depth: float, *own: Settings) -> float:
+    kind = METHODS[merge.method]
+    found = value_of(key, name, depth, *own, merge.settings)
+    if found is None and key in kind.required:
+        message = f"{merge.method} needs '{key}' for '{name}', and no filter holds there"
+        raise fail("AS693", message, merge.span.narrow(0, 1), "end the list with `{value: NUMBER}`")
+    if found is None:
+        return float(kind.normalize) if key == "normalize" else DEFAULTS.get(key, 0.0)
+    return found
