@@ -1,11 +1,10 @@
 """The frame of the command line: lazy verbs, exit codes, failures told."""
 
 import errno
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,9 +21,9 @@ Boom = Callable[..., Result]
 
 
 @pytest.fixture
-def boom(monkeypatch: pytest.MonkeyPatch) -> Iterator[Boom]:
+def boom(monkeypatch: pytest.MonkeyPatch) -> Boom:
     """Run a verb that raises the given exception, or returns the given value."""
-    monkeypatch.delenv("ARCHSPEC_DEBUG", raising=False)
+    monkeypatch.setenv("ARCHSPEC_DEBUG", "")  # set first, so that what `--debug` sets is undone as well
     monkeypatch.setattr(cli, "VERBS", {**cli.VERBS, "boom": "explode"})
 
     def run(outcome: object, *options: str) -> Result:
@@ -37,8 +36,7 @@ def boom(monkeypatch: pytest.MonkeyPatch) -> Iterator[Boom]:
         monkeypatch.setitem(sys.modules, "archspec.cli.boom", SimpleNamespace(command=command))
         return CliRunner().invoke(cli.main, [*options, "boom"])
 
-    yield run
-    os.environ.pop("ARCHSPEC_DEBUG", None)
+    return run
 
 
 @pytest.mark.parametrize(("value", "code"), [(None, 0), (0, 0), (1, 1)])
