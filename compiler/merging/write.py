@@ -17,31 +17,24 @@ from archspec.compiler.emission.result import side_files
 from archspec.compiler.merging.blocks import Files
 from archspec.compiler.merging.layout import Layout, Source, Task
 from archspec.compiler.merging.methods import merged
-from archspec.diagnostics import fail
 from archspec.host.fingerprint import SAMPLED
 from archspec.host.locate import fingerprint
+from archspec.language.merging import DTYPES
 from archspec.runtime.store.checkpoint import Piece, Writer, shards, stem_of
-from archspec.runtime.store.files import copy_file, publish
+from archspec.runtime.store.files import check_replaceable, copy_file, publish
 
 RECORD = "archspec.merge.json"
 TOKENIZER = (
-    "tokenizer",
-    "vocab",
-    "merges",
-    "special_tokens",
-    "added_tokens",
-    "spiece",
-    "sentencepiece",
-    "chat_template",
+    *("tokenizer", "vocab", "merges", "spiece", "sentencepiece"),
+    *("special_tokens", "added_tokens", "chat_template"),
 )
 """Beginnings of the names of a tokenizer's files."""
-NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+NAMES = {spelled: name for name, spelled in DTYPES.items()}
 
 
 def check_output(out: Path) -> None:
     """Refuse to replace what no merge wrote. AS630."""
-    if out.exists() and not (out / RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise fail("AS630", f"'{out}' exists and is no merge of archspec", None, "name another folder: `-o OUT`")
+    check_replaceable(out, RECORD, "merge of archspec")
 
 
 def write_merge(layout: Layout, out: Path, seed: int = 0, advance: Callable[[int], None] = lambda _: None) -> None:

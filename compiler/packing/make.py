@@ -18,10 +18,10 @@ from archspec.compiler.packing.allocate import Curves, allocate
 from archspec.compiler.packing.choices import Choice, choices
 from archspec.compiler.packing.recipe import Recipe, Step, build, squared, total
 from archspec.compiler.packing.sources import Headers, Source, finite
-from archspec.compiler.packing.write import PackWriter, parts_of
+from archspec.compiler.packing.write import PackWriter
 from archspec.diagnostics import ArchspecError, Collector, fail
 from archspec.host.headers import BITS
-from archspec.packs.header import Change, Header
+from archspec.packs.header import Change, Header, part_name
 from archspec.packs.terms import matrix_shape, to_json
 from archspec.quantity import quantity
 from archspec.source import Span
@@ -187,8 +187,8 @@ def _encode(
         matrix = delta.reshape(matrix_shape(tuple(delta.shape)))
         encoded = build(choice.recipe, matrix)
         for place, term in enumerate(encoded):
-            for part, value in parts_of(name, place, term.parts).items():
-                writer.add(part, value)
+            for part, value in term.parts.items():
+                writer.add(part_name(name, place, part), value)
         terms = tuple(term.term for term in encoded)
         norms = sqrt(squared(matrix)), sqrt(squared(matrix - total(encoded, matrix)))
         tensors[name] = Change(tuple(delta.shape), base[name].dtype, request.digests[name], terms, *norms)

@@ -1,7 +1,7 @@
 """Recipes: how a difference is encoded, as a chain of steps, each of what the ones before it left over.
 
 A recipe is small and deterministic: encodings are made from it again when they are chosen, so that planning a pack
-holds no more than one tensor. Rules of a spec become recipes (`rules.py`); the allocator's choices are recipes too.
+holds no more than one tensor. Rules of a spec become recipes (`pack.recipe`); the allocator's choices are recipes too.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from archspec.host.fingerprint import same_data
 from archspec.host.headers import read_header
 from archspec.host.strict_json import read_json
 from archspec.host.structure import TensorHeader
+from archspec.runtime.packs.export import CONFIG, PREFIX
 from archspec.source import Span
 
 Headers = Mapping[str, TensorHeader]
@@ -133,12 +134,9 @@ class Lora:
         return (scale * product).reshape(self.base[name].shape)
 
 
-PREFIX = "base_model.model."
-
-
 def read_lora(folder: Path, base: Headers, problems: Collector, span: Span | None) -> Lora:
     """Read adapter_config.json and adapter_model.safetensors; what cannot be taken over is AS682."""
-    config = read_json(folder / "adapter_config.json", "AS682", span)
+    config = read_json(folder / CONFIG, "AS682", span)
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("fan_in_fan_out"):
         kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
         raise fail("AS682", f"'{folder}' is {kind!r}, not a plain LoRA", span, "merge it, and pack the tuned model")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -84,7 +83,3 @@ class PackWriter:
             finally:
                 partial.unlink(missing_ok=True)
         return at
-
-
-def parts_of(name: str, term: int, parts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    return {f"{name}/{term}/{part}": value for part, value in parts.items()}

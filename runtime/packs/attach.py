@@ -28,7 +28,7 @@ from archspec.host.structure import TensorHeader
 from archspec.runtime.packs.check import check_base
 from archspec.runtime.packs.reading import Pack
 from archspec.runtime.store.checkpoint import NAMES, Piece, Writer, live, shards, stem_of
-from archspec.runtime.store.files import copy_file, hash_file, link_or_copy, publish
+from archspec.runtime.store.files import check_replaceable, copy_file, hash_file, link_or_copy, publish
 from archspec.runtime.store.home import Home, home
 from archspec.runtime.store.lock import is_compiled
 
@@ -81,7 +81,7 @@ def attach(
     problems.raise_if_errors()
     changed = _changed(place, headers, uses)
     record = _record(place, uses, changed)
-    _check_out(out)
+    check_replaceable(out, RECORD, "checkpoint made by `attach`")
     if dry:
         return record
     with publish(out) as folder:
@@ -95,12 +95,6 @@ def attach(
         _keep(place, folder / KEPT, keep)
         (folder / RECORD).write_text(json.dumps(record.to_json(), indent=1) + "\n", "utf-8")
     return record
-
-
-def _check_out(out: Path) -> None:
-    """Refuse to replace what is no checkpoint with packs on it: AS630."""
-    if out.exists() and not (out / RECORD).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise fail("AS630", f"'{out}' exists and was not made by `attach`", None, "name another folder: `-o OUT`")
 
 
 def _base(checkpoint: Path) -> Home:
@@ -179,11 +173,14 @@ def _keep(place: Home, folder: Path, copy: bool) -> None:
 
 def detach(folder: Path, out: Path | None = None, base: Path | None = None) -> Record:
     """Write the base of a checkpoint that has packs on it to `out`, by default in its place. Its weights are the base's
-    files, byte for byte. AS674 where there is nothing to detach, AS675 where the base's bytes are not to be had."""
+    files, byte for byte. AS630 where something else is at `out`, AS674 where there is nothing to detach, AS675 where
+    the base's bytes are not to be had."""
     place = home(folder)
     if is_compiled(place.top):
         raise fail("AS674", f"'{folder}' is a compiled checkpoint: packs of its base are part of it", None, WITHOUT)
     record = read_record(place.top)
+    if out is not None and out.absolute() != place.top.absolute():
+        check_replaceable(out, None, "empty folder")
     sources = _found(record, place.top, base)
     with publish(out or place.top) as target:
         _copy_rest(place, target)

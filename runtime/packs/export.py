@@ -22,9 +22,10 @@ from archspec.packs.roles import EMBED
 from archspec.packs.terms import LowRank, matrix_shape
 from archspec.runtime.packs.decode import factors
 from archspec.runtime.packs.reading import Pack
-from archspec.runtime.store.files import publish
+from archspec.runtime.store.files import check_replaceable, publish
 
-PREFIX = "base_model.model."
+PREFIX, CONFIG = "base_model.model.", "adapter_config.json"
+"""Of peft: what names of modules begin with, and the file of a LoRA's settings."""
 Pair = tuple[Tensor, Tensor]
 
 
@@ -41,8 +42,9 @@ class Exported:
 
 
 def export_lora(pack: Pack, out: Path, rank: int | None = None, partial: bool = False) -> Exported:
-    """Write a pack as a LoRA folder. AS676 for terms that are not of low rank, unless `rank` approximates them, and for
-    tensors that no LoRA holds, unless `partial` leaves them out."""
+    """Write a pack as a LoRA folder. AS630 where something else stands there, AS676 for terms that are not of low rank,
+    unless `rank` approximates them, and for tensors that no LoRA holds, unless `partial` leaves them out."""
+    check_replaceable(out, CONFIG, "LoRA")
     names = [name for name, change in pack.header.tensors.items() if change.terms]
     left_out = [name for name in names if not _is_linear(name, pack)]
     _check(pack, names, left_out, rank, partial)
@@ -58,7 +60,7 @@ def export_lora(pack: Pack, out: Path, rank: int | None = None, partial: bool = 
         ranks[module] = len(down)
     with publish(out) as folder:
         save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-        (folder / "adapter_config.json").write_text(json.dumps(_config(pack, ranks), indent=2) + "\n", "utf-8")
+        (folder / CONFIG).write_text(json.dumps(_config(pack, ranks), indent=2) + "\n", "utf-8")
     return Exported(ranks, tuple(left_out), sqrt(lost / whole) if whole else 0.0)
 
 

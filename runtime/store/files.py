@@ -69,6 +69,14 @@ def publish(out: Path, keep: tuple[str, ...] = ()) -> Iterator[Path]:
         os.close(guard)
 
 
+def check_replaceable(out: Path, mark: str | None, what: str) -> None:
+    """Refuse to replace what is there, unless it is an empty folder or `mark`, a file in it, shows that it is `what`
+    would be written. AS630."""
+    marked = mark is not None and (out / mark).is_file()
+    if out.exists() and not marked and (not out.is_dir() or any(out.iterdir())):
+        raise fail("AS630", f"'{out}' exists and is no {what}", None, "name another folder: `-o OUT`")
+
+
 def _claim(partial: Path, out: Path) -> int:
     """Return an open, locked descriptor of the working folder; AS633 when another run has it."""
     with writing(out):

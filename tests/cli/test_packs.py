@@ -122,6 +122,23 @@ def test_packs_are_exported(shop: Path, tmp_path: Path) -> None:
     assert (tmp_path / "lora" / "adapter_config.json").is_file()
 
 
+def test_nothing_else_is_replaced(shop: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    pack, mine = shop / "sql.skillpack.safetensors", tmp_path / "mine"
+    note = mine / "note.txt"
+    mine.mkdir()
+    note.write_text("keep")
+    run("attach", tiny_encoder, pack, "-o", tmp_path / "with")
+    for words in (
+        ("attach", tiny_encoder, pack, "-o", mine),
+        ("detach", tmp_path / "with", "-o", mine),
+        ("packs", "export", pack, "-o", mine, "--rank", "8", "--partial"),
+    ):
+        assert "AS630" in run_failing(*words)
+        assert note.read_text() == "keep"
+    for _ in range(2):  # a LoRA is replaced by a LoRA
+        run("packs", "export", pack, "-o", tmp_path / "lora", "--rank", "8", "--partial")
+
+
 def test_a_spec_without_a_pack(tiny_encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(f"name: x\nbase: {tiny_encoder}\n")
     assert "AS672" in run_failing("pack", tmp_path / "x.yaml")
