@@ -7,6 +7,7 @@ of.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,13 +36,18 @@ def with_packs(spec: Spec, near: Path, target: Path) -> Iterator[Spec]:
     out = target.with_name(f"{target.name}.base")
     former = out.exists()
     attach(located.pipeline or located.folder, uses(spec, near), out)
-    base = Base(origin=spec.base.origin, from_=str(out.absolute()), subfolder=spec.base.subfolder)
+    base = Base(origin=spec.base.origin, from_=_beside(near, out), subfolder=spec.base.subfolder)
     try:
         yield replace(spec, base=base)
     except BaseException:
         if not former:
             shutil.rmtree(out, ignore_errors=True)
         raise
+
+
+def _beside(near: Path, out: Path) -> str:
+    """Return the path from the spec to the base with its packs: a lock holds no path of a machine."""
+    return Path(os.path.relpath(out.absolute(), near.absolute())).as_posix()
 
 
 def uses(spec: Spec, near: Path) -> list[Use]:

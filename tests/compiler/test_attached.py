@@ -44,7 +44,7 @@ def test_edits_read_the_weights_with_the_packs(tiny_encoder: Path, pack: Path, t
     assert torch.equal(
         new, wanted[MLP.format(0)]
     )  # as wide as before: the very rows of the tuned weights, none of the base
-    assert read_lock(tmp_path / "out").base["from"] == str(tmp_path / "out.base")
+    assert read_lock(tmp_path / "out").base["from"] == "out.base", "from the spec on: no path of a machine"
     assert result.prepared.content.fingerprint == read_lock(tmp_path / "out").base["fingerprint"]
     with torch.no_grad():
         assert torch.isfinite(archspec.load(tmp_path / "out")(torch.arange(12)[None]).last_hidden_state).all()
