@@ -34,8 +34,8 @@ from archspec.compiler.pricing.cost import CostReport, price
 from archspec.compiler.proof.prove import Proof, lowered_model, prove
 from archspec.compiler.rewrite.graph import HostGraph
 from archspec.compiler.rewrite.pipeline import run
-from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity, fail
-from archspec.host.locate import Located, check_fingerprint, locate, structure_of
+from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity
+from archspec.host.locate import Located, check_fingerprint, find_base, structure_of
 from archspec.host.probes import with_probe
 from archspec.host.structure import Structure
 from archspec.instructions import Instruction
@@ -231,14 +231,6 @@ def derive(resolved: ResolvedSpec, clock: Clock) -> Derived:
     return Derived(resolved, warnings, program, proof, cost)
 
 
-def find_base(spec: Spec, near: Path) -> Located:
-    """Find the base of a spec, whose paths start at `near`. AS141 when it names none."""
-    if spec.base is None:
-        name = spec.origin.span_of("name") if spec.origin else None
-        raise fail("AS141", "a spec needs 'base'", name, "write `base: FOLDER`, or extend a spec that has one")
-    return locate(spec.base, near)
-
-
 def _folder(located: Located) -> Path:
     """Return the model's folder; `read_host` has refused a base that is not at hand."""
     assert located.folder is not None
@@ -247,11 +239,7 @@ def _folder(located: Located) -> Path:
 
 def read_host(located: Located, whole: bool) -> Structure:
     """Read a base's structure; slots that its config does not tell are inferred. `whole`: AS648 without weights."""
-    structure = structure_of(located)
-    if structure.tensors is None and whole:
-        hint = "a config is enough for `archspec validate` and `plan`; to compile, put the safetensors beside it"
-        raise fail("AS648", "the base has a config and no weights", located.span, hint)
-    return complete(structure)
+    return complete(structure_of(located, whole))
 
 
 def _check(resolved: ResolvedSpec) -> tuple[Diagnostic, ...]:

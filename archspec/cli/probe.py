@@ -79,8 +79,8 @@ def command(
 
 def _opened(host: Path, data: str | None) -> tuple[Home, Structure, Mapping[str, Any], Path]:
     """Return the host, its structure, the stanza of its data, and where paths of the latter start."""
-    from archspec.compiler.driver import find_base, read_host
-    from archspec.host.locate import base_at, folder_of, locate
+    from archspec.compiler.driver import read_host
+    from archspec.host.locate import base_at, find_base, folder_of, locate
     from archspec.language.parse import DSL, YAML, load
     from archspec.runtime.store.home import home
     from archspec.semantics.resolve import explicit

@@ -22,10 +22,10 @@ from archspec.host.fingerprint import FULL, SAMPLED, identity_of
 from archspec.host.headers import PICKLES, read_folder
 from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure
-from archspec.language.spec import Base
+from archspec.language.spec import Base, Spec
 from archspec.source import Span
 
-__all__ = ["Located", "base_at", "check_fingerprint", "fingerprint", "folder_of", "locate", "structure_of"]
+__all__ = ["Located", "base_at", "check_fingerprint", "find_base", "fingerprint", "folder_of", "locate", "structure_of"]
 
 CONFIG, PIPELINE = "config.json", "model_index.json"
 EDITED = ("transformer", "unet")
@@ -63,6 +63,14 @@ def _edited(path: Path) -> str | None:
     if not (path / PIPELINE).is_file() or (path / CONFIG).is_file():
         return None
     return next((part for part in EDITED if (path / part / CONFIG).is_file()), None)
+
+
+def find_base(spec: Spec, near: Path) -> Located:
+    """Find the base of a spec, whose paths start at `near`. AS141 when it names none."""
+    if spec.base is None:
+        name = spec.origin.span_of("name") if spec.origin else None
+        raise fail("AS141", "a spec needs 'base'", name, "write `base: FOLDER`, or extend a spec that has one")
+    return locate(spec.base, near)
 
 
 def locate(base: Base, near: Path) -> Located:
@@ -182,11 +190,14 @@ def folder_of(located: Located) -> Path:
     return located.folder
 
 
-def structure_of(located: Located) -> Structure:
-    """Read a base's structure from its config.json and, when it has weights, their headers."""
+def structure_of(located: Located, whole: bool = False) -> Structure:
+    """Read a base's structure from its config.json and, when it has weights, their headers. `whole`: AS648 without."""
     folder = folder_of(located)
     config = read_json(folder / CONFIG, "AS602", located.span)
     tensors = read_folder(located.file or folder, located.span)
+    if whole and not tensors:
+        hint = "a config is enough for `archspec validate` and `plan`; to compile, put the safetensors beside it"
+        raise fail("AS648", "the base has a config and no weights", located.span, hint)
     return describe(config, tensors or None, located.span)
 
 

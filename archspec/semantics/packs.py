@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archspec.diagnostics import ArchspecError, Collector, fail
+from archspec.diagnostics import ArchspecError, Collector, fail, nearest
 from archspec.families import expected_tensors
-from archspec.host.locate import locate, structure_of
+from archspec.host.locate import find_base, structure_of
 from archspec.host.structure import Structure, inside
 from archspec.language.fields import declared
 from archspec.language.parse import load
@@ -67,9 +67,7 @@ def planned(path: Path) -> list[tuple[str, str, str]]:
     spec = load(path)
     if spec.pack is None:
         raise fail("AS672", f"'{path}' packs nothing: it has no 'pack'", None, NOTHING)
-    if spec.base is None:
-        raise fail("AS141", "a spec needs 'base'", None, "write `base: FOLDER`, or extend a spec that has one")
-    structure = structure_of(locate(spec.base, path.parent))
+    structure = structure_of(find_base(spec, path.parent))
     problems = Collector()
     packing = resolve_pack(spec, structure, problems)
     problems.raise_if_errors()
@@ -155,8 +153,13 @@ def _assigned(rules: Iterable[Rule], spec: Spec, structure: Structure, problems:
 def _named(selector: Selector, role: Mapping[str, str], spec: Spec, structure: Structure) -> list[str]:
     """Return the tensors of a role, or those of the selected sites."""
     node = selector.expression
-    if isinstance(node, Name) and node.index is None and node.name in ROLES and node.name not in spec.let:
-        return [name for name in role if role[name] == node.name]
+    if isinstance(node, Name) and node.index is None and node.name not in spec.let:
+        if node.name in ROLES:
+            return [name for name in role if role[name] == node.name]
+        known = (*ROLES, *spec.let, *structure.groups)
+        if node.name not in known:
+            hints = nearest(node.name, known) or (f"roles and lists are {', '.join(known)}",)
+            raise fail("AS170", f"no role or list '{node.name}'", selector.at(node.at), *hints)
     sites = select(selector, structure, spec.let)
     paths = {path for site in sites for path in site.paths}
     own = {name for site in sites for name in site.teacher.values()}

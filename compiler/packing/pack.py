@@ -16,7 +16,7 @@ from archspec.diagnostics import Collector, fail
 from archspec.families import tied_tensors
 from archspec.host.fingerprint import FULL, Identity, digest_of
 from archspec.host.headers import read_folder, read_header
-from archspec.host.locate import Located, check_fingerprint, locate, structure_of
+from archspec.host.locate import Located, check_fingerprint, find_base, locate, structure_of
 from archspec.host.structure import Structure
 from archspec.language import spec as language
 from archspec.language.parse import load
@@ -51,12 +51,9 @@ def pack_spec(path: Path, out: Path | None = None, progress: Progress = lambda s
 
 
 def _base(spec: Spec, near: Path) -> tuple[Located, Structure]:
-    if spec.base is None:
-        raise fail("AS141", "a spec needs 'base'", None, "write `base: FOLDER`, or extend a spec that has one")
-    located = locate(spec.base, near)
-    structure = structure_of(located)
-    if structure.tensors is None:
-        raise fail("AS648", "the base has a config and no weights", located.span, "put the safetensors beside it")
+    located = find_base(spec, near)
+    structure = structure_of(located, whole=True)
+    assert spec.base is not None
     check_fingerprint(spec.base, located)
     return located, structure
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from archspec.compiler.driver import find_base, read_host
+from archspec.compiler.driver import read_host
 from archspec.compiler.search.found import Found
 from archspec.compiler.search.price import Priced, priced, reports
 from archspec.compiler.search.solve import solve
@@ -20,7 +20,7 @@ from archspec.compiler.search.write import write
 from archspec.compiler.taught import donor
 from archspec.diagnostics import Collector, fail
 from archspec.host.fingerprint import identity_of
-from archspec.host.locate import Located
+from archspec.host.locate import Located, find_base
 from archspec.host.probes import with_probe
 from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure
