@@ -113,16 +113,16 @@ def sweep(
 
 
 def claim(out: Path, spec: Path, members: Sequence[Member]) -> None:
-    """Note what the folder is of. AS816 when it holds something else."""
-    name = digest(str(spec.resolve()))
+    """Note what the folder is of: a spec of this file name, wherever that lies. AS816 when it holds something else."""
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / NAME).is_file())):
         raise fail("AS816", f"'{out}' exists and is no sweep", None, "name a new folder: `-o OUT`")
-    if (out / NAME).is_file() and read_json(out / NAME, "AS816").get("spec") != name:
-        raise fail("AS816", f"'{out}' holds the sweep of another spec", None, "name a new folder: `-o OUT`")
+    held = read_json(out / NAME, "AS816").get("spec") if (out / NAME).is_file() else spec.name
+    if held != spec.name:
+        raise fail("AS816", f"'{out}' holds the sweep of '{held}'", None, "name a new folder: `-o OUT`")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     found = {Place(out, m).folder.name: dict(m.labels) for m in members}
-    replace_text(out / NAME, json.dumps({"spec": name, "members": found}, indent=1) + "\n")
+    replace_text(out / NAME, json.dumps({"spec": spec.name, "members": found}, indent=1) + "\n")
 
 
 @contextmanager

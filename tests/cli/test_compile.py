@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from archspec.cli import main as cli_main
+from tests.command import run
 
 
 @pytest.fixture
@@ -16,14 +16,6 @@ def spec(tiny_dit: Path, tmp_path: Path) -> Path:
     text = 'archspec: 1\nname: made\nbase: ./host\nedits:\n  - {replace: "blocks[1].mlp", with: {op: mlp, ratio: 1}}\n'
     (tmp_path / "spec.yaml").write_text(text)
     return tmp_path / "spec.yaml"
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr("sys.argv", ["archspec", *map(str, words)])
-    with pytest.raises(SystemExit) as caught:
-        cli_main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
 
 
 def test_the_summary_says_what_was_done(

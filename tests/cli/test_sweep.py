@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from archspec.cli import main
-from archspec.compiler.sweep import Tally, sweep
+from archspec.compiler.sweep import Tally, claim, sweep
 from archspec.diagnostics import Collector
 from archspec.language.parse import load_members
+from tests.command import run
 
 ROOT = Path(__file__).parents[2]
 SPEC = f"""archspec: 1
@@ -42,14 +42,6 @@ def spec(tmp_path: Path) -> Path:
 
 def swept(spec: Path, out: Path, **options: Any) -> Tally:
     return sweep(spec, out, load_members(spec, Collector()), device="cpu", **options)
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr("sys.argv", ["archspec", *map(str, words)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
 
 
 def test_what_members_share_is_done_once_and_shards_meet(
@@ -116,6 +108,20 @@ def test_many_members_need_a_yes(
     assert run(monkeypatch, "sweep", spec, "-o", tmp_path / "out") == 1
     assert "AS815" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_goes_on_from_a_moved_spec_and_not_from_another(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, moved = tmp_path / "out", tmp_path / "elsewhere" / spec.name
+    only = load_members(spec, Collector())[:1]
+    claim(out, spec, only)
+    moved.parent.mkdir()
+    moved.write_bytes(spec.read_bytes())
+    claim(out, moved, only)
+    other = spec.rename(spec.with_name("other.yaml"))
+    assert run(monkeypatch, "sweep", other, "-o", out, "--yes") == 1
+    assert f"holds the sweep of '{moved.name}'" in capsys.readouterr().err
 
 
 def test_another_folder_is_left_alone(

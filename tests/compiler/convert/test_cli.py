@@ -6,18 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from archspec.cli import main
 from archspec.language.parse import load
+from tests.command import run
 
 from .test_published import write
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr("sys.argv", ["archspec", *map(str, words)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
 
 
 @pytest.mark.usefixtures("saved")
