@@ -13,9 +13,9 @@ import click
 @click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what DARE draws.")
-@click.option("--dry-run", is_flag=True, help="Say what would be read, written and done, and stop.")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what would be read, written and done; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print what is done as JSON.")
-def command(config: Path, out: Path | None, seed: int, dry_run: bool, as_json: bool) -> None:
+def command(config: Path, out: Path | None, seed: int, plan_only: bool, as_json: bool) -> None:
     """Merge the models that CONFIG names, in mergekit's YAML.
 
     Methods: linear, task_arithmetic, ties, dare_linear, dare_ties, slerp, sce, passthrough. What is not supported is
@@ -27,7 +27,7 @@ def command(config: Path, out: Path | None, seed: int, dry_run: bool, as_json: b
     from archspec.compiler.merging.write import check_output, plan_of, write_merge
     from archspec.language.merging import load_merge
 
-    if out is None and not dry_run:
+    if out is None and not plan_only:
         raise click.UsageError("name the folder to write: -o FOLDER")
     layout = lay_out(load_merge(config), config.parent)
     if out is not None:
@@ -35,7 +35,7 @@ def command(config: Path, out: Path | None, seed: int, dry_run: bool, as_json: b
     plan = plan_of(layout)
     if not as_json:
         _print(plan)
-    if out is not None and not dry_run:
+    if out is not None and not plan_only:
         with Progress(transient=True, disable=as_json) as progress:
             bar = progress.add_task("merging", total=plan["parameters"])
             write_merge(layout, out, seed, lambda count: progress.advance(bar, count))

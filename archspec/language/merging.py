@@ -61,17 +61,9 @@ METHODS: Mapping[str, Method] = {
 }
 UNSUPPORTED = frozenset(
     {
-        "nuslerp",
-        "multislerp",
-        "karcher",
-        "della",
-        "della_linear",
-        "breadcrumbs",
-        "breadcrumbs_ties",
-        "ram",
-        "ramplus_tl",
+        *("nuslerp", "multislerp", "karcher", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties"),
+        *("ram", "ramplus_tl", "model_stock", "nearswap", "arcee_fusion"),
     }
-    | {"model_stock", "nearswap", "arcee_fusion"}
 )
 """Methods of mergekit that are not here."""
 FOREIGN: Mapping[str, str] = {

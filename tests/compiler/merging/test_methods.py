@@ -77,6 +77,12 @@ def test_linear(models: Path) -> None:
         close(found, name, (0.5 * a + 2 * b) / 2.5)
 
 
+def test_passthrough(models: Path) -> None:
+    found = merge(models, "merge_method: passthrough\nmodels: [{model: ./a}]\n")
+    for name, (_, a, _) in whole().items():
+        close(found, name, a)
+
+
 def test_task_arithmetic(models: Path) -> None:
     found = merge(models, config("task_arithmetic", "{lambda: 0.5}", "{weight: -0.7}"))
     for name, (base, a, b) in whole().items():
