@@ -48,7 +48,7 @@ generated: $(STAMP)  ## rewrite everything generated: JSON Schema, docs/errors.m
 	ARCHSPEC_UPDATE=1 $(BIN)/python -m pytest -q tests/diagnostics tests/compiler
 
 bench: $(STAMP)  ## measure speed and memory beside peers, in one run (needs about 10 GB of disk)
-	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python -m benchmarks.$$(basename $$b .py) || exit 1; done
 
 repro: repro-digits repro-grafting  ## every published number of docs/results (hours; resumable)
 

@@ -1,11 +1,10 @@
 """Time of one transformer block of DiT-XL/2 and PixArt-Sigma, as it is and grafted, beside what FLOPs predict.
 
-    python benchmarks/bench_blocks.py [--tokens 256 1024 4096 16384] [--out table.md]
+    python -m benchmarks.bench_blocks [--tokens 256 1024 4096 16384] [--out table.md]
 
 A block is that of the published config (specs/hosts), with random weights, compiled from an edit as specs have it, and
-called as its host calls it: norms, gates, cross attention and MLP are in it. All are called side by side, round after
-round, on one thread, in float32, without gradients; a time is the least CPU time of the rounds, which other processes
-disturb least. `x` is time over the host's block, `FLOPs` the same ratio of the counted FLOPs.
+called as its host calls it: norms, gates, cross attention and MLP are in it. All are called in turn (`rounds.py`), on
+one thread, in float32, without gradients. `x` is time over the host's block, `FLOPs` the same ratio of counted FLOPs.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ import argparse
 import json
 import os
 import platform
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +26,12 @@ from archspec.compiler.pricing.meter import measure
 from archspec.families import describe
 from archspec.language.parse import parse
 from archspec.runtime.families import family
-from archspec.runtime.learn.taps import Record, Tap, record
+from archspec.runtime.learn.taps import Tap, record
 from archspec.runtime.model.apply import apply
 from archspec.semantics.lower import lower
 from archspec.semantics.resolve import resolve
 from archspec.source import Source
+from benchmarks.rounds import Case, table, take_turns
 
 HOSTS = Path(__file__).parents[1] / "specs" / "hosts"
 CONFIGS: Mapping[str, Path] = {
@@ -57,26 +55,6 @@ ENOUGH, MOST = 1.0, 7
 """Seconds per block and number of tokens after which no more rounds are made, and the most rounds."""
 
 
-@dataclass
-class Case:
-    """A block, the call that its host makes, and how long calls took."""
-
-    name: str
-    block: torch.nn.Module
-    call: Record
-    flops: int
-    seconds: list[float] = field(default_factory=list)
-
-    @property
-    def done(self) -> bool:
-        return sum(self.seconds) >= ENOUGH or len(self.seconds) >= MOST
-
-    def run(self) -> None:
-        start = time.process_time()
-        self.block(*self.call.args, **self.call.kwargs)
-        self.seconds.append(time.process_time() - start)
-
-
 def config_of(host: str) -> dict[str, Any]:
     """Return the published config, of one block."""
     found: dict[str, Any] = json.loads((CONFIGS[host] / "config.json").read_text("utf-8"))
@@ -91,32 +69,15 @@ def case_of(name: str, config: Mapping[str, Any], tokens: int) -> Case:
     model = apply(build_structure(structure, "cpu"), lower(resolved)).eval().requires_grad_(False)
     randomize(model, 0)
     example = family(structure.family).example(model, tokens=tokens)
-    call = record(model, [Tap.at(BLOCK)], example)[BLOCK]
-    return Case(name, model.get_submodule(BLOCK), call, measure(model, example).at(BLOCK).flops)
+    call, block = record(model, [Tap.at(BLOCK)], example)[BLOCK], model.get_submodule(BLOCK)
+    return Case(name, lambda: block(*call.args, **call.kwargs), measure(model, example).at(BLOCK).flops)
 
 
 @torch.no_grad()
 def compare(host: str, tokens: int) -> list[Case]:
     cases = [case_of(name, config_of(host), tokens) for name in EDITS]  # making one calls its block once
-    while not all(case.done for case in cases):
-        for case in cases:
-            if not case.done:
-                case.run()
+    take_turns(cases, ENOUGH, MOST)
     return cases
-
-
-def table(results: Mapping[int, Sequence[Case]]) -> str:
-    """Return a Markdown table: a row per block, three columns per number of tokens."""
-    head = ["block", *(f"{tokens:,}: ms | x | FLOPs" for tokens in results)]
-    lines = [f"| {' | '.join(head)} |", "|---" * (1 + 3 * len(results)) + "|"]
-    for place, name in enumerate(EDITS):
-        cells = [name]
-        for cases in results.values():
-            mine, base = cases[place], cases[0]
-            ratio = min(mine.seconds) / min(base.seconds)
-            cells += [f"{min(mine.seconds) * 1e3:,.1f}", f"{ratio:.2f}", f"{mine.flops / base.flops:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -131,7 +92,7 @@ def main() -> None:
         for tokens in options.tokens:
             results[tokens] = compare(host, tokens)
             print(f"{host}, {tokens:,} tokens: done", flush=True)
-        parts.append(f"One block of {host}\n\n{table(results)}")
+        parts.append(f"One block of {host}\n\n{table('block', results)}")
     text = "\n\n".join(parts) + "\n"
     print(text)
     if options.out:

@@ -1,6 +1,6 @@
 """Time of every operator of the attn slot beside attention's, at growing numbers of tokens, and what FLOPs predict.
 
-    python benchmarks/bench_operators.py [--tokens 256 1024 4096 16384] [--operators hyena_x mamba2] [--out table.md]
+    python -m benchmarks.bench_operators [--tokens 256 1024 4096 16384] [--operators hyena_x mamba2] [--out table.md]
 
 The site is that of a DiT-XL/2 block: width 1152, 16 heads, tokens on a square grid. The operators are those of the
 registry, with their defaults (a parameter without one has its documented example). All are called side by side, round
@@ -16,9 +16,8 @@ import argparse
 import math
 import os
 import platform
-import time
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +31,12 @@ from archspec.instructions import Install
 from archspec.language.fields import declared
 from archspec.operators import OPERATORS, signature
 from archspec.runtime.operators import build_operator
-from archspec.runtime.operators.base import Operator
+from benchmarks.rounds import Case, table, take_turns
 
 WIDTH, HEADS = 1152, 16
 YARDSTICK = "attention"
 ENOUGH, MOST = 0.5, 9
 """Seconds per operator and number of tokens after which no more rounds are made, and the most rounds."""
-
-
-@dataclass
-class Case:
-    """One operator at one number of tokens."""
-
-    name: str
-    operator: Operator
-    flops: int
-    seconds: list[float] = field(default_factory=list)
-
-    @property
-    def done(self) -> bool:
-        return sum(self.seconds) >= ENOUGH or len(self.seconds) >= MOST
-
-    def run(self, x: torch.Tensor) -> None:
-        start = time.process_time()
-        self.operator(x)
-        self.seconds.append(time.process_time() - start)
 
 
 def config_of(name: str, site: SiteShape) -> Any:
@@ -66,14 +46,14 @@ def config_of(name: str, site: SiteShape) -> Any:
     return found(**needed).complete(site)
 
 
-def case_of(name: str, tokens: int) -> Case:
+def case_of(name: str, tokens: int, x: torch.Tensor) -> Case:
     side = math.isqrt(tokens)
     grid = (side, side) if side * side == tokens else None
     site = SiteShape(width=WIDTH, tokens=tokens, grid=grid, heads=HEADS, kv_heads=HEADS, head_dim=WIDTH // HEADS)
     config = config_of(name, site)
     operator = build_operator(Install("", "attn", name, 1, config.settings(), site, Port(), 0), "cpu").eval()
     example = {"hidden_states": torch.empty(1, tokens, WIDTH, device="meta")}
-    return Case(name, operator, measure(operator, example).at("").flops)
+    return Case(name, lambda: operator(x), measure(operator, example).at("").flops)
 
 
 def contenders(names: Sequence[str] | None) -> list[str]:
@@ -91,29 +71,12 @@ def contenders(names: Sequence[str] | None) -> list[str]:
 def compare(names: Sequence[str], tokens: int) -> list[Case]:
     torch.manual_seed(0)
     x = torch.randn(1, tokens, WIDTH)
-    cases = [case_of(name, tokens) for name in names]
+    cases = [case_of(name, tokens, x) for name in names]
     if tokens <= 1024:
         for case in cases:
-            case.operator(x)  # the first calls set up kernels
-    while not all(case.done for case in cases):
-        for case in cases:
-            if not case.done:
-                case.run(x)
+            case.call()  # the first calls set up kernels
+    take_turns(cases, ENOUGH, MOST)
     return cases
-
-
-def table(results: dict[int, list[Case]]) -> str:
-    """Return a Markdown table: a row per operator, three columns per number of tokens."""
-    head = ["operator", *(f"{tokens:,}: ms | x | FLOPs" for tokens in results)]
-    lines = [f"| {' | '.join(head)} |", "|---" * (1 + 3 * len(results)) + "|"]
-    for place, case in enumerate(next(iter(results.values()))):
-        cells = [case.name]
-        for cases in results.values():
-            mine, base = cases[place], cases[0]
-            time_ratio = min(mine.seconds) / min(base.seconds)
-            cells += [f"{min(mine.seconds) * 1e3:,.1f}", f"{time_ratio:.2f}", f"{mine.flops / base.flops:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -130,7 +93,7 @@ def main() -> None:
         results[tokens] = compare(names, tokens)
         print(f"{tokens:,} tokens: done", flush=True)
     machine = f"torch {torch.__version__}, {platform.machine()}, one thread, float32, width {WIDTH}, {HEADS} heads"
-    text = f"{machine}\n\n{table(results)}\n"
+    text = f"{machine}\n\n{table('operator', results)}\n"
     print(text)
     if options.out:
         options.out.write_text(text)

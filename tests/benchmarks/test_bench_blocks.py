@@ -27,7 +27,7 @@ def test_a_round_runs_every_block_and_the_table_holds_ratios(
     assert [(case.name, len(case.seconds)) for case in cases] == [(name, 1) for name in script.EDITS]
     for place, case in enumerate(cases):
         case.seconds = [0.2 + 0.1 * place]
-    lines = script.table({16: cases}).splitlines()
+    lines = script.table("block", {16: cases}).splitlines()
     assert lines[0] == "| block | 16: ms | x | FLOPs |"
     assert lines[2] == "| host | 200.0 | 1.00 | 1.00 |"
     assert lines[3].startswith("| hyena_x | 300.0 | 1.50 | ")

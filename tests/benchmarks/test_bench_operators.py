@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import pytest
+import torch
 
 from archspec.operators import OPERATORS, signature
 
@@ -17,12 +18,12 @@ def test_all_mixers_of_the_registry_run_with_attention_first(script: ModuleType)
 
 
 def test_the_table_holds_ratios_to_attention(script: ModuleType) -> None:
-    attention, other = script.case_of("attention", 16), script.case_of("hyena_x", 16)
+    attention, other = (script.case_of(name, 16, torch.empty(0)) for name in ("attention", "hyena_x"))
     width, tokens = script.WIDTH, 16
     assert attention.flops == 8 * tokens * width**2 + 4 * tokens**2 * width
     assert other.flops == 8 * tokens * width**2 + 24 * tokens * width
     attention.seconds, other.seconds = [0.3, 0.2], [0.1, 0.4]
-    head, _, first, second = script.table({16: [attention, other]}).splitlines()
+    head, _, first, second = script.table("operator", {16: [attention, other]}).splitlines()
     assert head == "| operator | 16: ms | x | FLOPs |"
     assert first == "| attention | 200.0 | 1.00 | 1.00 |"
     assert second == "| hyena_x | 100.0 | 0.50 | 1.00 |"
