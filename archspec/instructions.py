@@ -154,7 +154,9 @@ def to_json(program: tuple[Instruction, ...]) -> list[dict[str, Any]]:
 def _plain(instruction: Instruction) -> dict[str, Any]:
     data = {"do": instruction.do, **{k: v for k, v in asdict(instruction).items() if k != "do"}}
     operators = (entry["operator"] for entry in data.get("entries", ()))
-    _omit((data, data.get("port"), *(operator["port"] for operator in operators if operator)), "streams", ())
+    ports = [data.get("port"), *(operator["port"] for operator in operators if operator)]
+    _omit((data, *ports), "streams", ())
+    _omit(ports, "places", ())
     for name, default in (("skip", None), ("operator", None), ("beside", ())):
         _omit(data.get("entries", ()), name, default)
     return data
@@ -192,7 +194,8 @@ def _install(item: dict[str, Any]) -> Install:
     shape["grid"] = tuple(shape["grid"]) if shape.get("grid") else None
     port = dict(item.pop("port"))
     streams = _streams(port.pop("streams", ()))
-    return Install(shape=SiteShape(**shape), port=Port(streams=streams, **port), **item)
+    places = tuple(port.pop("places", ()))
+    return Install(shape=SiteShape(**shape), port=Port(streams=streams, places=places, **port), **item)
 
 
 def _streams(data: Iterable[Any]) -> Streams:

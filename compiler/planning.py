@@ -147,7 +147,7 @@ class _Planner:
             init = {name: getattr(part.init, name) for name in ("ridge", "samples", "sequential", "seed")}
             shared = {"gate_weighted": self.distill["gate_weighted"], "objective": self._objective(self.distill)}
             settings = {**init, **shared, "batch": CALIBRATION_BATCH}
-            donor = {"donor": dict(part.donor)} if part.donor else {}
+            donor = {"donor": {role: weight.to_json() for role, weight in part.donor.items()}} if part.donor else {}
             yield self._task("fit", part, needs, settings | donor, self._fit_cost(part))
             before.append(f"fit/{part.name}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from archspec.host.excerpt import Excerpt
 from archspec.host.structure import Site
 from archspec.instructions import Install, Instruction, Relist
 from archspec.language.spec import Init, Parallelize, Replace
@@ -32,8 +33,8 @@ class Taught:
     maps: int = 1
     """Read-outs or merges, of so many inputs each: one for each stream of a group of blocks."""
     has_weights: bool = True
-    donor: Mapping[str, str] | None = None
-    """Canonical weight names to the host's, where a narrower MLP can choose among the host's neurons."""
+    donor: Mapping[str, Excerpt] | None = None
+    """Canonical weight names to where the host has them, where a narrower MLP can choose among the host's neurons."""
 
     @property
     def fitted(self) -> bool:
@@ -80,7 +81,7 @@ def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[
             yield Taught(name, first, paths, inits.get(paths[0]) or Init(), features, max(1, len(entry.maps)))
 
 
-def donor(site: Site, config: Signature) -> dict[str, str] | None:
+def donor(site: Site, config: Signature) -> dict[str, Excerpt] | None:
     """Return where the host keeps its MLP, when `config` is a narrower one of the same form: its neurons are chosen."""
     if not isinstance(config, Mlp) or not site.shape.hidden:
         return None

@@ -80,6 +80,15 @@ LLAMA: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+GPT2: dict[str, Any] = {
+    "vocab_size": 64,
+    "n_positions": 64,
+    "n_embd": 32,
+    "n_layer": 4,
+    "n_head": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 BERT: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -228,3 +237,11 @@ def tiny_plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("hosts") / "tiny_plain"
     return _save(ViTMSNModel(ViTMSNConfig(**VIT)), folder, save_original_format=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GPT-2: 4 layers, width 32, 4 heads, 64 positions, tied embeddings."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return _save(GPT2LMHeadModel(GPT2Config(**GPT2)), tmp_path_factory.mktemp("hosts") / "tiny_gpt2")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archspec.diagnostics import fail
-from archspec.families import bert, dit, flux, llama, mistral, pixart, qwen, sana, sd3, unknown, vit
+from archspec.families import bert, dit, flux, gpt2, llama, mistral, pixart, qwen, sana, sd3, unknown, vit
 from archspec.families.base import Family, Shape
 from archspec.host.structure import Structure, TensorHeader
 from archspec.source import Span
@@ -25,6 +25,7 @@ FAMILIES: Mapping[str, Family] = {
         mistral.FAMILY,
         qwen.QWEN2,
         qwen.QWEN3,
+        gpt2.FAMILY,
         bert.FAMILY,
         vit.FAMILY,
     )

@@ -12,10 +12,11 @@ and shape of every tensor. When the headers of the weights are at hand they must
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from archspec.diagnostics import Collector, fail, nearest
+from archspec.host.excerpt import Excerpt
 from archspec.host.fingerprint import same_data
 from archspec.host.structure import Port, Site, SiteShape, Structure, TensorHeader
 from archspec.source import Span
@@ -244,16 +245,31 @@ def prefixed(prefix: str, tensors: Mapping[str, Shape]) -> dict[str, Shape]:
     return {f"{prefix}.{name}": shape for name, shape in tensors.items()}
 
 
-def teachers(path: str, names: Mapping[str, str], tensors: Mapping[str, Shape]) -> dict[str, str]:
-    """Return canonical weight -> tensor for the projections of one site.
+def teachers(path: str, names: Mapping[str, str | Excerpt], tensors: Mapping[str, Shape]) -> dict[str, Excerpt]:
+    """Return canonical weight -> where it stands, for the projections of one site.
 
-    `names` maps canonical projections to modules under `path`; `tensors` tells which of them have a bias.
+    `names` maps canonical projections to modules under `path`, or to an excerpt whose `tensor` is such a module: what
+    is taken of the weight is taken of the bias too. `tensors` tells which of them have a bias.
 
-    >>> teachers("h.0.attn", {"o": "to_out.0"}, {"h.0.attn.to_out.0.weight": (2, 2)})
+    >>> found = teachers("h.0.attn", {"o": "to_out.0"}, {"h.0.attn.to_out.0.weight": (2, 2)})
+    >>> {role: excerpt.to_json() for role, excerpt in found.items()}
     {'o.weight': 'h.0.attn.to_out.0.weight'}
     """
-    pairs = ((f"{role}.{part}", f"{path}.{module}.{part}") for role, module in names.items() for part in PARTS)
-    return {role: name for role, name in pairs if name in tensors}
+    found = {}
+    for role, module in names.items():
+        whole = module if isinstance(module, Excerpt) else Excerpt(module)
+        for part in PARTS:
+            excerpt = _part(replace(whole, tensor=f"{path}.{whole.tensor}.{part}"), part)
+            if excerpt.tensor in tensors:
+                found[f"{role}.{part}"] = excerpt
+    return found
+
+
+def _part(excerpt: Excerpt, part: str) -> Excerpt:
+    """Fit the excerpt of a weight to the bias: it has the outputs alone."""
+    if part == "weight":
+        return excerpt
+    return replace(excerpt, transposed=False) if excerpt.axis == 0 else Excerpt(excerpt.tensor, scale=excerpt.scale)
 
 
 def norm_site(
@@ -265,7 +281,7 @@ def norm_site(
     group: str = "blocks",
 ) -> Site:
     """Return the site of a norm, whose teacher is those of its parts that `tensors` have."""
-    teacher = {part: name for part in PARTS if (name := f"{path}.{part}") in tensors}
+    teacher = {part: Excerpt(name) for part in PARTS if (name := f"{path}.{part}") in tensors}
     return Site(path, "norm", shape, port, group, index, teacher)
 
 

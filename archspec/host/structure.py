@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from archspec.host.excerpt import Excerpt
+
 
 @dataclass(frozen=True)
 class SiteShape:
@@ -60,11 +62,13 @@ class Port:
     rotary: str | None = None
     """Parameter that holds (cos, sin), each (batch or 1, tokens, head_dim)."""
     mask: str | None = None
-    """Parameter that holds the attention mask; it is also the second argument, where the host passes two by place."""
+    """Parameter that holds the attention mask."""
     cache: str | None = None
     """Parameter that holds a transformers `Cache`."""
     context: str | None = None
     """Parameter that holds what a cross attention reads beside the tokens."""
+    places: tuple[str, ...] = ()
+    """Parameters that the host gives by place behind the tokens, in order; where it says none, that is the mask."""
     exit: str | None = None
     """Where the host does a site's work in two modules (BERT: the last linear map stands in the next one): the second,
     by its path from the parent of the first. An operator does the work of both, and there the identity stands."""
@@ -115,8 +119,8 @@ class Site:
     """The list of blocks it belongs to, by its name in selectors."""
     index: int | None = None
     """Index of its block within the group, from 0."""
-    teacher: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Canonical weight name to tensor name in the base: attention q, k, v, o; MLP up, down, gate (each with
+    teacher: Mapping[str, Excerpt] = field(default_factory=dict, hash=False)
+    """Canonical weight name to where it stands in the base: attention q, k, v, o; MLP up, down, gate (each with
     `.weight` and, where the host has it, `.bias`). What `inherit` reads."""
 
     @property

@@ -17,7 +17,7 @@ HEAD = re.compile(r"(^|\.)(lm_head|classifier|score|pooler|proj_out\w*|cls|head|
 def roles(tensors: Mapping[str, object], structure: Structure) -> dict[str, str]:
     """Return tensor -> role. Biases of norms count as norms; other biases as biases, wherever they stand."""
     slots = {path: site.slot for site in structure.sites if site.slot in ROLES for path in site.paths}
-    owners = {name: site.slot for site in structure.sites if site.slot in ROLES for name in site.teacher.values()}
+    owners = {w.tensor: site.slot for site in structure.sites if site.slot in ROLES for w in site.teacher.values()}
     return {name: _role(name, slots, owners) for name in tensors}
 
 

@@ -162,7 +162,7 @@ def _named(selector: Selector, role: Mapping[str, str], spec: Spec, structure: S
             raise fail("AS170", f"no role or list '{node.name}'", selector.at(node.at), *hints)
     sites = select(selector, structure, spec.let)
     paths = {path for site in sites for path in site.paths}
-    own = {name for site in sites for name in site.teacher.values()}
+    own = {weight.tensor for site in sites for weight in site.teacher.values()}
     return [name for name in role if name in own or inside(name, paths)]
 
 

@@ -22,6 +22,7 @@ from archspec.compiler.capture import capture
 from archspec.compiler.capture.model import base_tensors, build_structure
 from archspec.compiler.capture.tracer import Call
 from archspec.compiler.rewrite.graph import HostGraph
+from archspec.host.excerpt import Excerpt
 from archspec.host.structure import Port, Site, SiteShape, Structure
 from archspec.runtime.families import family
 
@@ -127,11 +128,11 @@ class _Seen:
         return "mlp", {"hidden": first.out_features, "teacher": teacher, **biases}
 
 
-def _weights(path: str, maps: Mapping[str, tuple[str, nn.Linear]]) -> Iterator[tuple[str, str]]:
-    """Yield canonical name, name in the base."""
+def _weights(path: str, maps: Mapping[str, tuple[str, nn.Linear]]) -> Iterator[tuple[str, Excerpt]]:
+    """Yield canonical name, where the base has it."""
     for role, (name, module) in maps.items():
         for part, _ in module.named_parameters():
-            yield f"{role}.{part}", f"{path}.{name}.{part}"
+            yield f"{role}.{part}", Excerpt(f"{path}.{name}.{part}")
 
 
 def _named(module: nn.Module, call: Call) -> dict[str, Any]:

@@ -17,11 +17,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from archspec.diagnostics import fail
+from archspec.host.excerpt import Excerpt
 from archspec.host.headers import read_header
 from archspec.host.structure import Structure
 from archspec.instructions import SKIP, Entry, Install, Instruction, Relist, added
 from archspec.language.spec import Init, Insert, Parallelize, Replace, Skip
 from archspec.runtime.learn.narrowing import Way
+from archspec.runtime.model.excerpts import taken
 from archspec.runtime.model.initialize import can_inherit, initialize, path_seed
 from archspec.runtime.model.structures import plain_merge, plain_skip
 from archspec.runtime.operators import build_operator
@@ -77,13 +79,13 @@ def _operator(install: Install, init: Init, structure: Structure, near: Path) ->
     return NewPart(install.path, kind, tensors)
 
 
-def _read(structure: Structure, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return the named tensors of the base in float32, by their canonical names."""
+def _read(structure: Structure, teacher: Mapping[str, Excerpt]) -> dict[str, Tensor]:
+    """Return the weights of a site in float32, by their canonical names."""
     headers = structure.tensors or {}
     found = {}
-    for canonical, name in names.items():
-        with safe_open(headers[name].file, framework="pt") as file:
-            found[canonical] = file.get_tensor(name).to(torch.float32)
+    for canonical, excerpt in teacher.items():
+        with safe_open(headers[excerpt.tensor].file, framework="pt") as file:
+            found[canonical] = taken(excerpt, file.get_tensor(excerpt.tensor).to(torch.float32))
     return found
 
 

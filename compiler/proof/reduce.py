@@ -69,6 +69,12 @@ def _decoder(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, A
     return own | sized | words
 
 
+def _gpt2(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
+    width = head_dim * config.get("n_head", 12)
+    words = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+    return {"n_embd": width, "n_inner": 2 * width, "vocab_size": 64, **words}
+
+
 def _bert(config: Mapping[str, Any], head_dim: int, most: int) -> dict[str, Any]:
     width = head_dim * config.get("num_attention_heads", 12)
     return {"hidden_size": width, "intermediate_size": 2 * width, "vocab_size": 64, "pad_token_id": 0}
@@ -87,6 +93,7 @@ NARROWED: Mapping[str, Callable[[Mapping[str, Any], int, int], dict[str, Any]]] 
     "sd3": _sd3,
     "flux": _flux,
     **{name: _decoder for name, family in FAMILIES.items() if family.task == "text"},
+    "gpt2": _gpt2,
     "bert": _bert,
     "vit": _vit,
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor
 
 from archspec.diagnostics import fail
+from archspec.host.excerpt import Excerpt
 from archspec.plan import Task
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.outcome import Outcome
@@ -82,7 +83,7 @@ def run_fits(context: Context, tasks: Sequence[Task], main: bool) -> None:
         watch, settings = _Watch(), settings_of(FitSettings, group[0])
         student = context.student(group)
         parts = [find_part(student, context.program, task.sites) for task in group]
-        donors = {p.name: t.settings["donor"] for p, t in zip(parts, group, strict=True) if t.settings.get("donor")}
+        donors = {p.name: _donor(t) for p, t in zip(parts, group, strict=True) if t.settings.get("donor")}
         teacher = Teacher(context.host, student if settings.sequential else None)
         with context.journal.progress(f"fit {_many(group)}", settings.samples):
             feed = _feed(context, group[0])
@@ -91,6 +92,17 @@ def run_fits(context: Context, tasks: Sequence[Task], main: bool) -> None:
         for task, part in zip(group, parts, strict=True):
             report = _report(task, [found[part.name]], spent, held_out=feed.held_out)
             context.workspace.keep(task.key, report, _kept(part))
+
+
+def _donor(task: Task) -> dict[str, Excerpt]:
+    """Return where the host has the weights among whose neurons a fit chooses."""
+    given = task.settings["donor"]
+    try:
+        if not isinstance(given, Mapping):
+            raise ValueError("'donor' is no object")
+        return {str(role): Excerpt.from_json(weight) for role, weight in given.items()}
+    except ValueError as error:
+        raise fail("AS721", f"malformed plan: in task '{task.id}', {error}") from error
 
 
 def run_regressions(context: Context, tasks: Sequence[Task], main: bool) -> None:

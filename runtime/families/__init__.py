@@ -8,6 +8,7 @@ from archspec.runtime.families.bert import Bert
 from archspec.runtime.families.decoder import Decoder
 from archspec.runtime.families.dit import DiT
 from archspec.runtime.families.flux import Flux
+from archspec.runtime.families.gpt2 import GPT2
 from archspec.runtime.families.pixart import PixArt
 from archspec.runtime.families.sana import Sana
 from archspec.runtime.families.sd3 import SD3
@@ -24,6 +25,7 @@ HOSTS: tuple[Family, ...] = (
     Decoder("mistral"),
     Decoder("qwen2"),
     Decoder("qwen3"),
+    GPT2(),
     Bert(),
     ViT(),
     Unknown(),

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import InternalError, fail
+from archspec.host.excerpt import Excerpt
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.least_squares import GramAccumulator
 from archspec.runtime.learn.least_squares import fit as solve
@@ -66,13 +67,14 @@ def fit(
     teacher: Teacher,
     feed: Feed,
     settings: FitSettings,
-    donors: Mapping[str, Mapping[str, str]] | None = None,
+    donors: Mapping[str, Mapping[str, Excerpt]] | None = None,
     tick: Tick = lambda _: None,
 ) -> dict[str, Outcome]:
     """Fit all parts from one pass of the teacher (one more where neurons are chosen, and where a router is fitted).
     Parts must not contain one another.
 
-    `donors`: part name -> canonical weight names to the host's, for narrower MLPs whose neurons are to be chosen.
+    `donors`: part name -> canonical weight names to where the host has them, for narrower MLPs whose neurons are to be
+    chosen.
     """
     starts = {p.name: {k: t.clone() for k, t in p.module.state_dict().items()} for p in parts}
     before = _errors(parts, teacher, feed)
@@ -91,7 +93,11 @@ def fit(
 
 
 def _choose_neurons(
-    parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSettings, donors: Mapping[str, Mapping[str, str]]
+    parts: Sequence[Part],
+    teacher: Teacher,
+    feed: Feed,
+    settings: FitSettings,
+    donors: Mapping[str, Mapping[str, Excerpt]],
 ) -> None:
     watches = {p.name: NeuronWatch(teacher.host, p.tap.first, donors[p.name]) for p in parts}
     for _, keywords in feed.batches(settings.samples):

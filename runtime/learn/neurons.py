@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import fail
+from archspec.host.excerpt import Excerpt
 from archspec.runtime.learn.least_squares import GramAccumulator
 from archspec.runtime.learn.narrowing import taken
 from archspec.runtime.learn.taps import Record, first_of
+from archspec.runtime.model.excerpts import taken as excerpt_of
 
 DAMPING = 1e-4
 """Ridge on the Gram matrix, as a fraction of its mean diagonal."""
@@ -48,14 +50,14 @@ def surviving_neurons(gram: Tensor, down: Tensor, keep: int) -> Tensor:
 class NeuronWatch:
     """Gathers the Gram matrix of one teacher MLP's hidden activations, from calls of that MLP.
 
-    `names` are canonical weight names (`up.weight`, `down.bias`) to tensor names of the host.
+    `names` are canonical weight names (`up.weight`, `down.bias`) to where the host has them.
     """
 
-    def __init__(self, host: nn.Module, site: str, names: Mapping[str, str]) -> None:
+    def __init__(self, host: nn.Module, site: str, names: Mapping[str, Excerpt]) -> None:
         self.site = host.get_submodule(site)
-        self.down = host.get_submodule(names["down.weight"].rpartition(".")[0])
+        self.down = host.get_submodule(names["down.weight"].tensor.rpartition(".")[0])
         self.whole = self.down in set(self.site.modules())
-        self.teacher = {name: _tensor(host, path) for name, path in names.items()}
+        self.teacher = {name: _tensor(host, weight) for name, weight in names.items()}
         weight = self.teacher["down.weight"]
         self.sums = GramAccumulator.empty(weight.shape[1], weight.shape[0], weight.device)
 
@@ -78,9 +80,9 @@ class NeuronWatch:
         return {name: taken(name, tensor, chosen.to(tensor.device)) for name, tensor in self.teacher.items()}
 
 
-def _tensor(host: nn.Module, name: str) -> Tensor:
+def _tensor(host: nn.Module, weight: Excerpt) -> Tensor:
     try:
-        return host.get_parameter(name).detach()
+        return excerpt_of(weight, host.get_parameter(weight.tensor).detach())
     except AttributeError as error:
         hint = "give the base that the spec was compiled for: `--base PATH`"
-        raise fail("AS725", f"the host has no tensor '{name}'", None, hint) from error
+        raise fail("AS725", f"the host has no tensor '{weight.tensor}'", None, hint) from error

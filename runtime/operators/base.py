@@ -119,21 +119,21 @@ class Operator(nn.Module):
 
     def tokens(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         """Return the tokens of a call by the host, (batch, tokens, width)."""
-        found: Tensor = kwargs[self.port.input] if self.port.input in kwargs else args[0]
+        found: Tensor = self._given(args, kwargs)[self.port.input]
         return found
 
-    def _mask(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-        if self.port.mask is None or self.port.mask in kwargs:
-            return kwargs.get(self.port.mask or "")
-        return args[1] if len(args) > 1 else None
+    def _given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by the names of the host's parameters."""
+        names = (self.port.input, *(self.port.places or (self.port.mask or "",)))
+        return {**dict(zip(names, args, strict=False)), **kwargs}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         port = self.port
-        x = self.tokens(args, kwargs)
+        x, given = self.tokens(args, kwargs), self._given(args, kwargs)
         context = Context(
-            rotary=kwargs.get(port.rotary) if port.rotary else None,
-            mask=self._mask(args, kwargs),
-            cache=kwargs.get(port.cache) if port.cache else None,
+            rotary=given.get(port.rotary) if port.rotary else None,
+            mask=given.get(port.mask) if port.mask else None,
+            cache=given.get(port.cache) if port.cache else None,
             layer=self.layer_idx or 0,
         )
         y = self.mix(x, context)

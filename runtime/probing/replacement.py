@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from archspec.host.excerpt import Excerpt
 from archspec.host.structure import Site
 from archspec.instructions import Install
 from archspec.operators.base import Signature
@@ -21,6 +22,7 @@ from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.fit import FitSettings, Teacher, fit
 from archspec.runtime.learn.parts import Part
 from archspec.runtime.learn.taps import Tap
+from archspec.runtime.model.excerpts import taken
 from archspec.runtime.model.initialize import initialize, path_seed
 from archspec.runtime.objectives import first_tensor
 from archspec.runtime.operators import build_operator
@@ -29,11 +31,11 @@ from archspec.runtime.operators.base import Operator
 
 @dataclass(frozen=True)
 class Trial:
-    """An operator for a site. `donor`: canonical names to the host's, where neurons are to be chosen."""
+    """An operator for a site. `donor`: canonical names to where the host has them, where neurons are to be chosen."""
 
     site: Site
     config: Signature
-    donor: Mapping[str, str] | None = None
+    donor: Mapping[str, Excerpt] | None = None
 
 
 @torch.no_grad()
@@ -70,7 +72,7 @@ def made(trial: Trial, weights: Mapping[str, Tensor], seed: int, device: torch.d
         site.path, site.slot, config.name, config.version, config.settings(), site.shape, site.port, site.index
     )
     operator = build_operator(install, device, torch.float32)
-    teacher = {role: weights[name] for role, name in site.teacher.items()}
+    teacher = {role: taken(weight, weights[weight.tensor]) for role, weight in site.teacher.items()}
     initialize(operator, "least_squares", teacher, path_seed(seed, site.path))
     return operator.eval()
 

@@ -31,6 +31,7 @@ LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "l
 MISTRAL: dict[str, Any] = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
 QWEN2: dict[str, Any] = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
 QWEN3: dict[str, Any] = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+GPT2: dict[str, Any] = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
 BERT: dict[str, Any] = {"architectures": ["BertForMaskedLM"], "model_type": "bert"}
 VIT: dict[str, Any] = {"architectures": ["ViTForImageClassification"], "model_type": "vit"}
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -43,6 +44,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mistral": MISTRAL,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
+    "gpt2": GPT2,
     "bert": BERT,
     "vit": VIT,
 }
@@ -141,7 +143,7 @@ def test_llama_contracts() -> None:
     )
     port = attn(structure).port
     assert (port.returns, port.rotary, port.cache) == (2, "position_embeddings", "past_key_values")
-    assert attn(structure, 3).teacher == {
+    assert {role: weight.to_json() for role, weight in attn(structure, 3).teacher.items()} == {
         f"{role}.weight": f"model.layers.3.self_attn.{role}_proj.weight" for role in ("q", "k", "v", "o")
     }
     assert mlp(structure).teacher.keys() == {"up.weight", "gate.weight", "down.weight"}
@@ -153,7 +155,7 @@ def test_llama_head_dim_of_its_own() -> None:
     assert tensors is not None
     assert attn(structure).shape.head_dim == 32
     assert tensors["model.layers.0.self_attn.q_proj.weight"] == (128, 64)
-    assert attn(structure).teacher["o.bias"] == "model.layers.0.self_attn.o_proj.bias"
+    assert attn(structure).teacher["o.bias"].to_json() == "model.layers.0.self_attn.o_proj.bias"
 
 
 def test_llama_model_without_head_has_no_prefix() -> None:
@@ -224,6 +226,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({**QWEN2, "head_dim": 64}, "AS603", "head_dim"),
     ({**QWEN3, "rms_norm_eps": 1e-5}, "AS603", "rms_norm_eps"),
     ({**QWEN3, "num_experts": 8}, "AS603", "num_experts"),
+    ({**GPT2, "add_cross_attention": True}, "AS603", "add_cross_attention"),
+    ({**GPT2, "activation_function": "swoosh"}, "AS603", "activation_function"),
+    ({**GPT2, "hidden_size": 768}, "AS603", "hidden_size"),
+    ({**GPT2, "n_embd": 100}, "AS604", "n_embd"),
     ({**DIT, "num_layers": "many"}, "AS604", "num_layers"),
     ({**DIT, "num_layers": 10**12}, "AS604", "num_layers"),
     ({**DIT, "num_layers": 0}, "AS604", "num_layers"),
@@ -266,7 +272,7 @@ def test_family_of() -> None:
     assert family_of(DIT_XL) is FAMILIES["dit"]
     assert family_of({**DIT_XL, "norm_type": "ada_norm_single"}) is FAMILIES["pixart"]
     assert family_of({**DIT_XL, "norm_type": "layer_norm"}) is None
-    assert family_of({"architectures": ["GPT2Model"]}) is None
+    assert family_of({"architectures": ["OPTModel"]}) is None
 
 
 SMALL = {**DIT, "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 4, "sample_size": 8}
@@ -338,7 +344,7 @@ def test_tied_head_that_differs_is_refused(tmp_path: Path) -> None:
 
 def unknown(shapes: Mapping[str, tuple[int, ...]]) -> Structure:
     tensors = {name: TensorHeader("F32", shape, "absent", 0, 0) for name, shape in shapes.items()}
-    return describe({"architectures": ["GPT2Model"]}, tensors)
+    return describe({"architectures": ["OPTModel"]}, tensors)
 
 
 def gpt2(depth: int) -> dict[str, tuple[int, ...]]:
@@ -354,7 +360,7 @@ def gpt2(depth: int) -> dict[str, tuple[int, ...]]:
 
 def test_unknown_host_from_its_headers() -> None:
     structure = unknown(gpt2(12))
-    assert (structure.family, structure.architecture) == ("unknown", "GPT2Model")
+    assert (structure.family, structure.architecture) == ("unknown", "OPTModel")
     assert structure.groups == {"blocks": "h"}
     blocks = [s for s in structure.sites if s.slot == "block"]
     assert [b.path for b in blocks] == [f"h.{i}" for i in range(12)]
@@ -444,7 +450,7 @@ def test_bookkeeping() -> None:
 def test_defaults_are_those_of_the_libraries() -> None:
     """A config that leaves an attribute out means the library's default."""
     import diffusers
-    from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+    from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
     for name in ("dit", "pixart", "sd3", "flux"):
         cls: Any = getattr(diffusers, next(iter(FAMILIES[name].architectures)))
@@ -454,7 +460,7 @@ def test_defaults_are_those_of_the_libraries() -> None:
         family = FAMILIES[name]
         assert own.keys() == family.handled.keys() | family.ignored, f"{name}: every attribute is handled or ignored"
         assert {n: own[n] for n in family.handled} == {n: a.default for n, a in family.handled.items()}
-    for config in (LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config):
+    for config in (GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config):
         plain, family = config(), FAMILIES[config.model_type]
         told = {n for n in plain.to_dict() if not bookkeeping(n)} - {"chunk_size_feed_forward", "is_encoder_decoder"}
         assert told <= family.handled.keys() | family.ignored
@@ -484,6 +490,10 @@ def against_the_real_one(structure: Structure, model: Any) -> None:
     state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = getattr(model, "all_tied_weights_keys", {}) or {}
     assert {name: shape for name, shape in state.items() if name not in tied} == expected_tensors(structure)
+
+    def weight(site: Site, role: str) -> tuple[int, ...]:
+        return site.teacher[role].shape(state[site.teacher[role].tensor])
+
     for site in structure.sites:
         module = model.get_submodule(site.path)
         parameters = inspect.signature(module.forward).parameters
@@ -492,24 +502,24 @@ def against_the_real_one(structure: Structure, model: Any) -> None:
         assert list(parameters)[: len(streams)] == streams, site.path
         assert {name for name in used if name} <= parameters.keys(), site.path
         assert next(iter(parameters)) == site.port.input, site.path
-        assert set(site.teacher.values()) <= state.keys()
-        assert {name.rpartition(".")[0] for name in site.teacher.values()} <= {n for n, _ in model.named_modules()}
+        assert {w.tensor for w in site.teacher.values()} <= state.keys()
+        assert {w.tensor.rpartition(".")[0] for w in site.teacher.values()} <= {n for n, _ in model.named_modules()}
     for site in (s for s in structure.sites if s.slot in ("attn", "cross_attn")):
         shape = site.shape
         inner, shared = (shape.heads or 0) * (shape.head_dim or 0), (shape.kv_heads or 0) * (shape.head_dim or 0)
-        assert state[site.teacher["q.weight"]] == (inner, shape.width)
-        assert state[site.teacher["v.weight"]] == (shared, shape.context or shape.width)
+        assert weight(site, "q.weight") == (inner, shape.width)
+        assert weight(site, "v.weight") == (shared, shape.context or shape.width)
         assert ("q.bias" in site.teacher) == shape.bias
         if site.group == "single_blocks":  # the output map is one with the MLP's
             continue
-        assert state[site.teacher["o.weight"]] == (shape.width, inner)
+        assert weight(site, "o.weight") == (shape.width, inner)
         assert ("o.bias" in site.teacher) == shape.out_bias
     for site in (s for s in structure.sites if s.role == "mlp"):
-        assert state[site.teacher["up.weight"]] == (site.shape.hidden, site.shape.width)
+        assert weight(site, "up.weight") == (site.shape.hidden, site.shape.width)
         assert ("gate.weight" in site.teacher) == site.shape.gated
         assert ("up.bias" in site.teacher, "down.bias" in site.teacher) == (site.shape.bias, site.shape.out_bias)
     for site in (s for s in structure.sites if s.slot == "norm" and s.teacher):
-        assert state[site.teacher["weight"]] == (site.shape.width,)
+        assert weight(site, "weight") == (site.shape.width,)
     for end in (s.exit for s in structure.sites if s.exit):
         assert state[f"{end.path}.weight"][0] == end.shape.width
         assert next(iter(inspect.signature(model.get_submodule(end.path).forward).parameters)) == end.port.input
@@ -539,10 +549,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True, "use_mrope": False,
         "use_sliding_window": False, "vocab_size": 151936, "attention_dropout": 0.0,
     },
+    "gpt2": {**GPT2, "n_ctx": 1024},
+    "gpt2-medium": {**GPT2, "n_embd": 1024, "n_head": 16, "n_layer": 24},
+    "gpt2-large": {**GPT2, "n_embd": 1280, "n_head": 20, "n_layer": 36},
+    "gpt2-xl": {**GPT2, "n_embd": 1600, "n_head": 25, "n_layer": 48},
     "qwen3-4b": json.loads((HOSTS / "qwen3-4b" / "config.json").read_text()),
 }  # fmt: skip
 """Of the form in which they were published."""
 PARAMETERS = {
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
     "flux.1-dev": 11_901_408_320,
     "flux.1-schnell": 11_891_178_560,
     "sd3-medium": 2_028_328_000,
@@ -602,7 +620,7 @@ def test_qwen_contracts() -> None:
     shape = attn(describe(PUBLISHED["qwen3-4b"])).shape
     assert (shape.heads, shape.kv_heads, shape.head_dim, shape.qk_norm, shape.bias) == (32, 8, 128, True, False)
     assert attn(describe(QWEN3)).shape.head_dim == 128, "not the width over the heads"
-    assert attn(describe(QWEN3)).teacher["k_norm.weight"] == "model.layers.0.self_attn.k_norm.weight"
+    assert attn(describe(QWEN3)).teacher["k_norm.weight"].to_json() == "model.layers.0.self_attn.k_norm.weight"
     shape = attn(describe(PUBLISHED["qwen2.5-0.5b"])).shape
     assert (shape.head_dim, shape.qk_norm, shape.bias, shape.out_bias) == (64, False, True, False)
     assert "q.bias" in attn(describe(QWEN2)).teacher
@@ -625,6 +643,9 @@ REAL: list[dict[str, Any]] = [
     {**LLAMA, "num_hidden_layers": 2, "attention_bias": True, "mlp_bias": True, "head_dim": 64},
     {**LLAMA, "num_hidden_layers": 2, "tie_word_embeddings": True, "is_llama_config": True, "rope_interleaved": False},
     {**LLAMA, "num_hidden_layers": 2, "architectures": ["LlamaModel"]},
+    {**GPT2, "n_layer": 2},
+    {**GPT2, "n_layer": 2, "n_inner": 100, "tie_word_embeddings": False},
+    {**GPT2, "n_layer": 2, "architectures": ["GPT2Model"], "scale_attn_by_inverse_layer_idx": True},
     {**BERT, "num_hidden_layers": 2, "hidden_size": 48, "vocab_size": 99, "type_vocab_size": 1},
     {**BERT, "num_hidden_layers": 2, "tie_word_embeddings": False, "max_position_embeddings": 40},
     {**BERT, "num_hidden_layers": 2, "architectures": ["BertModel"]},
@@ -646,7 +667,7 @@ def test_structure_against_the_real_module(config: dict[str, Any]) -> None:
         assert sum(p.numel() for p in model.parameters()) == 749_826_464
 
 
-SAVED = ("dit", "pixart", "sana", "sd3", "flux", "llama", "mistral", "qwen2", "qwen3", "bert", "vit", "plain")
+SAVED = ("dit", "pixart", "sana", "sd3", "flux", "llama", "mistral", "qwen2", "qwen3", "gpt2", "bert", "vit", "plain")
 
 
 @pytest.mark.parametrize("host", [f"tiny_{name}" for name in SAVED])

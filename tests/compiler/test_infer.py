@@ -35,8 +35,8 @@ def test_sites_of_a_vision_transformer(tiny_plain: Path) -> None:
     assert (attn.slot, attn.shape.heads, attn.shape.head_dim) == ("attn", 2, 16)
     assert attn.port == Port("hidden_states", returns=2, mask="attention_mask")
     assert (mlp.slot, mlp.shape.hidden, mlp.shape.bias) == ("mlp", 64, True)
-    assert mlp.teacher["up.weight"] == "layers.2.mlp.fc1.weight"
-    assert mlp.teacher["down.bias"] == "layers.2.mlp.fc2.bias"
+    assert mlp.teacher["up.weight"].to_json() == "layers.2.mlp.fc1.weight"
+    assert mlp.teacher["down.bias"].to_json() == "layers.2.mlp.fc2.bias"
     assert _site(found, "layers.2.layernorm_after").slot == "norm"
     assert not attn.shape.causal
 

@@ -14,7 +14,7 @@ from archspec.families import identify
 from archspec.runtime.families import FAMILIES, family
 from archspec.runtime.model.hosts import build, host_class, read_config
 
-KNOWN = ("dit", "pixart", "sana", "sd3", "flux", "llama", "mistral", "qwen2", "qwen3")
+KNOWN = ("dit", "pixart", "sana", "sd3", "flux", "llama", "mistral", "qwen2", "qwen3", "gpt2")
 HOSTS = [*((f"tiny_{name}", name) for name in KNOWN), ("tiny_plain", "unknown")]
 HOSTS += [("tiny_bert", "bert"), ("tiny_encoder", "bert"), ("tiny_vit", "vit")]
 

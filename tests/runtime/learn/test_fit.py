@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import BertModel
 
 from archspec.diagnostics import ArchspecError
+from archspec.host.excerpt import Excerpt
 from archspec.host.locate import Located, structure_of
 from archspec.instructions import Entry, Install, Relist
 from archspec.operators import restore
@@ -69,7 +70,7 @@ def test_chosen_neurons_are_better_than_those_of_large_norm(
 ) -> None:
     program = (install(MLP, "mlp", "mlp", hidden=64),)
     errors = []
-    for donors in (None, {MLP: DONOR}):
+    for donors in (None, {MLP: {role: Excerpt(name) for role, name in DONOR.items()}}):
         part = find_part(student(program), program, (MLP,))
         inherited(host, part)
         errors.append(fit([part], Teacher(host), feed, FitSettings(samples=256), donors)[MLP].after)
@@ -158,7 +159,7 @@ def test_padding_counts_nowhere(tiny_encoder: Path) -> None:
         student = apply(copy.deepcopy(host), program)
         part = find_part(student, program, (site.path,))
         inherit: Any = part.module.inherit
-        inherit({name: host.get_parameter(path) for name, path in site.teacher.items()})
+        inherit({name: host.get_parameter(weight.tensor) for name, weight in site.teacher.items()})
         feed = Feed(Arrays(columns, "texts"), Features(), seed=1, batch=32)
         outcomes.append(fit([part], Teacher(host), feed, FitSettings(samples=96))[part.name])
         assert len(part.readouts) == 1

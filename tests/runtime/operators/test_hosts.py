@@ -16,6 +16,7 @@ from archspec.host.locate import Located, structure_of
 from archspec.host.structure import Site
 from archspec.instructions import Install
 from archspec.operators import signature
+from archspec.runtime.model.excerpts import taken
 from archspec.runtime.model.initialize import initialize, path_seed
 from archspec.runtime.operators import build_operator
 
@@ -26,7 +27,7 @@ def graft(model: nn.Module, site: Site, operator: str, kind: str, params: Mappin
     install = Install(site.path, site.slot, operator, 1, config.settings(), site.shape, site.port, site.index)
     made = build_operator(install, "cpu", torch.float32)
     weights = model.state_dict()
-    initialize(made, kind, {k: weights[v] for k, v in site.teacher.items()}, path_seed(0, site.path))
+    initialize(made, kind, {k: taken(v, weights[v.tensor]) for k, v in site.teacher.items()}, path_seed(0, site.path))
     parent, _, leaf = site.path.rpartition(".")
     setattr(model.get_submodule(parent), leaf, made)
     if site.exit:
