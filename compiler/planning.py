@@ -211,9 +211,9 @@ class _Planner:
         return Task("finetune", "finetune", "", (), needs, settings, Cost(seen, flops))
 
     def _lora(self, stage: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of low-rank training, its slots as the sites that hold old weights."""
+        """Return the settings of low-rank training, its targets as the sites that hold old weights."""
         replaced = {i.path for i in self.program if isinstance(i, Install)}
-        old = (s for s in self.resolved.structure.sites if s.role in stage["targets"] and s.path not in replaced)
+        old = (site for site in self.resolved.adapted if site.path not in replaced)
         sites = [path for site in old for path in site.paths if not inside((path,), self.frozen)]
         alpha = stage["rank"] if stage["alpha"] is None else stage["alpha"]
         return {"rank": stage["rank"], "alpha": alpha, "dropout": stage["dropout"], "sites": sites}

@@ -209,8 +209,8 @@ class Lora(Node):
     rank: int = arg("rank of each addition", least=1, example=64)
     alpha: float | None = arg("scale times the rank; default: the rank", default=None, above=0)
     dropout: float = arg("part of the inputs that is dropped", default=0.0, least=0, most=0.9)
-    targets: tuple[Literal["attn", "cross_attn", "mlp"], ...] = arg(
-        "slots whose linear maps get one; default: all", default=("attn", "cross_attn", "mlp")
+    targets: tuple[Selector, ...] = arg(
+        "slots, or selectors of sites, whose linear maps get one; default: attentions and MLPs", default=()
     )
 
 

@@ -13,8 +13,7 @@ from archspec.host.locate import find_base, structure_of
 from archspec.host.structure import Structure, inside
 from archspec.language.fields import declared
 from archspec.language.parse import load
-from archspec.language.selectors import Selector, select
-from archspec.language.selectors.expressions import Name
+from archspec.language.selectors import Selector, bare_name, select
 from archspec.language.spec import Pack, Rule, Spec, Step
 from archspec.packs.header import read_pack
 from archspec.packs.roles import ROLES, roles
@@ -152,14 +151,14 @@ def _assigned(rules: Iterable[Rule], spec: Spec, structure: Structure, problems:
 
 def _named(selector: Selector, role: Mapping[str, str], spec: Spec, structure: Structure) -> list[str]:
     """Return the tensors of a role, or those of the selected sites."""
-    node = selector.expression
-    if isinstance(node, Name) and node.index is None and node.name not in spec.let:
-        if node.name in ROLES:
-            return [name for name in role if role[name] == node.name]
+    bare = bare_name(selector)
+    if bare is not None and bare not in spec.let:
+        if bare in ROLES:
+            return [name for name in role if role[name] == bare]
         known = (*ROLES, *spec.let, *structure.groups)
-        if node.name not in known:
-            hints = nearest(node.name, known) or (f"roles and lists are {', '.join(known)}",)
-            raise fail("AS170", f"no role or list '{node.name}'", selector.at(node.at), *hints)
+        if bare not in known:
+            hints = nearest(bare, known) or (f"roles and lists are {', '.join(known)}",)
+            raise fail("AS170", f"no role or list '{bare}'", selector.at(selector.expression.at), *hints)
     sites = select(selector, structure, spec.let)
     paths = {path for site in sites for path in site.paths}
     own = {weight.tensor for site in sites for weight in site.teacher.values()}

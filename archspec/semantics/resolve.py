@@ -29,6 +29,7 @@ from archspec.language.partial import WHOLE, Gaps, Partial
 from archspec.language.selectors import Selector, select
 from archspec.language.spec import Drop, Edit, Init, InitKind, Insert, Parallelize, Repeat, Replace, Skip, Spec
 from archspec.operators.base import Signature
+from archspec.semantics.adapted import adapted_sites
 from archspec.source import Span
 
 NEED_DATA = frozenset({"least_squares", "artifact"})
@@ -69,6 +70,8 @@ class ResolvedSpec:
     edits: tuple[ResolvedEdit, ...]
     gaps: Gaps = WHOLE
     """What is missing because of a mistake; nothing, in a spec that is compiled."""
+    adapted: tuple[Site, ...] = ()
+    """Where the finetuning's low-rank additions go."""
 
     @property
     def dropped(self) -> frozenset[str]:
@@ -85,6 +88,8 @@ class ResolvedSpec:
                 data[stage]["data"] = data["data"]
         if self.structure.probe:
             data["probe"] = {"file": self.structure.probe.file, "digest": self.structure.probe.digest}
+        if data["finetune"] and data["finetune"]["lora"]:
+            data["finetune"]["lora"]["sites"] = [site.path for site in self.adapted]
         if data["distill"]:
             data["distill"]["loss"] = _losses(data["distill"]["loss"])
         return data
@@ -112,7 +117,7 @@ def resolve_partial(partial: Partial, structure: Structure, problems: Collector)
     calls = (Replace.verb, Insert.verb)
     failed = (verb for verb, edit in found if edit is None or (verb in calls and not edit.configs))
     edits = tuple(edit for _, edit in found if edit)
-    resolved = ResolvedSpec(partial.spec, structure, edits, scope.gaps.also(*failed))
+    resolved = ResolvedSpec(partial.spec, structure, edits, scope.gaps.also(*failed), scope.adapted(partial.spec))
     return resolved if _groups_fit(resolved, problems) else replace(resolved, gaps=resolved.gaps.also("parallelize"))
 
 
@@ -132,6 +137,13 @@ class _Scope:
         except ArchspecError as error:
             self.problems.add(error.diagnostics)
             return ()
+
+    def adapted(self, spec: Spec) -> tuple[Site, ...]:
+        """Return the sites of `finetune.lora`."""
+        lora = spec.finetune.lora if spec.finetune else None
+        if lora is None or any(self.gaps.hides(target, self.lets) for target in lora.targets):
+            return ()
+        return adapted_sites(lora, self.structure, self.lets, self.problems)
 
 
 def _edit(edit: Edit, scope: _Scope) -> ResolvedEdit | None:

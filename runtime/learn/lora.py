@@ -7,6 +7,7 @@ is one of the factors.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,17 +33,25 @@ def adapt(model: nn.Module, settings: LoraSettings, places: Iterable[str], seed:
     """Put an adapter on every linear map under the paths `places`. What trained before still does. AS733 if none."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    homes = tuple(f"{path}." for path in places)
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(homes)] if homes else []
+    names = _maps(model, tuple(f"{path}." for path in places))
     if not names:
         raise fail("AS733", "lora finds no old linear map to add to", None, "name other targets, or leave lora out")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=names)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it for each map by what it is
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model, NAME)
     for parameter in trained:
         parameter.requires_grad_(True)
+
+
+def _maps(model: nn.Module, homes: tuple[str, ...]) -> list[str]:
+    """Return the linear maps under `homes`; `Conv1D` is transformers' name for one that keeps its weight transposed."""
+    from transformers.pytorch_utils import Conv1D
+
+    maps = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D))
+    return [name for name in maps if name.startswith(homes)] if homes else []
 
 
 def merge(model: nn.Module) -> list[str]:

@@ -20,6 +20,14 @@ KNOWN = {
     },
     "tiny_qwen3": {"model.layers.0.self_attn.q_norm.weight": "norm"},
     "tiny_qwen2": {"model.layers.0.self_attn.q_proj.bias": "bias", "model.embed_tokens.weight": "embed"},
+    "tiny_gpt2": {
+        "transformer.wpe.weight": "embed",
+        "transformer.h.0.attn.c_attn.weight": "attn",
+        "transformer.h.0.attn.c_attn.bias": "bias",
+        "transformer.h.3.mlp.c_proj.weight": "mlp",
+        "transformer.h.1.ln_1.weight": "norm",
+        "transformer.ln_f.bias": "norm",
+    },
     "tiny_encoder": {
         "encoder.layer.0.attention.self.value.weight": "attn",
         "encoder.layer.0.attention.output.dense.weight": "attn",

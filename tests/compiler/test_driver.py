@@ -58,7 +58,7 @@ def test_preparing_writes_nothing(tiny_dit: Path, tmp_path: Path) -> None:
     assert ready.plan.base["fingerprint"] == ready.content.fingerprint
 
 
-@pytest.mark.parametrize("host", ["dit", "pixart", "llama", "bert", "encoder", "vit", "plain"])
+@pytest.mark.parametrize("host", ["dit", "pixart", "llama", "gpt2", "bert", "encoder", "vit", "plain"])
 def test_every_family_compiles_and_loads(request: pytest.FixtureRequest, tmp_path: Path, host: str) -> None:
     edits = MLP + '  - {parallelize: "blocks[2:4]", by: 2}\n'
     if host == "plain":

@@ -124,6 +124,13 @@ def test_lora_names_the_sites_of_old_weights(tiny_dit: Path) -> None:
     assert finetune.settings["new"]
 
 
+@pytest.mark.parametrize(("targets", "found"), [("'blocks[0:2]'", [0]), ("'blocks[1::2].attn | blocks[2].attn'", [2])])
+def test_lora_goes_where_selectors_say(targets: str, found: list[int], tiny_dit: Path) -> None:
+    stages = STAGES.replace("steps: 10", f"steps: 10, lora: {{rank: 4, targets: [{targets}]}}")
+    finetune = next(task for task in planned(tiny_dit, EDITS, stages).tasks if task.kind == "finetune")
+    assert finetune.settings["lora"]["sites"] == [f"transformer_blocks.{i}.attn1" for i in found]  # the rest is new
+
+
 @pytest.mark.parametrize(
     ("cache", "epochs", "why"),
     [

@@ -87,6 +87,7 @@ CASES = [
     *(("tiny_dit", case) for case in EDITS if case not in TWO),
     *(("tiny_llama", case) for case in EDITS if case not in TWO),
     *(("tiny_qwen3", case) for case in ("self-graft", "mixer", "many")),
+    *(("tiny_gpt2", case) for case in EDITS if case not in TWO),
     *(("tiny_bert", case) for case in EDITS if case not in TWO),
     *(("tiny_vit", case) for case in ("mixer", "mlp", "shared blocks", "inserted", "skips", "many")),
     *(("tiny_sana", case) for case in ("mixer", "drop", "tie", "pairs", "shared blocks", "inserted", "skips")),
@@ -140,7 +141,7 @@ def test_joint_attention_of_an_unknown_host(compiler: Compiler, tmp_path: Path) 
     assert prove(done.resolved, done.program, done.before, done.after).numbers.difference == 0.0
 
 
-UNEDITED = ("dit", "pixart", "sd3", "flux", "llama", "bert", "vit", "plain")
+UNEDITED = ("dit", "pixart", "sd3", "flux", "llama", "gpt2", "bert", "vit", "plain")
 
 
 @pytest.mark.parametrize("host", [f"tiny_{name}" for name in UNEDITED])
@@ -312,6 +313,7 @@ BIG: dict[str, dict[str, Any]] = {
     "dit": {"_class_name": "DiTTransformer2DModel", "num_layers": 28, "out_channels": 8},
     "pixart": {"_class_name": "PixArtTransformer2DModel", "num_layers": 6, "caption_channels": 4096},
     "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_key_value_heads": 8},
+    "gpt2": {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"},
 }
 
 

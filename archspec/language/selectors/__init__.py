@@ -7,8 +7,8 @@
 a `Structure`. Indices count from 0, and always in the base, whatever other edits do.
 """
 
-from archspec.language.selectors.expressions import Expression, Selector, names_in
+from archspec.language.selectors.expressions import Expression, Selector, bare_name, names_in
 from archspec.language.selectors.parse import check_selector, parse_selector
 from archspec.language.selectors.selection import select
 
-__all__ = ["Expression", "Selector", "check_selector", "names_in", "parse_selector", "select"]
+__all__ = ["Expression", "Selector", "bare_name", "check_selector", "names_in", "parse_selector", "select"]

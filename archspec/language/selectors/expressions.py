@@ -171,3 +171,9 @@ def names_in(node: Expression) -> set[str]:
         case Sets():
             return set().union(*map(names_in, node.parts))
     return names_in(node.inner)
+
+
+def bare_name(selector: Selector) -> str | None:
+    """Return the name that a selector is nothing but: where slots or roles are named too, it may be one of them."""
+    node = selector.expression
+    return node.name if isinstance(node, Name) and node.index is None else None

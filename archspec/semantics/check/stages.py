@@ -104,11 +104,10 @@ def lora_has_old_weights(resolved: ResolvedSpec, collector: Collector) -> None:
     if finetune.train == "new":
         message = "lora adds to old weights, and train new leaves them as they are"
         collector.report("AS321", message, finetune.span("train"), "leave train out: with lora, new parts train whole")
-    slots = {site.role for site in resolved.structure.sites}
-    if resolved.structure.sites and slots.isdisjoint(finetune.lora.targets):
-        there = ", ".join(sorted(slots & {"attn", "cross_attn", "mlp"}))
-        hint = f"write one of {there}" if there else "leave lora out: no site of this host is known to hold linear maps"
-        collector.report("AS321", "the host has no site that lora could add to", finetune.lora.span("targets"), hint)
+    replaced = {site.path for edit in resolved.edits if isinstance(edit.edit, Replace) for site in edit.sites}
+    if resolved.adapted and replaced.issuperset(site.path for site in resolved.adapted):
+        message = "lora adds to old weights, and every target is replaced: what is new trains whole"
+        collector.report("AS321", message, finetune.lora.span("targets") or finetune.lora.span(), "name other targets")
 
 
 def _freeze_has_effect(edit: ResolvedEdit, resolved: ResolvedSpec, collector: Collector) -> None:

@@ -82,3 +82,23 @@ def test_no_map_to_add_to_is_an_error(student: Makes, install: Makes) -> None:
     with pytest.raises(ArchspecError) as caught:
         adapt(model_of(student, install), LOW, (), seed=0)
     assert caught.value.diagnostics[0].code == "AS733"
+
+
+def test_transposed_maps_of_gpt2_are_linear_maps(tiny_gpt2: Path, recwarn: pytest.WarningsRecorder) -> None:
+    from transformers import GPT2LMHeadModel
+
+    model: Any = GPT2LMHeadModel.from_pretrained(tiny_gpt2).eval()
+    place, ids = "transformer.h.1.attn", torch.arange(8)[None]
+    before, plain = model.state_dict()[f"{place}.c_attn.weight"].clone(), model(ids).logits
+    adapt(model, LoraSettings(rank=2, alpha=4.0), [place], seed=3)
+    assert torch.equal(model(ids).logits, plain)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    adapted = model(ids).logits
+    assert merge(model) == [f"{place}.c_attn.weight", f"{place}.c_proj.weight"]
+    torch.testing.assert_close(model(ids).logits, adapted)
+    assert not torch.equal(adapted, plain)
+    delta = model.state_dict()[f"{place}.c_attn.weight"] - before
+    assert int(torch.linalg.matrix_rank(delta.double(), rtol=1e-4)) == 2
+    assert [str(w.message) for w in recwarn if "fan_in" in str(w.message)] == []

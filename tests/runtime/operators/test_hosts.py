@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
 from torch import nn
-from transformers import BertForMaskedLM, LlamaForCausalLM, ViTForImageClassification
+from transformers import BertForMaskedLM, GPT2LMHeadModel, LlamaForCausalLM, ViTForImageClassification
 
 from archspec.host.locate import Located, structure_of
 from archspec.host.structure import Site
@@ -65,6 +65,10 @@ def llama(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return LlamaForCausalLM.from_pretrained(folder).eval(), padded()
 
 
+def gpt2(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    return GPT2LMHeadModel.from_pretrained(folder).eval(), padded()
+
+
 def bert(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return BertForMaskedLM.from_pretrained(folder).eval(), padded()
 
@@ -74,7 +78,14 @@ def vit(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return ViTForImageClassification.from_pretrained(folder).eval(), {"pixel_values": pixels}
 
 
-HOSTS = {"tiny_dit": dit, "tiny_pixart": pixart, "tiny_llama": llama, "tiny_bert": bert, "tiny_vit": vit}
+HOSTS = {
+    "tiny_dit": dit,
+    "tiny_pixart": pixart,
+    "tiny_llama": llama,
+    "tiny_gpt2": gpt2,
+    "tiny_bert": bert,
+    "tiny_vit": vit,
+}
 hosts = pytest.mark.parametrize("host", HOSTS)
 
 

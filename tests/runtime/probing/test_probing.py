@@ -74,7 +74,7 @@ def probed(folder: Path, name: str, *texts: str) -> tuple[Structure, dict[str, d
     return structure, measure(host, structure, feed, parse_measures(texts), 6), host, feed
 
 
-@pytest.mark.parametrize("name", ["dit", "pixart", "llama", "qwen3", "bert", "vit"])
+@pytest.mark.parametrize("name", ["dit", "pixart", "llama", "qwen3", "gpt2", "bert", "vit"])
 def test_every_family_shows_locality_and_influence(name: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(f"tiny_{name}")
     structure, found, host, feed = probed(folder, name, "locality(k=2)", "influence", "largest")
