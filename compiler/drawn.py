@@ -1,0 +1,85 @@
+"""`weights: random` of a spec: its base with weights drawn anew, as a checkpoint of its own, before anything reads it.
+
+What the host's own class does when it is built from a config is what counts as random: diffusers' constructors,
+transformers' `_init_weights`. The draw depends on the seed alone (and on the versions of the libraries), so compiling
+again gives the same bytes, and tasks are found again by the fingerprint of what was drawn. The checkpoint stands beside
+the result, as NAME.base, and says itself (drawn.json) what it is. Without a `teacher` it is what results are measured
+beside.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from archspec.compiler.attached import beside, made_base
+from archspec.compiler.emission.emit import copy_rest
+from archspec.compiler.emission.result import DRAWN, side_files
+from archspec.host.locate import CONFIG, PIPELINE, Located, folder_of, locate, structure_of
+from archspec.host.strict_json import read_json
+from archspec.host.structure import Structure
+from archspec.language.spec import Base, Spec
+from archspec.runtime.model.hosts import build
+from archspec.runtime.model.initialize import path_seed
+from archspec.runtime.store.files import check_replaceable, copy_file, publish
+
+
+@contextmanager
+def with_weights(spec: Spec, near: Path, target: Path) -> Iterator[Located | None]:
+    """Give where the drawn base of a spec is, written beside `target`; None where its base has weights of its own. When
+    what follows fails, a base that was not there before goes again."""
+    if spec.base is None or spec.base.weights != "random":
+        yield None
+        return
+    located = locate(spec.base, near)
+    folder_of(located)
+    with made_base(target) as out:
+        check_replaceable(out, DRAWN, "base of random weights")
+        draw(spec.base, located, out)
+        subfolder = spec.base.subfolder if located.pipeline else None
+        home = out / subfolder if subfolder else out
+        pipeline = out if subfolder else None
+        yield replace(located, folder=home, pipeline=pipeline, file=None, random=False, name=beside(near, out))
+
+
+def draw(base: Base, located: Located, out: Path) -> None:
+    """Write the base with random weights to the folder `out`, in the form (model or pipeline) of `located`."""
+    structure, source = structure_of(located), folder_of(located)
+    with publish(out) as folder:
+        model = folder
+        if located.pipeline and base.subfolder:
+            copy_file(located.pipeline / PIPELINE, folder / PIPELINE)
+            copy_rest(located.pipeline, folder, read_json(located.pipeline / PIPELINE, "AS601"), base.subfolder)
+            model = folder / base.subfolder
+        _write(drawn(structure, base.seed), source, model)
+        (folder / DRAWN).write_text(json.dumps(_record(structure, base.seed), indent=1) + "\n", "utf-8")
+
+
+def drawn(structure: Structure, seed: int) -> Any:
+    """Return the host with weights that its class draws, float32 on the CPU; torch's global state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(path_seed(seed, "base"))
+        return build(structure.config, structure.library, structure.architecture, "cpu")
+
+
+def _write(model: Any, source: Path, folder: Path) -> None:
+    """Save the weights, and beside them the other files of the base as they are."""
+    model.save_pretrained(folder)
+    for path in folder.iterdir():
+        if not path.name.endswith((".safetensors", ".safetensors.index.json")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (source / CONFIG, *side_files(source)):
+        copy_file(path, folder / path.name)
+
+
+def _record(structure: Structure, seed: int) -> dict[str, Any]:
+    libraries = {name: version(name) for name in ("torch", structure.library)}
+    return {"format": 1, "architecture": structure.architecture, "seed": seed, "libraries": libraries}
