@@ -10,7 +10,6 @@ beside.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_model
 
 from archspec.compiler.attached import beside, made_base
 from archspec.compiler.emission.emit import copy_rest
 from archspec.compiler.emission.result import DRAWN, side_files
+from archspec.host.headers import STEMS
 from archspec.host.locate import CONFIG, PIPELINE, Located, folder_of, locate, structure_of
 from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure
@@ -59,7 +60,7 @@ def draw(base: Base, located: Located, out: Path) -> None:
             copy_file(located.pipeline / PIPELINE, folder / PIPELINE)
             copy_rest(located.pipeline, folder, read_json(located.pipeline / PIPELINE, "AS601"), base.subfolder)
             model = folder / base.subfolder
-        _write(drawn(structure, base.seed), source, model)
+        _write(drawn(structure, base.seed), structure.library, source, model)
         (folder / DRAWN).write_text(json.dumps(_record(structure, base.seed), indent=1) + "\n", "utf-8")
 
 
@@ -70,12 +71,13 @@ def drawn(structure: Structure, seed: int) -> Any:
         return build(structure.config, structure.library, structure.architecture, "cpu")
 
 
-def _write(model: Any, source: Path, folder: Path) -> None:
-    """Save the weights, and beside them the other files of the base as they are."""
-    model.save_pretrained(folder)
-    for path in folder.iterdir():
-        if not path.name.endswith((".safetensors", ".safetensors.index.json")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _write(model: Any, library: str, source: Path, folder: Path) -> None:
+    """Save the weights under the names that the class has for them (transformers' own saving may choose former ones),
+    and beside them the other files of the base as they are."""
+    folder.mkdir(exist_ok=True)
+    stem = STEMS[1] if library == "diffusers" else STEMS[0]
+    tied = list(getattr(model, "all_tied_weights_keys", None) or ())
+    save_torch_model(model, folder, filename_pattern=f"{stem}{{suffix}}.safetensors", shared_tensors_to_discard=tied)
     for path in (source / CONFIG, *side_files(source)):
         copy_file(path, folder / path.name)
 

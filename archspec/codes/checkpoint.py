@@ -291,8 +291,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS659",
         "packs on random weights",
-        "A SkillPack holds the differences that tuning made to the weights of one base; added to other weights they mean "
-        "nothing.",
+        "A SkillPack holds what tuning changed of one base's weights; added to others it means nothing.",
         bad="base: {from: ./host, weights: random}\nattach: {packs: [sql.skillpack.safetensors]}",
         good="base: ./host\nattach: {packs: [sql.skillpack.safetensors]}",
     ),

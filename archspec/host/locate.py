@@ -259,8 +259,8 @@ def fingerprint(path: Path, scheme: str = FULL, span: Span | None = None) -> str
 
 
 def check_fingerprint(base: Base, located: Located) -> None:
-    """Refuse a base whose content is not what the spec says it is. Either scheme may be stated; of random weights, it is
-    that of what a compile draws."""
+    """Refuse a base whose content is not what the spec says it is. Either scheme may be stated; of random weights, a
+    compile holds what it drew to it."""
     if base.fingerprint is None or located.weights is None or located.random:
         return
     span = base.span("fingerprint")

@@ -28,11 +28,11 @@ def random_weights_teach_nothing(resolved: ResolvedSpec, collector: Collector) -
     if spec.attach is not None:
         message = "packs hold what tuning changed of trained weights, and those of the base are random"
         span = spec.origin.key_span("attach") if spec.origin else None
-        collector.report("AS659", message, span, "leave attach out, or weights: the stored ones are the default")
+        collector.report("AS659", message, span, "leave attach out, or weights (stored ones are the default)")
     if base.teacher is None:
         name = setting(base.span(), "teacher", base.from_)
         for what, span, instead in _imitations(spec):
-            hint = f"write {instead}, or name a trained model in the base, such as `{name}`"
+            hint = f"{instead}, or name a trained model in the base, such as `{name}`"
             collector.report("AS657", f"{what} imitates the base, whose weights are random", span, hint)
 
 
@@ -40,11 +40,9 @@ def _imitations(spec: Spec) -> Iterator[tuple[str, Span | None, str]]:
     """Yield (what, where, what to write instead) of all that learns from a teacher."""
     for edit in spec.edits:
         if isinstance(edit, Replace | Parallelize) and edit.init.kind == "least_squares":
-            span = edit.init.span("kind")
-            yield "init least_squares", span, f"`{setting(span, 'init', 'random')}`"
+            yield "init least_squares", edit.init.span("kind"), "write random in its place"
     if spec.distill:
         span = spec.origin.key_span("distill") if spec.origin else None
-        yield "distill", span, "`distill: none`"
+        yield "distill", span, "leave it out"
     if spec.finetune and spec.finetune.distill_weight:
-        span = spec.finetune.span("distill_weight")
-        yield "finetune", span, f"`{setting(span, 'distill_weight', '0')}`"
+        yield "finetune", spec.finetune.span("distill_weight"), "leave distill_weight out"
