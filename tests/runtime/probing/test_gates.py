@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import ArchspecError
 from archspec.host.locate import Located, structure_of
+from archspec.host.probes import with_probe
 from archspec.host.structure import Port, Site, SiteShape, Structure
+from archspec.language.selectors import parse_selector, select
 from archspec.runtime.families import family
 from archspec.runtime.objectives import Features, first_tensor
 from archspec.runtime.probing.gates import derivatives
@@ -20,6 +23,9 @@ from archspec.runtime.probing.measures import parse_measures
 from archspec.runtime.probing.probe import measure, passes, usual
 from archspec.runtime.store.home import home
 from archspec.runtime.store.opening import open_model
+from tests.command import run
+
+DIGITS = Path(__file__).parents[3] / "specs" / "hosts" / "digits"
 
 STEP = 1e-2
 TOLERANCE = dict.fromkeys(("sd3", "flux", "llama"), 0.0001)
@@ -192,3 +198,17 @@ def test_a_host_without_a_task_has_none(tiny_encoder: Path) -> None:
     known = usual(Squares())
     assert "gate_sensitivity" in [a.name for a in known]
     assert (passes(known), passes(usual(Features())), passes(parse_measures(["gate_sensitivity"]))) == (2, 1, 1)
+
+
+def test_a_file_of_it_ranks_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command line to what a spec edits."""
+    host, out = DIGITS.absolute(), tmp_path / "digits.json"
+    words = ("--data", "digits", "-m", "gate_sensitivity", "-n", "8", "--batch", "4", "-o", out)
+    assert run(monkeypatch, "probe", host, *words) == 0
+    figures = json.loads(out.read_text())["measures"]["gate_sensitivity"]
+    blocks = {path: figure["mean"] for path, figure in figures.items() if path.count(".") == 1}
+    assert len(blocks) == 6
+    assert all(mean > 0 for mean in blocks.values())
+    structure = with_probe(structure_of(Located(host / "transformer")), out.name, tmp_path)
+    (chosen,) = select(parse_selector("bottom 1 of blocks by gate_sensitivity"), structure)
+    assert chosen.path == min(blocks, key=lambda path: blocks[path])
