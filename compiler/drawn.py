@@ -58,7 +58,9 @@ def draw(base: Base, located: Located, out: Path) -> None:
         model = folder
         if located.pipeline and base.subfolder:
             copy_file(located.pipeline / PIPELINE, folder / PIPELINE)
-            copy_rest(located.pipeline, folder, read_json(located.pipeline / PIPELINE, "AS601"), base.subfolder)
+            copy_rest(
+                located.pipeline, folder, read_json(located.pipeline / PIPELINE, "AS601"), base.subfolder, link=True
+            )
             model = folder / base.subfolder
         _write(drawn(structure, base.seed), structure.library, source, model)
         (folder / DRAWN).write_text(json.dumps(_record(structure, base.seed), indent=1) + "\n", "utf-8")

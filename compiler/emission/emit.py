@@ -218,7 +218,7 @@ def _lock(job: Emission, tensors: Mapping[str, Provenance], files: Mapping[str, 
     return Lock(
         base={
             "from": job.located.name or (base.from_ if base else None),
-            "subfolder": base.subfolder if base else None,
+            "subfolder": job.subfolder if job.located.name else base.subfolder if base else None,
             "revision": base.revision if base else None,
             "fingerprint": job.content.fingerprint,
             "library": structure.library,
