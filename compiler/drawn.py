@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,49 @@ import torch
 from huggingface_hub import save_torch_model
 
 from archspec.compiler.attached import beside, made_base
-from archspec.compiler.emission.emit import copy_rest
+from archspec.compiler.capture.infer import complete
+from archspec.compiler.emission.emit import copy_rest, read_content
 from archspec.compiler.emission.result import DRAWN, side_files
 from archspec.host.headers import STEMS
-from archspec.host.locate import CONFIG, PIPELINE, Located, folder_of, locate, structure_of
+from archspec.host.locate import (
+    CONFIG,
+    PIPELINE,
+    Located,
+    check_teacher,
+    find_teacher,
+    folder_of,
+    locate,
+    structure_of,
+)
 from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure
 from archspec.language.spec import Base, Spec
 from archspec.runtime.model.hosts import build
 from archspec.runtime.model.initialize import path_seed
 from archspec.runtime.store.files import check_replaceable, copy_file, publish
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The trained model that stands for a base of random weights where something is imitated or compared."""
+
+    base: Base
+    located: Located
+    fingerprint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the lock says of it."""
+        return {"from": self.base.teacher, "subfolder": self.base.subfolder, "fingerprint": self.fingerprint}
+
+
+def named_teacher(spec: Spec, near: Path, structure: Structure, whole: bool) -> Teacher | None:
+    """Find and read the teacher that a base of random weights names. `whole`: AS658 where it has no weights."""
+    located = find_teacher(spec.base, near)
+    if located is None or spec.base is None:
+        return None
+    found = complete(structure_of(located))
+    check_teacher(spec.base, found, structure, whole)
+    return Teacher(spec.base, located, read_content(found).fingerprint)
 
 
 @contextmanager

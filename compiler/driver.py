@@ -27,7 +27,7 @@ from archspec.compiler.attached import with_packs
 from archspec.compiler.capture import capture
 from archspec.compiler.capture.infer import complete
 from archspec.compiler.capture.model import build_structure, edited_paths
-from archspec.compiler.drawn import with_weights
+from archspec.compiler.drawn import Teacher, named_teacher, with_weights
 from archspec.compiler.emission.card import Row, card
 from archspec.compiler.emission.emit import BaseContent, Emission, check_output, emit, read_content
 from archspec.compiler.planning import Sources, make_plan
@@ -36,7 +36,7 @@ from archspec.compiler.proof.prove import Proof, lowered_model, prove
 from archspec.compiler.rewrite.graph import HostGraph
 from archspec.compiler.rewrite.pipeline import run
 from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity
-from archspec.host.locate import Located, check_fingerprint, check_teacher, find_base, find_teacher, structure_of
+from archspec.host.locate import Located, check_fingerprint, find_base, structure_of
 from archspec.host.probes import with_probe
 from archspec.host.structure import Structure
 from archspec.instructions import Instruction
@@ -89,14 +89,6 @@ class Derived:
     program: tuple[Instruction, ...]
     proof: Proof
     cost: CostReport
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """The trained model that stands for a base of random weights where something is imitated or compared."""
-
-    located: Located
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -213,7 +205,7 @@ def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool, drawn: Located |
         outcomes = _expect(spec, derived.cost)
     with clock("identify"):
         content = _identify(spec, located, structure)
-        teacher = _teacher(spec, path.parent, structure, whole)
+        teacher = named_teacher(spec, path.parent, structure, whole)
     with clock("plan"):
         sources, absent = _sources(resolved, located, content, path.parent, whole)
         if teacher:
@@ -292,16 +284,6 @@ def _identify(spec: Spec, located: Located, structure: Structure) -> BaseContent
     return content
 
 
-def _teacher(spec: Spec, near: Path, structure: Structure, whole: bool) -> Teacher | None:
-    """Find and read the teacher that a base of random weights names. `whole`: it must have weights."""
-    located = find_teacher(spec.base, near)
-    if located is None or spec.base is None:
-        return None
-    found = read_host(located, whole=False)
-    check_teacher(spec.base, found, structure, whole)
-    return Teacher(located, read_content(found).fingerprint)
-
-
 def _sources(
     resolved: ResolvedSpec, located: Located, content: BaseContent, near: Path, whole: bool
 ) -> tuple[Sources, list[Diagnostic]]:
@@ -341,7 +323,7 @@ def _emission(ready: Prepared) -> Emission:
         resolved=ready.resolved,
         program=ready.program,
         located=ready.located,
-        teacher=_teacher_of(ready),
+        teacher=ready.teacher.to_json() if ready.teacher else None,
         near=ready.path.parent,
         content=ready.content,
         plan=ready.plan,
@@ -350,14 +332,6 @@ def _emission(ready: Prepared) -> Emission:
         data=ready.plan.data,
         results=results,
     )
-
-
-def _teacher_of(ready: Prepared) -> dict[str, Any] | None:
-    """Return what the lock says of the teacher."""
-    base = ready.spec.base
-    if ready.teacher is None or base is None:
-        return None
-    return {"from": base.teacher, "subfolder": base.subfolder, "fingerprint": ready.teacher.fingerprint}
 
 
 COSTS = {

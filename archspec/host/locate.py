@@ -83,7 +83,7 @@ def find_base(spec: Spec, near: Path) -> Located:
 
 def find_teacher(base: Base | None, near: Path) -> Located | None:
     """Find the trained model that a base of random weights names; None where it names none."""
-    if base is None or base.teacher is None:
+    if base is None or base.teacher is None or base.weights != "random":
         return None
     entry = base.origin.entry("teacher") if base.origin else None
     written = Map((Entry(Scalar("from", "from", entry.key.span), entry.value),), entry.value.span) if entry else None

@@ -138,6 +138,13 @@ def test_a_teacher_must_have_weights_and_the_sites(tiny_dit: Path, tiny_llama: P
         assert not (tmp_path / "out.base").exists()
 
 
+def test_stored_weights_are_their_own_teacher(tiny_dit: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    """A teacher is then named in vain, as the warning says."""
+    path = write(tmp_path, f"{{from: {tiny_dit}, teacher: {tiny_llama}}}")
+    assert [(d.code, d.severity.name) for d in validate(path)] == [("AS322", "WARNING")]
+    assert "teacher" not in compile_spec(path, tmp_path / "out").lock.base
+
+
 STAGES = """data: {from: digits, split: test}
 edits:
   - {drop: "blocks[1::2]"}
