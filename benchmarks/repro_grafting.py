@@ -112,7 +112,9 @@ images is {host} (500 samples, 20 steps).
 Two recipes finetune for as many steps. **paper**: random weights, regression to the teacher's activations (512
 images, 60 epochs), then finetuning on the data. **ours**: inherited weights, read-outs in closed form one after the
 other on the edited model's activations (128 images each), then steps to data and teacher. **closed**: read-outs in
-closed form alone, each on the teacher's activations (512 images for all), no gradient step.
+closed form alone, each on the teacher's activations (512 images for all), no gradient step. **scratch** (Tab. 6):
+random weights, trained on the data alone, in as many steps as the others finetune, on as many images, or for as many
+CPU seconds as ours needs in all.
 
 - **FD ratio**: Frechet distance of the result over the host's, from the same noise, seed by seed; mean ± 95 % interval
   where there are several seeds (n), and a dot per seed in the pictures. *paper, FID ratio* is what arXiv 2506.05340

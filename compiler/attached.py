@@ -25,7 +25,7 @@ from archspec.runtime.packs.reading import open_pack
 def with_packs(spec: Spec, near: Path, target: Path) -> Iterator[Spec]:
     """Give the spec with its packs on the base, which is written beside `target`; the same where it has none. When what
     follows fails, a base that was not there before goes again."""
-    if spec.attach is None or spec.base is None:
+    if spec.attach is None or spec.base is None or spec.base.weights == "random":  # AS659 is for `check` to say
         yield spec
         return
     located = locate(spec.base, near)
@@ -33,20 +33,28 @@ def with_packs(spec: Spec, near: Path, target: Path) -> Iterator[Spec]:
         message = located.note or "packs are attached to the folder of a model, and the base is one file"
         raise fail("AS673", message, located.span, "name a local folder")
     check_fingerprint(spec.base, located)
+    with made_base(target) as out:
+        attach(located.pipeline or located.folder, uses(spec, near), out)
+        base = Base(origin=spec.base.origin, from_=beside(near, out), subfolder=spec.base.subfolder)
+        yield replace(spec, base=base)
+
+
+@contextmanager
+def made_base(target: Path) -> Iterator[Path]:
+    """Give the folder of a base that is made for the result at `target`. When something fails, a base that was not
+    there before goes again."""
     out = target.with_name(f"{target.name}.base")
     former = out.exists()
-    attach(located.pipeline or located.folder, uses(spec, near), out)
-    base = Base(origin=spec.base.origin, from_=_beside(near, out), subfolder=spec.base.subfolder)
     try:
-        yield replace(spec, base=base)
+        yield out
     except BaseException:
         if not former:
             shutil.rmtree(out, ignore_errors=True)
         raise
 
 
-def _beside(near: Path, out: Path) -> str:
-    """Return the path from the spec to the base with its packs: a lock holds no path of a machine."""
+def beside(near: Path, out: Path) -> str:
+    """Return the path from the spec to a base that was made for it: a lock holds no path of a machine."""
     return Path(os.path.relpath(out.absolute(), near.absolute())).as_posix()
 
 

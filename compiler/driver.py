@@ -1,7 +1,7 @@
 """The compiler from end to end: a spec in, a checkpoint out. One function per stage, one call of each.
 
     load        the spec with what it extends               attach     the base with the spec's packs on it
-    locate      the base in the file system
+    draw        a base of random weights                    locate     the base in the file system
     structure   the base's config and headers               resolve    selectors to sites, nothing left open
     check       everything that needs no run                capture    the host's graph, on fake tensors
     passes      the graph that the spec asks for            lower      the program of instructions
@@ -27,6 +27,7 @@ from archspec.compiler.attached import with_packs
 from archspec.compiler.capture import capture
 from archspec.compiler.capture.infer import complete
 from archspec.compiler.capture.model import build_structure, edited_paths
+from archspec.compiler.drawn import Teacher, named_teacher, with_weights
 from archspec.compiler.emission.card import Row, card
 from archspec.compiler.emission.emit import BaseContent, Emission, check_output, emit, read_content
 from archspec.compiler.planning import Sources, make_plan
@@ -56,8 +57,8 @@ from archspec.semantics.outcomes import PRICED, Outcome, evaluate_expectation
 from archspec.semantics.resolve import ResolvedSpec, explicit, resolve
 
 STAGES = (
-    "load", "attach", "locate", "structure", "resolve", "check", "capture", "passes", "lower", "prove", "price",
-    "expect", "identify", "plan", "emit",
+    "load", "attach", "draw", "locate", "structure", "resolve", "check", "capture", "passes", "lower", "prove",
+    "price", "expect", "identify", "plan", "emit",
 )  # fmt: skip
 Progress = Callable[[str], None]
 OUT = Path("out")
@@ -100,6 +101,7 @@ class Prepared(Derived):
     content: BaseContent
     plan: Plan
     seconds: Mapping[str, float]
+    teacher: Teacher | None = None
 
     @property
     def spec(self) -> Spec:
@@ -170,10 +172,13 @@ def compile_spec(
     with ExitStack() as stack:
         with clock("attach"):
             spec = stack.enter_context(with_packs(spec, path.parent, target))
-        ready = _prepare(spec, path, clock, whole=True)
+        with clock("draw"):
+            drawn = stack.enter_context(with_weights(spec, path.parent, target))
+        ready = _prepare(spec, path, clock, whole=True, drawn=drawn)
         with clock("emit"):
             lock = emit(_emission(ready), target, link)
-            Workspace(target).remember_origin(_folder(ready.located), path.parent)
+            host = ready.teacher.located if ready.teacher else ready.located
+            Workspace(target).remember_origin(_folder(host), path.parent)
     return CompileResult(ready, target, lock, clock.seconds)
 
 
@@ -186,10 +191,11 @@ def prepare(path: str | Path, progress: Progress = lambda stage: None, member: s
     return _prepare(spec, Path(path), clock, whole=False)
 
 
-def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool) -> Prepared:
-    """Run the stages up to the plan. `whole`: weights and data must be there; else a note says what is not."""
+def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool, drawn: Located | None = None) -> Prepared:
+    """Run the stages up to the plan. `whole`: weights and data must be there; else a note says what is not. `drawn`:
+    where the base of random weights was written."""
     with clock("locate"):
-        located = find_base(spec, path.parent)
+        located = drawn or find_base(spec, path.parent)
     with clock("structure"):
         structure = with_probe(read_host(located, whole), spec.probe, path.parent, spec.span("probe"))
     with clock("resolve"):
@@ -199,8 +205,11 @@ def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool) -> Prepared:
         outcomes = _expect(spec, derived.cost)
     with clock("identify"):
         content = _identify(spec, located, structure)
+        teacher = named_teacher(spec, path.parent, structure, whole)
     with clock("plan"):
         sources, absent = _sources(resolved, located, content, path.parent, whole)
+        if teacher:
+            sources = replace(sources, fingerprint=digest([content.fingerprint, teacher.fingerprint]))
         plan = make_plan(resolved, derived.program, sources, derived.cost.prices())
     return Prepared(
         **vars(replace(derived, warnings=(*derived.warnings, *absent))),
@@ -210,6 +219,7 @@ def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool) -> Prepared:
         content=content,
         plan=plan,
         seconds=clock.seconds,
+        teacher=teacher,
     )
 
 
@@ -313,6 +323,7 @@ def _emission(ready: Prepared) -> Emission:
         resolved=ready.resolved,
         program=ready.program,
         located=ready.located,
+        teacher=ready.teacher.to_json() if ready.teacher else None,
         near=ready.path.parent,
         content=ready.content,
         plan=ready.plan,

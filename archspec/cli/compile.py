@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DOING = {
     "load": "reading the spec",
     "attach": "attaching packs to the base",
+    "draw": "drawing weights for the base",
     "locate": "finding the base",
     "structure": "reading the base's headers",
     "resolve": "selecting sites",

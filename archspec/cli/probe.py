@@ -27,7 +27,8 @@ SHOWN = 3
 @click.argument("host", type=click.Path(path_type=Path))
 @click.option(
     "-m", "--measure", "texts", multiple=True, metavar="MEASURE",
-    help="locality(k=32), influence, deviation, mean, largest (may be repeated).  [default: all]",
+    help="locality(k=32), influence, gate_sensitivity, gate_sensitivity_squared, deviation, mean, largest (may be "
+    "repeated).  [default: all but the squared one]",
 )  # fmt: skip
 @click.option("--data", help="Data to run on.  [default: the spec's]")
 @click.option("-n", "--samples", type=click.IntRange(1), default=250, show_default=True, help="Examples.")
@@ -53,19 +54,20 @@ def command(
     from archspec.runtime.data.needs import needs_of
     from archspec.runtime.learn.feed import Feed
     from archspec.runtime.objectives import make_objective
-    from archspec.runtime.probing.measures import MEASURES, parse_measures
-    from archspec.runtime.probing.probe import Settings, measure, write
+    from archspec.runtime.probing.measures import parse_measures
+    from archspec.runtime.probing.probe import Settings, measure, passes, usual, write
     from archspec.runtime.store.opening import best_device, open_model
 
     quiet_libraries()
-    asked = parse_measures(texts or tuple(MEASURES))
+    asked = parse_measures(texts)
     place, structure, stanza, near = _opened(host, data)
     settings = Settings(stanza, sizes["samples"], sizes["seed"])
     device = device or best_device()
     examples = open_data(stanza, near, needs_of(place.top))
     feed = Feed(examples, make_objective(place), sizes["seed"], sizes["batch"], device)
+    asked = asked or usual(feed.objective)
     with Progress(transient=True, disable=as_json) as progress:
-        bar = progress.add_task("probing", total=sizes["samples"])
+        bar = progress.add_task("probing", total=passes(asked) * sizes["samples"])
         model = open_model(place, device)
         found = measure(model, structure, feed, asked, sizes["samples"], lambda n: progress.advance(bar, n))
     path = out or Path(f"{(host.stem if host.is_file() else host.name)}.probe.json")
@@ -110,7 +112,7 @@ def _print(structure: Structure, found: Mapping[str, Mapping[str, Mapping[str, f
     table = Table(box=None, pad_edge=False)
     table.add_column("site")
     for name in found:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for site in structure.sites:
         figures = [values.get(site.path) for values in found.values()]
         if any(figures):

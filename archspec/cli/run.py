@@ -88,7 +88,7 @@ def _base(out: Path) -> Path | None:
 
     if "base" in Workspace(out).origin():
         return None
-    named = read_lock(out).base
+    named = read_lock(out).host
     name = named.get("from")
     if not isinstance(name, str) or not ((out / name).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
         return None

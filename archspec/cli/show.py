@@ -232,6 +232,10 @@ def _facts(found: Description) -> Iterator[str]:
     if lock is None:
         return
     yield f"spec {lock.spec.get('name')}, of {lock.base.get('from')} ({lock.base.get('fingerprint')})"
+    base = (lock.spec.get("resolved") or {}).get("base")
+    if isinstance(base, Mapping) and base.get("weights") == "random":
+        taught = f", with the teacher {base.get('teacher')}" if base.get("teacher") else ""
+        yield f"the base is {base.get('from')} with random weights (seed {base.get('seed')}){taught}"
     kinds = Counter(entry.kind for entry in lock.tensors.values())
     yield "tensors: " + ", ".join(f"{kinds[kind]} {kind}" for kind in ("copied", "derived", "new") if kinds[kind])
     dead = sum(len(record.dead) for record in lock.files.values())

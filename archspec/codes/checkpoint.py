@@ -267,9 +267,33 @@ CODES: tuple[Code, ...] = (
         "AS648",
         "base without weights",
         "A config is enough to validate a spec and to plan it; compiling copies the base's tensors, so its safetensors "
-        "files must be there.",
+        "files must be there, unless `weights: random` has them drawn.",
         bad="base: ./config-only",
-        good="base: ./model-with-safetensors",
+        good="base: {from: ./config-only, weights: random}",
+    ),
+    Code(
+        "AS657",
+        "nothing to imitate",
+        "Fits and regressions, and finetuning with `distill_weight`, hold a part or the result against a teacher: the "
+        "base. Random weights know nothing that is worth imitating; a trained model of the same sites may be named in "
+        "their place.",
+        bad="base: {from: ./host, weights: random}\ndistill: {samples: 512}",
+        good="base: {from: ./host, weights: random, teacher: ./host}\ndistill: {samples: 512}",
+    ),
+    Code(
+        "AS658",
+        "a teacher of another kind",
+        "What is imitated is said by the names of sites, so the `teacher` of a base with random weights must be of its "
+        "class and have its sites, with weights.",
+        bad="base: {from: ./dit-width-96, weights: random, teacher: ./dit-width-128}",
+        good="base: {from: ./dit-width-96, weights: random, teacher: ./dit-width-96}",
+    ),
+    Code(
+        "AS659",
+        "packs on random weights",
+        "A SkillPack holds what tuning changed of one base's weights; added to others it means nothing.",
+        bad="base: {from: ./host, weights: random}\nattach: {packs: [sql.skillpack.safetensors]}",
+        good="base: ./host\nattach: {packs: [sql.skillpack.safetensors]}",
     ),
     Code(
         "AS650",

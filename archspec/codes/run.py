@@ -122,6 +122,14 @@ CODES: tuple[Code, ...] = (
         good="finetune: {fraction: 1%}",
     ),
     Code(
+        "AS716",
+        "a derivative of no loss",
+        "`gate_sensitivity` is how much the loss of the host's task would change. An encoder without a head gives "
+        "features and has no task.",
+        bad="archspec probe HOST -m gate_sensitivity      # a BertModel",
+        good="archspec probe HOST -m influence",
+    ),
+    Code(
         "AS720",
         "no plan in the folder",
         "`archspec run` carries out the plan.json that `archspec compile` wrote into the checkpoint's folder.",
@@ -220,7 +228,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS735",
         "an unknown measure",
-        "`archspec probe` measures locality (set by k), influence, deviation, mean and largest.",
+        "`archspec probe` measures locality (set by k), influence, gate_sensitivity, "
+        "gate_sensitivity_squared, deviation, mean and largest.",
         bad="archspec probe HOST -m 'locality(band=32)'",
         good="archspec probe HOST -m 'locality(k=32)'",
     ),

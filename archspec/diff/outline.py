@@ -19,7 +19,7 @@ from archspec.host.structure import Site, Structure
 from archspec.instructions import Entry, Install, Instruction, Relist, Share
 from archspec.language.fields import declared
 from archspec.operators import signature
-from archspec.semantics.layout import result_path, tensor_sources
+from archspec.semantics.layout import base_shapes, result_path, tensor_sources
 
 BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 
@@ -129,13 +129,15 @@ def outline(
 
 
 def derived_tensors(structure: Structure, program: tuple[Instruction, ...]) -> Tensors:
-    """Return the tensors that the result will have: kept ones as in the base, new ones in the base's dtype."""
-    base = structure.tensors or {}
+    """Return the tensors that the result will have: kept ones as in the base (of a config alone: F32, as they would be
+    drawn), new ones in the base's dtype."""
+    base, shapes = structure.tensors or {}, base_shapes(structure) or {}
     dtype = _common_dtype(base)
     found: dict[str, Tensor] = {}
     for name, source in tensor_sources(program, structure).items():
         if source.base is not None:
-            found[name] = Tensor(base[source.base].dtype, base[source.base].shape, source.base)
+            kept = base[source.base].dtype if source.base in base else "F32"
+            found[name] = Tensor(kept, shapes[source.base], source.base)
         elif source.shape is not None:
             found[name] = Tensor(dtype, source.shape, None)
     return found

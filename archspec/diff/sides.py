@@ -15,7 +15,7 @@ from typing import Any
 
 from archspec.diagnostics import fail
 from archspec.diff.outline import Outline, Tensor, Tensors, derived_tensors, outline
-from archspec.families import describe
+from archspec.families import describe, expected_tensors
 from archspec.host.headers import read_folder
 from archspec.host.locate import CONFIG, locate, structure_of
 from archspec.host.probes import with_probe
@@ -91,7 +91,8 @@ def _of_spec(label: str, path: Path) -> Outline:
         return Outline(label, "spec", "", {}, (), {}, {}, None, spec=written, path=path)
     structure = with_probe(structure_of(located), spec.probe, path.parent, spec.span("probe"))
     program = lower(resolve(spec, structure))
-    tensors = derived_tensors(structure, program) if structure.tensors else None
+    known = structure.tensors or (located.random and expected_tensors(structure))
+    tensors = derived_tensors(structure, program) if known else None
     return outline(label, "spec", structure, program, tensors, spec=written, path=path)
 
 

@@ -21,11 +21,15 @@ from archspec.families import describe
 from archspec.host.fingerprint import FULL, SAMPLED, identity_of
 from archspec.host.headers import PICKLES, read_folder
 from archspec.host.strict_json import read_json
-from archspec.host.structure import Structure
+from archspec.host.structure import SiteShape, Structure
 from archspec.language.spec import Base, Spec
 from archspec.source import Span
+from archspec.syntax.tree import Entry, Map, Scalar
 
-__all__ = ["Located", "base_at", "check_fingerprint", "find_base", "fingerprint", "folder_of", "locate", "structure_of"]
+__all__ = [
+    "Located", "base_at", "check_fingerprint", "check_teacher", "find_base", "find_teacher", "fingerprint", "folder_of",
+    "locate", "structure_of",
+]  # fmt: skip
 
 CONFIG, PIPELINE = "config.json", "model_index.json"
 EDITED = ("transformer", "unet")
@@ -46,6 +50,10 @@ class Located:
     """The one file of weights that the spec names, when it names one."""
     span: Span | None = None
     """The name of the base in the spec: what errors in its files are shown at."""
+    random: bool = False
+    """Its weights are drawn at a compile: those that stand in its files, if any, are not read."""
+    name: str | None = None
+    """Path from the spec, of a base that was made for it."""
 
     @property
     def weights(self) -> Path | None:
@@ -73,8 +81,21 @@ def find_base(spec: Spec, near: Path) -> Located:
     return locate(spec.base, near)
 
 
+def find_teacher(base: Base | None, near: Path) -> Located | None:
+    """Find the trained model that a base of random weights names; None where it names none."""
+    if base is None or base.teacher is None or base.weights != "random":
+        return None
+    entry = base.origin.entry("teacher") if base.origin else None
+    written = Map((Entry(Scalar("from", "from", entry.key.span), entry.value),), entry.value.span) if entry else None
+    return locate(Base(origin=written, from_=base.teacher, subfolder=base.subfolder), near)
+
+
 def locate(base: Base, near: Path) -> Located:
     """Find a base; relative paths start at the folder `near`."""
+    return replace(_locate(base, near), random=base.weights == "random")
+
+
+def _locate(base: Base, near: Path) -> Located:
     span = base.span("from") or base.span()
     local = _local(base.from_, near, span)
     if local and base.revision is not None:
@@ -194,11 +215,37 @@ def structure_of(located: Located, whole: bool = False) -> Structure:
     """Read a base's structure from its config.json and, when it has weights, their headers. `whole`: AS648 without."""
     folder = folder_of(located)
     config = read_json(folder / CONFIG, "AS602", located.span)
-    tensors = read_folder(located.file or folder, located.span)
+    tensors = {} if located.random else read_folder(located.file or folder, located.span)
     if whole and not tensors:
-        hint = "a config is enough for `archspec validate` and `plan`; to compile, put the safetensors beside it"
-        raise fail("AS648", "the base has a config and no weights", located.span, hint)
+        raise fail("AS648", *_without_weights(located))
     return describe(config, tensors or None, located.span)
+
+
+def check_teacher(base: Base, teacher: Structure, structure: Structure, whole: bool = False) -> None:
+    """Refuse a teacher of another class or with other sites than the base's. `whole`: and one without weights. AS658"""
+    span, hint = base.span("teacher"), "name a trained model of the base's own class and sizes"
+    if teacher.architecture != structure.architecture:
+        message = f"the teacher is a {teacher.architecture}, and the base a {structure.architecture}"
+        raise fail("AS658", message, span, hint)
+    if _contracts(teacher) != _contracts(structure):
+        raise fail("AS658", "the teacher's sites are not the base's", span, hint)
+    if whole and not teacher.tensors:
+        raise fail("AS658", "the teacher has a config and no weights", span, hint)
+
+
+def _contracts(structure: Structure) -> list[tuple[str, str, SiteShape]]:
+    return [(site.path, site.slot, site.shape) for site in structure.sites]
+
+
+def _without_weights(located: Located) -> tuple[str, Span | None, str]:
+    if located.random:
+        hint = "compile the spec, and name the base that it writes beside the result: `NAME.base`"
+        return "the base has no weights before they are drawn", located.span, hint
+    hint = (
+        "a config is enough for `archspec validate` and `plan`; to compile, put the safetensors beside it, or write "
+        f"`{setting(located.span, 'weights', 'random')}` in the base to draw them"
+    )
+    return "the base has a config and no weights", located.span, hint
 
 
 def fingerprint(path: Path, scheme: str = FULL, span: Span | None = None) -> str:
@@ -212,8 +259,9 @@ def fingerprint(path: Path, scheme: str = FULL, span: Span | None = None) -> str
 
 
 def check_fingerprint(base: Base, located: Located) -> None:
-    """Refuse a base whose content is not what the spec says it is. Either scheme may be stated."""
-    if base.fingerprint is None or located.weights is None:
+    """Refuse a base whose content is not what the spec says it is. Either scheme may be stated; of random weights, a
+    compile holds what it drew to it."""
+    if base.fingerprint is None or located.weights is None or located.random:
         return
     span = base.span("fingerprint")
     scheme = base.fingerprint.partition(":")[0]

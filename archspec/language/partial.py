@@ -15,7 +15,7 @@ from archspec.diagnostics import Collector, meant
 from archspec.language import shapes
 from archspec.language.build import Builder, Wrong
 from archspec.language.selectors import Selector, names_in
-from archspec.language.spec import EDITS, Distill, Eval, Finetune, Init, Insert, OperatorCall, Replace, Spec
+from archspec.language.spec import EDITS, Base, Distill, Eval, Finetune, Init, Insert, OperatorCall, Replace, Spec
 from archspec.syntax.tree import Entry, Map, Seq, Tree
 
 VERBS = frozenset(cls.verb for cls in EDITS)
@@ -146,7 +146,7 @@ class _Parts(Builder):
         self.edits.append(Broken(target, aside.attempt(found.get("with"), OperatorCall) if calls else None))
 
 
-SEEDED = (Init, Distill, Finetune, Eval)
+SEEDED = (Base, Init, Distill, Finetune, Eval)
 """What the spec's `seed` is for: not the choice of a subset of the data, which is what a result depends on."""
 
 
@@ -155,6 +155,8 @@ def _seeded(spec: Spec) -> Spec:
     if spec.seed is None:
         return spec
     stages = {name: _with_seed(getattr(spec, name), spec.seed) for name in ("distill", "finetune", "eval")}
+    if spec.base is not None and spec.base.weights == "random":
+        stages["base"] = _with_seed(spec.base, spec.seed)
     edits = (replace(e, init=_with_seed(e.init, spec.seed)) if hasattr(e, "init") else e for e in spec.edits)
     return replace(spec, edits=tuple(edits), **stages)
 

@@ -35,6 +35,16 @@ class Base(Node):
     fingerprint: str | None = arg(
         "refuse a base whose content has another fingerprint (as the lock prints it)", default=None
     )
+    weights: Literal["stored", "random"] = arg(
+        "random: drawn anew by the host's own class, in float32; of the base only its config is read", default="stored"
+    )
+    seed: int = arg("seed of random weights", default=0, least=0)
+    teacher: str | None = arg(
+        "of random weights: the trained model of the same sites that is imitated and measured beside the result, hub "
+        "id or path of a folder (and the same subfolder); default: none",
+        default=None,
+        path=True,
+    )
 
 
 @node

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity
-from archspec.host.locate import check_fingerprint, locate, structure_of
+from archspec.host.locate import check_fingerprint, check_teacher, find_teacher, locate, structure_of
 from archspec.host.probes import with_probe
 from archspec.host.structure import Structure
 from archspec.language.build import build_signature
@@ -92,6 +92,9 @@ def _host(partial: Partial, near: Path, collector: Collector) -> Structure | Non
             return None
         structure = structure_of(located)
         check_fingerprint(spec.base, located)
+        teacher = find_teacher(spec.base, near)
+        if teacher is not None and teacher.folder is not None:
+            check_teacher(spec.base, structure_of(teacher), structure)
         structure = with_probe(structure, spec.probe, near, spec.span("probe"))
     except ArchspecError as error:
         collector.add(error.diagnostics)

@@ -41,6 +41,8 @@ def card(
     spec, structure = resolved.spec, resolved.structure
     about = [spec.description] if spec.description else []
     source = f"`{spec.base.from_}`" if spec.base else "its base"
+    if spec.base and spec.base.weights == "random":
+        source += f" with random weights (seed {spec.base.seed})"
     parts = [
         _front_matter(resolved, program),
         f"# {spec.name}",
@@ -63,7 +65,7 @@ def _front_matter(resolved: ResolvedSpec, program: Sequence[Instruction]) -> str
     base, structure = resolved.spec.base, resolved.structure
     operators = sorted({i.operator for i in program if isinstance(i, Install) and not i.is_exit})
     found: dict[str, Any] = {"library_name": structure.library}
-    if base and _is_hub_id(base.from_):
+    if base and base.weights == "stored" and _is_hub_id(base.from_):
         found |= {"base_model": base.from_, "base_model_relation": "finetune"}
     found["tags"] = ["archspec", "grafted", *(name.replace("_", "-") for name in operators)]
     return f"---\n{yaml.safe_dump(found, sort_keys=False)}---"

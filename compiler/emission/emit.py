@@ -63,6 +63,8 @@ class Emission:
     spec_digest: str
     """Of the spec's text."""
     card: str
+    teacher: Mapping[str, Any] | None = None
+    """What the lock says of the teacher of a base with random weights."""
     data: Mapping[str, Any] | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
 
@@ -124,11 +126,16 @@ def _pipeline(job: Emission, folder: Path, link: bool) -> None:
     index = read_json(source / PIPELINE, "AS601")
     index[str(job.subfolder)] = ["archspec", PREFIX + job.structure.architecture]
     _write_json(folder / PIPELINE, index)
+    copy_rest(source, folder, index, str(job.subfolder), link)
+
+
+def copy_rest(source: Path, folder: Path, index: Mapping[str, Any], model: str, link: bool = False) -> None:
+    """Copy (or link) of a pipeline all but its index and the component `model`."""
     for path in side_files(source):
         if path.name != PIPELINE:
             copy_file(path, folder / path.name)
     for name in sorted(index):
-        if name != job.subfolder and (source / name).is_dir() and not name.startswith((".", "_")):
+        if name != model and (source / name).is_dir() and not name.startswith((".", "_")):
             _component(source / name, folder / name, link)
 
 
@@ -210,13 +217,14 @@ def _lock(job: Emission, tensors: Mapping[str, Provenance], files: Mapping[str, 
     base, structure, spec = job.resolved.spec.base, job.structure, job.resolved.spec
     return Lock(
         base={
-            "from": base.from_ if base else None,
-            "subfolder": base.subfolder if base else None,
+            "from": job.located.name or (base.from_ if base else None),
+            "subfolder": job.subfolder if job.located.name else base.subfolder if base else None,
             "revision": base.revision if base else None,
             "fingerprint": job.content.fingerprint,
             "library": structure.library,
             "architecture": structure.architecture,
             "family": structure.family,
+            **({"teacher": job.teacher} if job.teacher else {}),
         },
         spec={"name": spec.name, "digest": job.spec_digest, "resolved": job.resolved.to_json()},
         instructions=job.program,

@@ -22,8 +22,10 @@ from archspec.semantics.layout import tensor_sources
 
 TRAINABLE = ("F64", "F32", "BF16", "F16")
 """Dtypes that new tensors may have."""
-OWN = frozenset({"config.json", "README.md", "archspec.lock.json", "plan.json", ".archspec", RECORD})
-"""Files that a compile writes itself, and the record of packs that were attached to the base, which is of the base."""
+DRAWN = "drawn.json"
+"""What a base says of its random weights."""
+OWN = frozenset({"config.json", "README.md", "archspec.lock.json", "plan.json", ".archspec", RECORD, DRAWN})
+"""Files that a compile writes itself, and records of how the base was made (packs, random weights), which are its."""
 NOT_TAKEN = (".safetensors", ".index.json", *PICKLES, ".h5", ".msgpack", ".onnx", ".gguf", ".py", ".pyc")
 """Other forms of the weights, which the edit makes wrong, and code."""
 

@@ -122,9 +122,9 @@ class Context:
     def host_home(self) -> Home:
         if self.base is None or not self.base.exists():
             hint = "say where it is: `archspec run OUT --base PATH`"
-            raise fail("AS722", f"the base '{self.lock.base.get('from')}' is not at hand", None, hint)
+            raise fail("AS722", f"the base '{self.lock.host.get('from')}' is not at hand", None, hint)
         place = home(self.base)
-        stated = self.lock.base.get("fingerprint")
+        stated = self.lock.host.get("fingerprint")
         if stated and _identity(place.model) != stated:
             hint = "give the base that the spec was compiled for, or compile again"
             raise fail("AS723", f"'{self.base}' is another base than the plan's", None, hint)

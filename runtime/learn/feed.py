@@ -56,10 +56,15 @@ class Feed:
 
         Another `epoch` means the same examples with other noise.
         """
+        yield from ((start, keywords) for start, keywords, _ in self.tasks(count, purpose, epoch))
+
+    def tasks(
+        self, count: int, purpose: Purpose = "train", epoch: int = 0
+    ) -> Iterator[tuple[int, Mapping[str, Any], Any]]:
+        """Yield what `batches` does, and what the host should answer."""
         known = self.indices(purpose)
         for number in range(math.ceil(count / self.batch)):
             start = number * self.batch
             chosen = [known[i % len(known)] for i in range(start, min(start + self.batch, count))]
             batch = batch_of(self.dataset, chosen, self.device)
-            keywords, _ = self.objective.inputs(batch, generator(self.seed, purpose, epoch, number))
-            yield start, keywords
+            yield start, *self.objective.inputs(batch, generator(self.seed, purpose, epoch, number))

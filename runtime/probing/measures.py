@@ -1,10 +1,13 @@
 """What can be measured of a site. One line each in `MEASURES`; all give one value per example, (batch,).
 
-locality(k=32)   attn    share of attention on tokens at most k places away (2506.05340, Sec. 3.4)
-influence        block   1 - cosine of what goes in and what comes out, mean over tokens (ShortGPT, 2403.03853, Eq. 1)
-deviation        all     standard deviation of what comes out
-mean             all     mean of what comes out
-largest          all     largest magnitude of what comes out
+locality(k=32)             attn    share of attention on tokens at most k places away (2506.05340, Sec. 3.4)
+influence                  block   1 - cosine of what goes in and what comes out, mean over tokens (ShortGPT,
+                                   2403.03853, Eq. 1)
+gate_sensitivity           all     |dL/dg| of a gate g = 1 at what the site does (1905.10650)
+gate_sensitivity_squared   all     its square (1906.10771)
+deviation                  all     standard deviation of what comes out
+mean                       all     mean of what comes out
+largest                    all     largest magnitude of what comes out
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -24,12 +29,15 @@ SLOTS = frozenset({"attn", "cross_attn", "mlp", "block"})
 
 @dataclass(frozen=True)
 class Measure:
-    """`of` makes the value of what goes in and what comes out; None: seen in the attention kernel. `settings`: name ->
-    default of what the measure is set by, whole numbers from 0."""
+    """`seen`: where it is read off. `of` makes the value: of what goes in and what comes out of a site, of the share
+    that the kernel shows, of a gate's derivative. `settings`: name -> default of what the measure is set by, whole
+    numbers from 0. `usual`: it is measured when nothing is asked for."""
 
     slots: frozenset[str]
-    of: Callable[[Tensor, Tensor], Tensor] | None
+    seen: Literal["sites", "kernel", "gates"]
+    of: Callable[..., Tensor]
     settings: Mapping[str, int]
+    usual: bool = True
 
 
 def _influence(x: Tensor, y: Tensor) -> Tensor:
@@ -37,11 +45,13 @@ def _influence(x: Tensor, y: Tensor) -> Tensor:
 
 
 MEASURES: Mapping[str, Measure] = {
-    "locality": Measure(frozenset({"attn"}), None, {"k": 32}),
-    "influence": Measure(frozenset({"block"}), _influence, {}),
-    "deviation": Measure(SLOTS, lambda x, y: y.float().flatten(1).std(1), {}),
-    "mean": Measure(SLOTS, lambda x, y: y.float().flatten(1).mean(1), {}),
-    "largest": Measure(SLOTS, lambda x, y: y.float().flatten(1).abs().amax(1), {}),
+    "locality": Measure(frozenset({"attn"}), "kernel", lambda share: share, {"k": 32}),
+    "influence": Measure(frozenset({"block"}), "sites", _influence, {}),
+    "gate_sensitivity": Measure(SLOTS, "gates", torch.abs, {}),
+    "gate_sensitivity_squared": Measure(SLOTS, "gates", torch.square, {}, usual=False),
+    "deviation": Measure(SLOTS, "sites", lambda x, y: y.float().flatten(1).std(1), {}),
+    "mean": Measure(SLOTS, "sites", lambda x, y: y.float().flatten(1).mean(1), {}),
+    "largest": Measure(SLOTS, "sites", lambda x, y: y.float().flatten(1).abs().amax(1), {}),
 }
 
 

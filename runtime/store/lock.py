@@ -56,7 +56,8 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Lock:
-    """`base`: from, subfolder, revision, fingerprint, library, architecture, family. `spec`: name, hash of the text,
+    """`base`: from, subfolder, revision, fingerprint, library, architecture, family, and of random weights the teacher,
+    if one is named: from, subfolder, fingerprint. `spec`: name, hash of the text,
     resolved form. `operators`: name to version. `results`: cost, proof, expectations and whatever was measured."""
 
     base: Mapping[str, Any]
@@ -71,6 +72,12 @@ class Lock:
     tensors: Mapping[str, Provenance] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     version: str = __version__
+
+    @property
+    def host(self) -> Mapping[str, Any]:
+        """What the result is taught by and measured beside: the teacher that is named, else the base."""
+        teacher = self.base.get("teacher")
+        return teacher if isinstance(teacher, Mapping) else self.base
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; entries that are absent are left out."""

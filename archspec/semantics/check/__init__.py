@@ -12,6 +12,7 @@ from collections.abc import Callable
 from archspec.diagnostics import Collector
 from archspec.host.structure import Structure
 from archspec.language.partial import Partial
+from archspec.semantics.check.base import random_weights_teach_nothing
 from archspec.semantics.check.operators import operators_fit
 from archspec.semantics.check.overlaps import edits_agree, outer_parts_stay
 from archspec.semantics.check.sharing import shared_sites_are_alike
@@ -46,8 +47,15 @@ OF_STAGES: tuple[Check, ...] = (
     search_has_choices,
     packs_are_whole,
     paths_exist,
+    random_weights_teach_nothing,
 )
-WITHOUT_HOST: tuple[Check, ...] = (data_is_there, names_are_used, training_settings_are_sane, paths_exist)
+WITHOUT_HOST: tuple[Check, ...] = (
+    data_is_there,
+    names_are_used,
+    training_settings_are_sane,
+    paths_exist,
+    random_weights_teach_nothing,
+)
 """Those that look at the spec alone."""
 
 
