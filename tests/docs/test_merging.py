@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from archspec.cli.merge import command
-from archspec.language.merging import METHODS
+from archspec.language.merges import METHODS
 from tests.compiler.merging.golden_cases import write_models
 
 TEXT = (Path(__file__).parents[2] / "docs" / "merging.md").read_text("utf-8")
