@@ -32,7 +32,8 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert verb == "merge"
             CliRunner().invoke(command, arguments, standalone_mode=False, catch_exceptions=False)
             ran += 1
-    assert ran == 3
+    assert ran == 4
+    assert (tmp_path / "stacked" / "model.safetensors").is_file()
     assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
