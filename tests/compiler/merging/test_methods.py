@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from archspec.compiler.merging import blocks, methods
+from archspec.compiler.merging.draws import Draws
 from archspec.compiler.merging.layout import lay_out
 from archspec.compiler.merging.select import cut_of, only
 from archspec.compiler.merging.write import write_merge
@@ -218,3 +219,22 @@ def test_bf16_is_the_float32_result_rounded(models: Path) -> None:
         assert rounded[name].dtype == torch.bfloat16
         assert torch.equal(rounded[name], exact[name].bfloat16())
         assert torch.equal(kept[name], rounded[name])
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.1, 0.3, 0.5, 0.75, 0.999, 0.9999999])
+def test_draws_keep_with_their_chance(chance: float) -> None:
+    """Within five standard deviations, neighbours apart as well; 2^-16 is as fine as a chance is told."""
+    count = 1 << 18
+    kept = Draws(chance, 0, "a")(count)
+    told = min(round(chance * 2**16), 2**16 - 1) / 2**16
+    assert abs(kept.mean() - told) <= 5 * (told * (1 - told) / count) ** 0.5
+    both = (kept[1:] & kept[:-1]).mean()
+    assert abs(both - told**2) <= 5 * (told**2 * (1 - told**2) / count) ** 0.5 + 1e-4
+    assert np.array_equal(kept, Draws(chance, 0, "a")(count))
+    assert chance in (0.0, 0.9999999) or not np.array_equal(kept, Draws(chance, 1, "a")(count))
+
+
+def test_draws_go_on_where_they_ended() -> None:
+    parts, whole = Draws(0.3, 7), Draws(0.3, 7)
+    assert not np.array_equal(parts(640), parts(640))
+    assert len(whole(7)) == 7
