@@ -14,7 +14,7 @@ CODES = (
     Code(
         "AS691",
         "a part of mergekit that is not supported",
-        "mergekit knows it, `archspec merge` does not: slices, modules, tokenizers that are joined, adapters, and some "
+        "mergekit knows it, `archspec merge` does not: modules, tokenizers that are joined, adapters, and some "
         "methods. It is refused by name rather than passed over.",
         bad="tokenizer_source: union",
         good="tokenizer_source: base",
@@ -69,5 +69,13 @@ CODES = (
         "A filter is a part of a tensor's name. One that is part of none would do nothing.",
         bad="parameters: {weight: [{filter: atn, value: 0}, {value: 1}]}",
         good="parameters: {weight: [{filter: attn, value: 0}, {value: 1}]}",
+    ),
+    Code(
+        "AS699",
+        "a slice that does not fit",
+        "The sources of a slice have equally many blocks, within the blocks of their models. Slices are cut from "
+        "models with one list of blocks.",
+        bad="slices: [{sources: [{model: ./a, layer_range: [0, 40]}]}]    # of 32 blocks",
+        good="slices: [{sources: [{model: ./a, layer_range: [0, 32]}]}]",
     ),
 )

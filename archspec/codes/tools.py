@@ -71,10 +71,10 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS812",
         "no values to compare",
-        "--values reads the tensors of both sides. A spec has none until it is compiled, and a host folder may hold "
+        "--weights reads the tensors of both sides. A spec has none until it is compiled, and a host folder may hold "
         "its config alone.",
-        bad="archspec diff spec.yaml out/result --values",
-        good="archspec diff specs/hosts/digits out/result --values",
+        bad="archspec diff spec.yaml out/result --weights",
+        good="archspec diff specs/hosts/digits out/result --weights",
     ),
     Code(
         "AS813",
@@ -112,5 +112,37 @@ CODES: tuple[Code, ...] = (
         "told, of each bound alone, or with the others held.",
         bad="budget: [flops <= 0.1x]      # the embeddings alone take more",
         good="budget: [flops <= 0.8x]",
+    ),
+    Code(
+        "AS821",
+        "files that diff does not compare",
+        "A single file of safetensors is compared if it is a SkillPack, and with another pack. A pack beside a "
+        "checkpoint is put on its base first; other files of weights are compared as the folders that they stand in, "
+        "whose config says what the tensors are.",
+        bad="archspec diff sql.skillpack.safetensors tuned",
+        good="archspec attach base sql.skillpack.safetensors -o sql\narchspec diff sql tuned",
+    ),
+    Code(
+        "AS822",
+        "weights of different architectures",
+        "--weights compares tensors of one name and shape. Models of different classes have none that mean the same.",
+        bad="archspec diff llama qwen --weights",
+        good="archspec diff llama qwen",
+    ),
+    Code(
+        "AS823",
+        "packs of different architectures",
+        "Two packs are compared tensor by tensor. Packs whose bases are of different classes, or whose tensors of one "
+        "name have different shapes, change nothing in common.",
+        bad="archspec diff sql-llama.skillpack.safetensors sql-qwen.skillpack.safetensors",
+        good="archspec diff sql-llama.skillpack.safetensors chat-llama.skillpack.safetensors",
+    ),
+    Code(
+        "AS824",
+        "an option that packs do not have",
+        "--cost prices architectures and --weights and --spectrum read checkpoints. Of packs the "
+        "differences are always read.",
+        bad="archspec diff sql.skillpack.safetensors chat.skillpack.safetensors --cost",
+        good="archspec diff sql.skillpack.safetensors chat.skillpack.safetensors",
     ),
 )

@@ -19,6 +19,7 @@ from archspec.host.structure import Site, Structure
 from archspec.instructions import Entry, Install, Instruction, Relist, Share
 from archspec.language.fields import declared
 from archspec.operators import signature
+from archspec.packs.roles import roles
 from archspec.semantics.layout import base_shapes, result_path, tensor_sources
 
 BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
@@ -90,6 +91,8 @@ class Outline:
     """Those of the tensors that are no parameters."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Number of blocks of each list in the base."""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """Tensor name -> what it is for, told from the tensor of the base that it is."""
 
     @property
     def depth(self) -> int:
@@ -125,7 +128,14 @@ def outline(
     sizes = {group: structure.depth(group) for group in structure.groups}
     wiring = {group: _wiring(path, sizes[group], program) for group, path in structure.groups.items()}
     model = (structure.architecture, structure.config, parts, wiring, structure.groups, tensors)
-    return Outline(label, kind, *model, sizes=sizes, computed=computed_tensors(structure), **more)
+    known, computed = _roles(tensors or {}, structure), computed_tensors(structure)
+    return Outline(label, kind, *model, sizes=sizes, computed=computed, roles=known, **more)
+
+
+def _roles(tensors: Tensors, structure: Structure) -> dict[str, str]:
+    origins = {name: tensor.base or name for name, tensor in tensors.items()}
+    found = roles(dict.fromkeys(origins.values()), structure)
+    return {name: found[origin] for name, origin in origins.items()}
 
 
 def derived_tensors(structure: Structure, program: tuple[Instruction, ...]) -> Tensors:

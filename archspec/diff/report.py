@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from archspec.diff import weights as by_depth
 from archspec.diff.compare import Change, Difference, Measure
+from archspec.diff.weights import Weights
 from archspec.quantity import quantity
+from archspec.render.heat import markdown, short
 
 FORMAT_VERSION = 1
 TITLES = {
@@ -21,29 +24,29 @@ TITLES = {
 }
 
 
-def verdict(difference: Difference, values: list[Any] | None) -> str:
+MOST = 10
+"""Tensors that are named, the most changed ones."""
+
+
+def verdict(difference: Difference, weights: Weights | None) -> str:
     """Say in one sentence what is known. Equal headers alone are never called identical."""
-    if difference.changes:
-        sites = sum(c.count for c in difference.changes if c.kind in ("operator", "parameter", "removed", "added"))
-        return f"{len(difference.changes)} changes, {sites} sites"
-    if values is None:
-        return "same structure; values were not compared (--values does)"
-    changed = sum(not v.equal for v in values)
-    if changed:
-        return f"same structure; {changed} of {len(values)} tensors have other values"
-    return f"same structure; all {len(values)} tensors equal in value"
+    sites = sum(c.count for c in difference.changes if c.kind in ("operator", "parameter", "removed", "added"))
+    found = f"{len(difference.changes)} changes, {sites} sites" if difference.changes else "same structure"
+    if weights is not None:
+        return f"{found}; {by_depth.verdict(weights)}"
+    return found if difference.changes else f"{found}; values were not compared"
 
 
-def to_json(difference: Difference, values: list[Any] | None = None) -> dict[str, Any]:
-    """Return the documented form: `format_version`, both sides, `changes`, `measures`, and `values` when compared."""
+def to_json(difference: Difference, weights: Weights | None = None) -> dict[str, Any]:
+    """Return the documented form: `format_version`, both sides, `changes`, `measures`, and `weights` when compared."""
     return {
         "format_version": FORMAT_VERSION,
         "before": _side(difference.before),
         "after": _side(difference.after),
-        "verdict": verdict(difference, values),
+        "verdict": verdict(difference, weights),
         "changes": [vars(c) for c in difference.changes],
         "measures": [{**vars(m), "ratio": ratio(m)} for m in difference.measures],
-        "values": None if values is None else [{**vars(v), "relative": v.relative} for v in values],
+        "weights": None if weights is None else by_depth.to_json(weights),
     }
 
 
@@ -77,16 +80,16 @@ def shown_change(change: Change) -> tuple[str, str, str, str]:
     return change.where, change.before or "-", change.after or "-", ", ".join(remark)
 
 
-def to_markdown(difference: Difference, values: list[Any] | None = None) -> str:
+def to_markdown(difference: Difference, weights: Weights | None = None) -> str:
     """Return a comment for a pull request."""
-    return "\n".join(_markdown(difference, values)) + "\n"
+    return "\n".join(_markdown(difference, weights)) + "\n"
 
 
-def _markdown(difference: Difference, values: list[Any] | None) -> Iterator[str]:
+def _markdown(difference: Difference, weights: Weights | None) -> Iterator[str]:
     before, after = difference.before, difference.after
     yield f"### `{before.label}` → `{after.label}`"
     yield ""
-    yield verdict(difference, values)
+    yield verdict(difference, weights)
     yield ""
     yield "| | before | after | |"
     yield "|---|---:|---:|---:|"
@@ -99,12 +102,50 @@ def _markdown(difference: Difference, values: list[Any] | None) -> Iterator[str]
         if rows:
             yield from ("", f"**{title}**", "", "| where | before | after | |", "|---|---|---|---|")
             yield from (f"| `{w}` | {_cell(b)} | {_cell(a)} | {r} |" for w, b, a, r in rows)
-    if values:
-        yield from ("", "**Values**", "", "| tensor | relative change | cosine |", "|---|---:|---:|")
-        changed = sorted((v for v in values if not v.equal), key=lambda v: -v.relative)
-        yield from (f"| `{v.name}` | {v.relative:.3g} | {v.cosine:.5f} |" for v in changed[:20])
-        if len(changed) > 20:
-            yield f"| and {len(changed) - 20} more | | |"
+    if weights is not None:
+        yield from _weights(weights)
+
+
+def _weights(weights: Weights) -> Iterator[str]:
+    titles, rows = by_depth.totals(weights)
+    yield from ("", "**Weights**", "", markdown(by_depth.heat(weights)), "")
+    yield "| " + " | ".join(title.replace("|", "\\|") for title in titles) + " |"
+    yield "|---|" + "--:|" * (len(titles) - 1)
+    yield from ("| " + " | ".join(row) + " |" for row in rows)
+    titles, rows = most_changed(weights)
+    if rows:
+        yield from ("", f"| {' | '.join(titles)} |", "|---|---|---:|---:|---:|")
+        yield from (f"| `{name}` | {' | '.join(rest)} |" for name, *rest in rows)
+    yield from (f"\n{line}" for line in only_in_one(weights, "`"))
+
+
+def most_changed(weights: Weights) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the titles and rows of a table of the tensors that changed most, and how many are left out."""
+    rows: list[tuple[str, ...]] = [
+        (
+            v.name,
+            weights.spots[v.name].role,
+            short(v.sums.relative),
+            f"{v.sums.cosine:.6f}",
+            f"{100 * v.sums.fraction:.3g}",
+        )
+        for v in weights.changed[:MOST]
+    ]
+    return ("most changed", "role", "change", "cosine", "changed, %"), rows
+
+
+def only_in_one(weights: Weights, quote: str = "") -> Iterator[str]:
+    """Say in a line each what is equal, and what stands in one side alone or in other shapes."""
+    told = {
+        "equal": weights.unchanged,
+        "only before": weights.missing,
+        "only after": weights.extra,
+        "of other shapes": weights.reshaped,
+    }
+    for word, names in told.items():
+        if names:
+            rest = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+            yield f"{word}: {', '.join(f'{quote}{name}{quote}' for name in names[:MOST])}{rest}"
 
 
 def _cell(text: str) -> str:

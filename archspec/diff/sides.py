@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,24 +162,3 @@ def _as_base(label: str, path: Path) -> tuple[Base, Path]:
 
 def _files(path: Path) -> dict[str, str]:
     return {name: header.file for name, header in read_folder(path).items()}
-
-
-def value_pairs(before: Outline, after: Outline) -> Iterator[tuple[str, tuple[Path, str], tuple[Path, str]]]:
-    """Yield (label, place before, place after) of every tensor that both sides have in the same shape."""
-    for side in (before, after):
-        if not side.files:
-            raise fail(
-                "AS812",
-                f"'{side.label}' has no values to compare",
-                None,
-                "compile the spec first, or leave --values out",
-            )
-    names = {_identity(n, t): n for n, t in (before.tensors or {}).items()}
-    for name, tensor in (after.tensors or {}).items():
-        old = names.get(_identity(name, tensor))
-        if old is not None and (before.tensors or {})[old].shape == tensor.shape:
-            yield name, (Path(before.files[old]), old), (Path(after.files[name]), name)
-
-
-def _identity(name: str, tensor: Tensor) -> str:
-    return tensor.base or name

@@ -11,54 +11,42 @@
       lambda: [{filter: mlp, value: 0.5}, {value: 1}]  # the first filter that is part of a tensor's name counts
     dtype: float32
 
-A parameter of a model counts before one of the same name for all. What mergekit knows and is not supported here is
-refused by its name (AS691), what nobody knows as well (AS690): nothing that is written is passed over.
+    slices:                                           # instead of models: blocks, one slice behind the other
+      - sources: [{model: ./chat, layer_range: [0, 24]}]
+      - sources: [{model: ./math, layer_range: [8, 32]}]
+
+A parameter of a model counts before one of its slice, and that before one for all. What mergekit knows and is not
+supported here is refused by its name (AS691), what nobody knows as well (AS690): nothing is passed over.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from archspec.diagnostics import Collector, nearest
+from archspec.language.merges import (
+    DTYPES,
+    FRACTIONS,
+    METHODS,
+    SWITCHES,
+    Merge,
+    Method,
+    Model,
+    Part,
+    Rule,
+    Setting,
+    Settings,
+    Slice,
+)
 from archspec.language.parse import read_source
 from archspec.language.spec import Base
 from archspec.source import Span
 from archspec.syntax.tree import Entry, Map, Scalar, Seq, Tree
 from archspec.syntax.yaml_syntax import parse_yaml
 
-
-@dataclass(frozen=True)
-class Method:
-    """What a method reads. `deltas`: its models are differences from a base, which is none of them."""
-
-    own: frozenset[str] = frozenset()
-    """Parameters of one model."""
-    shared: frozenset[str] = frozenset()
-    """Parameters of the merge."""
-    required: frozenset[str] = frozenset()
-    deltas: bool = True
-    models: tuple[int, int | None] = (1, None)
-    """Fewest and most models, the base left out where there are deltas."""
-    normalize: bool = False
-    """Whether sums are divided by the sum of the weights unless the configuration says."""
-
-
-_WEIGHT = frozenset({"weight"})
-_TRIMMED = _WEIGHT | {"density"}
-_TASK = frozenset({"normalize", "lambda"})
-METHODS: Mapping[str, Method] = {
-    "linear": Method(_WEIGHT, frozenset({"normalize"}), _WEIGHT, deltas=False, normalize=True),
-    "slerp": Method(shared=frozenset({"t"}), required=frozenset({"t"}), models=(1, 1)),
-    "task_arithmetic": Method(_WEIGHT, _TASK, _WEIGHT),
-    "ties": Method(_TRIMMED, _TASK | {"int8_mask"}, _WEIGHT, normalize=True),
-    "dare_linear": Method(_TRIMMED, _TASK | {"rescale"}, _WEIGHT),
-    "dare_ties": Method(_TRIMMED, _TASK | {"rescale", "int8_mask"}, _WEIGHT),
-    "sce": Method(shared=frozenset({"select_topk", "int8_mask"})),
-    "passthrough": Method(deltas=False, models=(1, 1)),
-}
 UNSUPPORTED = frozenset(
     {
         *("nuslerp", "multislerp", "karcher", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties"),
@@ -67,82 +55,12 @@ UNSUPPORTED = frozenset(
 )
 """Methods of mergekit that are not here."""
 FOREIGN: Mapping[str, str] = {
-    "slices": "merge whole models with `models`; blocks are dropped and repeated by a spec's edits",
     "modules": "merge one model at a time",
     "tokenizer": "write `tokenizer_source: base`; tokenizers are copied, never joined",
     "chat_template": "edit tokenizer_config.json of the result",
 }
 """Keys of mergekit that are not here, each with what to do instead."""
-KEYS = ("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "tokenizer_source")
-DTYPES: Mapping[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-SWITCHES = frozenset({"normalize", "rescale", "int8_mask"})
-FRACTIONS = frozenset({"density", "select_topk"})
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Values spread evenly over depth, for tensors whose name holds `filter` (all, when it is None)."""
-
-    values: tuple[float, ...]
-    filter: str | None = None
-    span: Span | None = field(default=None, compare=False, repr=False)
-
-    def holds(self, name: str) -> bool:
-        return self.filter is None or self.filter in name
-
-    def at(self, depth: float) -> float:
-        """Return the value at a depth from 0 to 1, linear between neighbours.
-
-        >>> Rule((0.0, 1.0, 3.0)).at(0.75)
-        2.0
-        """
-        place = depth * (len(self.values) - 1)
-        low = min(int(place), len(self.values) - 1)
-        high = min(low + 1, len(self.values) - 1)
-        return self.values[low] + (place - low) * (self.values[high] - self.values[low])
-
-
-Setting = tuple[Rule, ...]
-Settings = Mapping[str, Setting]
-
-
-def value_of(name: str, tensor: str, depth: float, *settings: Settings) -> float | None:
-    """Return a parameter of one tensor: of the first settings that have a rule for it; None where there is none."""
-    rules = (rule for group in settings for rule in group.get(name, ()))
-    return next((rule.at(depth) for rule in rules if rule.holds(tensor)), None)
-
-
-@dataclass(frozen=True)
-class Model:
-    base: Base
-    settings: Settings
-    span: Span = field(compare=False, repr=False)
-
-    @property
-    def name(self) -> str:
-        return self.base.from_ + (f"@{self.base.revision}" if self.base.revision else "")
-
-
-@dataclass(frozen=True)
-class Merge:
-    """A whole configuration. `models` has what is merged, without a base that is only subtracted."""
-
-    method: str
-    models: tuple[Model, ...]
-    base: Model | None
-    settings: Settings
-    dtype: str | None
-    """Of the arithmetic, as safetensors spells it; None: each tensor's own."""
-    out_dtype: str | None
-    tokenizer: str | None
-    """Name of the model whose tokenizer the result has; None: the base's, else the first's."""
-    span: Span = field(compare=False, repr=False)
-
-    @property
-    def all_models(self) -> tuple[Model, ...]:
-        """The base first, when there is one."""
-        rest = tuple(model for model in self.models if self.base is None or model.base != self.base.base)
-        return (self.base, *rest) if self.base else rest
+KEYS = ("merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "tokenizer_source")
 
 
 def load_merge(path: Path) -> Merge:
@@ -173,11 +91,14 @@ class _Reader:
         shared = self._settings(tree.entry("parameters"), method, kind.shared | kind.own)
         base_entry = tree.entry("base_model")
         base = self._model(base_entry.value, method) if base_entry else None
-        written = self._models(tree, method)
-        models = tuple(m for m in written if base is None or not kind.deltas or m.base != base.base)
+        written, slices = self._models(tree, method), self._slices(tree, method)
+        models = _beside(base, written, kind)
+        for run in slices:
+            self._needs_in_slice(method, base, run, shared)
         self._needs(tree, method, base, models, shared)
         dtype, out = self._dtype(tree, "dtype"), self._dtype(tree, "out_dtype")
-        return Merge(method, models, base, shared, dtype, out, self._tokenizer(tree, base, written), tree.span)
+        found = Merge(method, models, slices, base, shared, dtype, out, None, tree.span)
+        return replace(found, tokenizer=self._tokenizer(tree, base, found.all_models))
 
     def _keys(self, tree: Map) -> None:
         for entry in tree.entries:
@@ -209,27 +130,82 @@ class _Reader:
             if tree.entry("slices") is None:
                 self.wrong("no models", tree.span.narrow(0, 1), "write `models: [{model: PATH}, ...]`")
             return ()
+        if (slices := tree.entry("slices")) is not None:
+            self.wrong("models and slices", slices.key.span, "write one of the two")
         if not isinstance(entry.value, Seq) or not entry.value.items:
             self.wrong("models is a list", entry.value.span, "write `models: [{model: PATH}, ...]`")
             return ()
         found = [model for item in entry.value.items if (model := self._model(item, method))]
+        self._once(found)
+        return tuple(found)
+
+    def _once(self, models: Iterable[Model]) -> None:
         seen: dict[Base, Span] = {}
-        for model in found:
+        for model in models:
             if model.base in seen:
                 hint = f"first on line {seen[model.base].line}; add the weights instead"
                 self.wrong(f"'{model.name}' is merged twice", model.span, hint)
             seen.setdefault(model.base, model.span)
-        return tuple(found)
 
-    def _model(self, tree: Tree, method: str) -> Model | None:
-        """Read an entry of `models`, or `base_model`: a name alone."""
+    def _slices(self, tree: Map, method: str) -> tuple[Slice, ...]:
+        entry = tree.entry("slices")
+        if entry is None:
+            return ()
+        items = entry.value.items if isinstance(entry.value, Seq) else ()
+        if not items or not all(isinstance(item, Map) and item.entry("sources") for item in items):
+            hint = "write `slices: [{sources: [{model: PATH, layer_range: [0, 8]}]}, ...]`"
+            self.wrong("slices is a list of sources", entry.value.span, hint)
+            return ()
+        return tuple(self._slice(item, method) for item in items if isinstance(item, Map))
+
+    def _slice(self, tree: Map, method: str) -> Slice:
+        self._known(tree, ("sources", "parameters"), ("base_model", "residual_weight"))
+        settings = self._settings(tree.entry("parameters"), method, METHODS[method].own | METHODS[method].shared)
+        entry = tree.entry("sources")
+        listed = entry.value if entry else None
+        parts = [
+            part for item in (listed.items if isinstance(listed, Seq) else ()) if (part := self._part(item, method))
+        ]
+        self._once(part.model for part in parts)
+        for part in parts[1:]:
+            if len(part) != len(parts[0]):
+                hint = "all sources of a slice have as many blocks"
+                self.wrong(f"{len(part)} blocks beside {len(parts[0])}", part.span, hint, code="AS699")
+        return Slice(tuple(parts), settings)
+
+    def _part(self, tree: Tree, method: str) -> Part | None:
+        model = self._model(tree, method, ("layer_range",))
+        entry = tree.entry("layer_range") if isinstance(tree, Map) else None
+        hint = "write `layer_range: [0, 8]`: from the first block to before the last"
+        if model is None or entry is None:
+            if model is not None:
+                self.wrong("a source of a slice without layer_range", tree.span, hint)
+            return None
+        ends = (
+            [item.value for item in entry.value.items if isinstance(item, Scalar)]
+            if isinstance(entry.value, Seq)
+            else []
+        )
+        first, last = ends if len(ends) == 2 else (None, None)
+        if type(first) is not int or type(last) is not int or not 0 <= first < last:
+            self.wrong(f"layer_range '{_shown(entry.value)}' is no range", entry.value.span, hint, code="AS692")
+            return None
+        return Part(model, first, last, entry.value.span)
+
+    def _known(self, tree: Map, keys: tuple[str, ...], foreign: tuple[str, ...] = ()) -> None:
+        for entry in tree.entries:
+            key = str(entry.key.value)
+            if key in foreign:
+                self.wrong(f"'{key}' of a slice is not supported", entry.key.span, "leave it out", code="AS691")
+            elif key not in keys:
+                self.wrong(f"unknown key '{key}'", entry.key.span, *nearest(key, keys))
+
+    def _model(self, tree: Tree, method: str, more: tuple[str, ...] = ()) -> Model | None:
+        """Read an entry of `models`, or `base_model`: a name alone. `more`: keys that others read."""
         entries: Entry | None = None
         name = tree
         if isinstance(tree, Map):
-            for entry in tree.entries:
-                if entry.key.value not in ("model", "parameters"):
-                    near = nearest(str(entry.key.value), ("model", "parameters"))
-                    self.wrong(f"unknown key '{entry.key.value}'", entry.key.span, *near)
+            self._known(tree, ("model", "parameters", *more))
             found, entries = tree.entry("model"), tree.entry("parameters")
             if found is None:
                 self.wrong("no model", tree.span.narrow(0, 1), "write `model: PATH`")
@@ -307,17 +283,44 @@ class _Reader:
         kind, at = METHODS[method], tree.span_of("merge_method")
         if kind.deltas and base is None and tree.entry("base_model") is None:
             self.wrong(f"{method} needs a base_model", at, "write `base_model: PATH`", code="AS693")
+        if tree.entry("models"):
+            self._enough(method, models, tree.span_of("models"))
+        for name in sorted(kind.required - shared.keys()):
+            hint = f"write `parameters: {{{name}: 0.5}}`"
+            slices = self._settled_in_slices(tree, name)
+            places = [m.span for m in models if name not in m.settings] if name in kind.own else [at] * (not slices)
+            for span in places:
+                self.wrong(f"{method} needs '{name}'", span, hint, code="AS693")
+
+    def _settled_in_slices(self, tree: Map, name: str) -> bool:
+        """Whether every slice has a parameter of the merge of its own."""
+        entry = tree.entry("slices")
+        items = entry.value.items if entry and isinstance(entry.value, Seq) else ()
+        own = [item.entry("parameters") for item in items if isinstance(item, Map)]
+        return bool(own) and all(e and isinstance(e.value, Map) and e.value.entry(name) for e in own)
+
+    def _enough(self, method: str, models: tuple[Model, ...], span: Span) -> None:
+        kind = METHODS[method]
         least, most = kind.models
-        if tree.entry("models") and not self.collector.has_errors and not least <= len(models) <= (most or len(models)):
+        if not self.collector.has_errors and not least <= len(models) <= (most or len(models)):
             wanted = f"{least}" if most == least else f"at least {least}"
             beside = " beside its base" if kind.deltas else ""
             message = f"{method} takes {wanted} model{'s' * (wanted != '1')}{beside}, not {len(models)}"
-            self.wrong(message, tree.span_of("models"), code="AS693")
-        for name in sorted(kind.required - shared.keys()):
-            hint = f"write `parameters: {{{name}: 0.5}}`"
-            places = [m.span for m in models if name not in m.settings] if name in kind.own else [at]
-            for span in places:
-                self.wrong(f"{method} needs '{name}'", span, hint, code="AS693")
+            self.wrong(message, span, code="AS693")
+
+    def _needs_in_slice(self, method: str, base: Model | None, run: Slice, shared: Settings) -> None:
+        """Report what a slice lacks: its part of the base, models, parameters of its models."""
+        kind, models = METHODS[method], tuple(part.model for part in run.parts)
+        if not run.parts:
+            return
+        if kind.deltas and base and all(model.base != base.base for model in models):
+            hint = f"add `{{model: {base.name}, layer_range: [...]}}` to its sources"
+            self.wrong("a slice without a part of the base", run.parts[0].span, hint, code="AS693")
+        beside = _beside(base, models, kind)
+        self._enough(method, beside, run.parts[0].span)
+        for name in sorted((kind.required & kind.own) - shared.keys() - run.settings.keys()):
+            for model in (model for model in beside if name not in model.settings):
+                self.wrong(f"{method} needs '{name}'", model.span, f"write `parameters: {{{name}: 0.5}}`", code="AS693")
 
     def _dtype(self, tree: Map, key: str) -> str | None:
         entry = tree.entry(key)
@@ -343,6 +346,11 @@ class _Reader:
         hint = "write `base`, or one of the models: tokenizers are copied, never joined"
         self.wrong(f"tokenizer_source '{_shown(entry.value)}' is not supported", entry.value.span, hint, code="AS691")
         return None
+
+
+def _beside(base: Model | None, models: tuple[Model, ...], kind: Method) -> tuple[Model, ...]:
+    """Return what is merged: without a base that is only subtracted."""
+    return tuple(model for model in models if base is None or not kind.deltas or model.base != base.base)
 
 
 def _shown(tree: Tree) -> str:

@@ -106,6 +106,12 @@ def read_pack(path: Path, span: Span | None = None) -> tuple[Header, dict[str, T
     return header, parts
 
 
+def is_pack(path: Path) -> bool:
+    """Whether a file of safetensors says that it is a pack. AS610 to AS617 where it is none of safetensors."""
+    read_header(path)
+    return KEY in _metadata(path)
+
+
 def _metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file that `read_header` has found sound."""
     with open_regular(path, None) as file:

@@ -12,8 +12,9 @@ from torch import Tensor
 from archspec.host.structure import TensorHeader
 from archspec.runtime.store.checkpoint import DTYPES
 
-BLOCK = 1 << 18
-"""Numbers of a block: the few float32 arrays of a method stay in the processor's cache. Draws are made by block."""
+BLOCK = 1 << 17
+"""Numbers of a block: the few float32 arrays of a method stay in the processor's cache. No result depends on it but by
+the order in which sums round."""
 
 
 class Files:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from archspec.compiler.merging.slices import Place, blocks_of, check_ranges, sliced
 from archspec.diagnostics import ArchspecError, Collector, fail
 from archspec.host.headers import BITS
 from archspec.host.locate import Located, locate, structure_of
 from archspec.host.structure import TensorHeader
-from archspec.language.merging import FRACTIONS, METHODS, SWITCHES, Merge, Model, Settings, value_of
+from archspec.language.merges import FRACTIONS, METHODS, SWITCHES, Merge, Model, Settings, value_of
+from archspec.language.spec import Base
 
 FLOATS = ("BF16", "F16", "F32")
 """Dtypes that are merged. Others are copied where all models have the same values."""
@@ -73,6 +75,9 @@ class Layout:
     """All models, the base first."""
     tasks: tuple[Task, ...]
 
+    blocks: tuple[int, ...] | None = None
+    """Of a merge of slices: the block that each block of the result is, of the first source of its slice."""
+
     @property
     def reads(self) -> int:
         """Bytes of the inputs."""
@@ -90,9 +95,19 @@ def lay_out(merge: Merge, near: Path) -> Layout:
     problems.raise_if_errors()
     _check_alike(sources, problems)
     _check_filters(merge, sources[0], problems)
+    if merge.slices:
+        check_ranges(merge, sources, problems)
     problems.raise_if_errors()
-    depths = depths_of(sources[0].tensors)
-    return Layout(merge, tuple(sources), tuple(_task(merge, sources, name, at) for name, at in depths.items()))
+    tensors = {source.model.base: source.tensors for source in sources}
+    places = sliced(merge, sources[0].tensors) if merge.slices else _whole(merge, sources[0].tensors)
+    tasks = tuple(_task(merge, tensors, place) for place in sorted(places, key=lambda place: place.name))
+    return Layout(merge, tuple(sources), tasks, blocks_of(merge) if merge.slices else None)
+
+
+def _whole(merge: Merge, names: Mapping[str, TensorHeader]) -> Iterator[Place]:
+    for name, depth in depths_of(names).items():
+        models = (*merge.models, *((merge.base,) if merge.base and METHODS[merge.method].deltas else ()))
+        yield Place(name, depth, tuple((model, name) for model in models), {})
 
 
 def _source(model: Model, near: Path, problems: Collector) -> Source | None:
@@ -164,34 +179,39 @@ def depths_of(names: Mapping[str, TensorHeader]) -> dict[str, float]:
     found = {name: _LAYER.match(name) for name in names}
     for match in filter(None, found.values()):
         last[match[1]] = max(last.get(match[1], 0), int(match[2]))
-    return {name: int(match[2]) / max(last[match[1]], 1) if match else 0.0 for name, match in sorted(found.items())}
+    return {name: _depth(int(match[2]), last[match[1]]) if match else 0.0 for name, match in found.items()}
 
 
-def _task(merge: Merge, sources: list[Source], name: str, depth: float) -> Task:
+def _depth(index: int, last: int) -> float:
+    return index / last if last else 1.0
+
+
+def _task(merge: Merge, tensors: Mapping[Base, Mapping[str, TensorHeader]], place: Place) -> Task:
     kind = METHODS[merge.method]
-    by_model = {source.model.base: source.tensors[name] for source in sources}
-    models = tuple(by_model[model.base] for model in merge.models)
-    base = by_model[merge.base.base] if merge.base and kind.deltas else None
+    subtracted = merge.base.base if merge.base and kind.deltas else None
+    merged = [(model, name) for model, name in place.parts if model.base != subtracted]
+    models = tuple(tensors[model.base][name] for model, name in merged)
+    base = next((tensors[model.base][name] for model, name in place.parts if model.base == subtracted), None)
     own = merge.dtype or (base or models[0]).dtype
     return Task(
-        name=name,
+        name=place.name,
         method=merge.method,
         shape=models[0].shape,
         work=own,
         out=merge.out_dtype or own,
         base=base,
         models=models,
-        weights=tuple(_value("weight", merge, name, depth, model.settings) for model in merge.models),
-        densities=tuple(_value("density", merge, name, depth, model.settings) for model in merge.models),
-        options={key: _value(key, merge, name, depth) for key in sorted(kind.shared | FRACTIONS)},
+        weights=tuple(_value("weight", merge, place, model.settings) for model, _ in merged),
+        densities=tuple(_value("density", merge, place, model.settings) for model, _ in merged),
+        options={key: _value(key, merge, place) for key in sorted(kind.shared | FRACTIONS)},
     )
 
 
-def _value(key: str, merge: Merge, name: str, depth: float, *own: Settings) -> float:
+def _value(key: str, merge: Merge, place: Place, *own: Settings) -> float:
     kind = METHODS[merge.method]
-    found = value_of(key, name, depth, *own, merge.settings)
+    found = value_of(key, place.name, place.depth, *own, place.settings, merge.settings)
     if found is None and key in kind.required:
-        message = f"{merge.method} needs '{key}' for '{name}', and no filter holds there"
+        message = f"{merge.method} needs '{key}' for '{place.name}', and no filter holds there"
         raise fail("AS693", message, merge.span.narrow(0, 1), "end the list with `{value: NUMBER}`")
     if found is None:
         return float(kind.normalize) if key == "normalize" else DEFAULTS.get(key, 0.0)

@@ -12,25 +12,25 @@
 Models and their deltas are rounded to the dtype of the arithmetic first, as mergekit does; sums are float32 and rounded
 once, at the end. A sum of exactly 0 elects the positive sign (TIES, SCE), as in mergekit. DARE rescales by the ratio
 of L1 norms of a tensor's delta before and after, as mergekit does (PEFT and the paper divide by p: the same in
-expectation); with `rescale: false` not at all. Its draws are 32 bits of numpy's SFC64, seeded by seed, model, tensor
-and block. What needs a whole tensor (a cut, a norm, a share of squares) is a pass of its own before the last.
+expectation); with `rescale: false` not at all. What needs a whole tensor (a cut, a norm, a share of squares) is a pass
+of its own before the last.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import xxhash
 from torch import Tensor
 
 from archspec.compiler.merging.blocks import BLOCK, Files
+from archspec.compiler.merging.draws import Draws
 from archspec.compiler.merging.layout import Task
-from archspec.compiler.merging.select import Cut, cut_of
+from archspec.compiler.merging.select import Cut, cut_of, only
 from archspec.host.structure import TensorHeader
 from archspec.runtime.store.checkpoint import DTYPES
 
@@ -53,21 +53,22 @@ class Reader(NamedTuple):
         count = self.task.models[0].count
         return ((first, min(first + BLOCK, count)) for first in range(0, count, BLOCK))
 
+    def block(self, header: TensorHeader, first: int, last: int) -> Tensor:
+        """Return a block in the dtype of the arithmetic; it may be a view of the file."""
+        return self.files.read(header, first, last).to(DTYPES[self.task.work])
+
     def values(self, header: TensorHeader, first: int, last: int) -> Tensor:
         """Return a block in float32, rounded to the dtype of the arithmetic."""
-        block, work = self.files.read(header, first, last), DTYPES[self.task.work]
-        return block.to(work).to(torch.float32) if block.dtype != work else block.to(torch.float32)
+        return self.block(header, first, last).to(torch.float32)
 
     def delta(self, model: int, base: Tensor, first: int, last: int) -> Tensor:
-        """Return a model's difference from the base's block, in the dtype of the arithmetic."""
-        block = self.values(self.task.models[model], first, last)
-        if block.data_ptr() == base.data_ptr() or self.task.work == "F32":
-            return block - base
-        return block.sub_(base).to(DTYPES[self.task.work])
+        """Return a model's difference from the base's block, both in the dtype of the arithmetic."""
+        return self.block(self.task.models[model], first, last) - base
 
     def base(self, first: int, last: int) -> Tensor:
+        """Return the base's block in the dtype of the arithmetic."""
         assert self.task.base is not None
-        return self.values(self.task.base, first, last)
+        return self.block(self.task.base, first, last)
 
     def deltas(self, model: int) -> Iterator[Tensor]:
         return (self.delta(model, self.base(*span), *span) for span in self.spans())
@@ -109,55 +110,72 @@ def _task_arithmetic(reader: Reader) -> Blocks:
     return _added(reader, [None] * len(reader.task.models))
 
 
-Keep = Callable[[int, Tensor], Tensor]
-"""Number of a block and the delta to what is left of the delta, float32."""
+Keep = Callable[[Tensor], Tensor]
+"""A block of a delta to what is left of it, in its dtype. Blocks come in order, once."""
 
 
-def _added(reader: Reader, keeps: list[Keep | None]) -> Blocks:
-    """Yield b + λ Σ wᵢ keepᵢ(δᵢ)."""
+def _added(reader: Reader, keeps: list[Keep | None], scales: list[float] | None = None) -> Blocks:
+    """Yield b + λ Σ wᵢ sᵢ keepᵢ(δᵢ); `scales`: 1 where there are none."""
     task = reader.task
-    factors = [weight * task.options["lambda"] for weight in _normalized(task)]
-    for number, span in enumerate(reader.spans()):
+    factors = _scaled([weight * task.options["lambda"] for weight in _normalized(task)], scales)
+    for span in reader.spans():
         base = reader.base(*span)
-        total = base.clone()
+        total = base.to(torch.float32, copy=True)
         for model, (keep, factor) in enumerate(zip(keeps, factors, strict=True)):
-            delta = reader.delta(model, base, *span)
-            total.add_(keep(number, delta) if keep else delta.float(), alpha=factor)
+            total.add_(_left(reader.delta(model, base, *span), keep), alpha=factor)
         yield total
 
 
-def _elected(reader: Reader, keeps: list[Keep | None]) -> Blocks:
-    """Yield b + λ Σ wᵢ δᵢ over the models that agree with the elected sign, divided by the sum of their weights."""
+def _left(delta: Tensor, keep: Keep | None) -> Tensor:
+    return (keep(delta) if keep else delta).to(torch.float32)
+
+
+def _scaled(weights: Sequence[float], scales: list[float] | None) -> list[float]:
+    return [w * s for w, s in zip(weights, scales or [1.0] * len(weights), strict=True)]
+
+
+def _elected(reader: Reader, keeps: list[Keep | None], scales: list[float] | None = None) -> Blocks:
+    """Yield b + λ Σ wᵢ sᵢ keepᵢ(δᵢ) over the models that have the elected sign, divided by the sum of their wᵢ.
+
+    With pᵢ the weighted deltas and s the sign of t = Σ pᵢ, the sum of those that agree is (t + s Σ |pᵢ|) / 2."""
     task = reader.task
-    for number, span in enumerate(reader.spans()):
+    factors = _scaled(task.weights, scales)
+    for span in reader.spans():
         base = reader.base(*span)
-        parts = []
-        for model, (keep, weight) in enumerate(zip(keeps, task.weights, strict=True)):
-            delta = reader.delta(model, base, *span)
-            parts.append((keep(number, delta) if keep else delta.float()).mul_(weight))
-        total = parts[0].clone()
-        for part in parts[1:]:
-            total += part
-        yield _agreeing(parts, total, task).mul_(task.options["lambda"]).add_(base)
+        total = torch.zeros(len(base))
+        sizes, signs = torch.zeros_like(total), []
+        for model, (keep, factor) in enumerate(zip(keeps, factors, strict=True)):
+            part = _left(reader.delta(model, base, *span), keep)
+            total.add_(part, alpha=factor)
+            if task.options["normalize"]:
+                signs.append(part.sign())
+            sizes.add_(part.abs_(), alpha=abs(factor))
+        mixed = sizes.copysign_(total).add_(total)  # where t is -0.0 all parts are 0
+        if signs:
+            mixed.div_(_divisor(signs, task.weights, _sign(total)))
+        yield mixed.mul_(task.options["lambda"] / 2).add_(base)
 
 
-def _agreeing(parts: list[Tensor], total: Tensor, task: Task) -> Tensor:
-    """Return the sum of the weighted deltas that have the sign of `total`, normalized where the task says so."""
-    sign = _sign(total)
-    mixed, divisor = torch.zeros_like(total), torch.zeros_like(total)
-    for part, weight in zip(parts, task.weights, strict=True):
-        agrees = part.mul_(sign).clamp_(min=0)
-        mixed += agrees
-        if task.options["normalize"]:
-            divisor.add_(agrees.sign_(), alpha=weight)
-    if task.options["normalize"]:
-        mixed.div_(divisor.masked_fill_(divisor.abs() < SMALL, 1.0))
-    return mixed.mul_(sign)
+def _divisor(signs: list[Tensor], weights: Sequence[float], elected: Tensor) -> Tensor:
+    """Return the sum of the weights of the deltas that have the elected sign once weighted, 1 where it is all but 0.
+
+    `signs`: of the deltas, overwritten."""
+    total = torch.zeros_like(elected)
+    for sign, weight in zip(signs, weights, strict=True):
+        agrees = sign.mul_(elected)
+        total.add_((agrees if weight > 0 else agrees.neg_()).clamp_(min=0), alpha=weight)
+    small = total.abs().numpy() < SMALL
+    return total.add_(torch.from_numpy(small.view(np.int8)))
+
+
+_SIGN, _ONE = -(1 << 31), 0x3F800000
+"""Bits of a float32: its sign, and all of 1.0."""
 
 
 def _sign(total: Tensor) -> Tensor:
-    """Return 1 where a sum is 0 or more, else -1."""
-    return total.sign().add_(0.5).sign_()
+    """Return 1 where a sum is 0 or more, else -1, in place. (-0.0 is a sum of zeros alone, of which none counts.)"""
+    total.view(torch.int32).bitwise_and_(_SIGN).bitwise_or_(_ONE)
+    return total
 
 
 def _ties(reader: Reader) -> Blocks:
@@ -170,43 +188,49 @@ def _trim(reader: Reader, model: int) -> Keep | None:
     if density >= 1:
         return None
     cut = cut_of(lambda: reader.deltas(model), int(density * count))
-    return lambda _, delta: delta.to(torch.float32).mul_(cut.mask(delta).to(torch.float32))
+    return lambda delta: only(delta, cut.mask(delta))
 
 
 def _dare_linear(reader: Reader) -> Blocks:
-    return _added(reader, [_drop(reader, model) for model in range(len(reader.task.models))])
+    return _added(reader, *_dropped(reader))
 
 
 def _dare_ties(reader: Reader) -> Blocks:
-    return _elected(reader, [_drop(reader, model) for model in range(len(reader.task.models))])
+    return _elected(reader, *_dropped(reader))
+
+
+def _dropped(reader: Reader) -> tuple[list[Keep | None], list[float]]:
+    """Return for each model what keeps a number of its delta with the chance `density`, and what rescales the rest."""
+    return [_drop(reader, model) for model in range(len(reader.task.models))], _rescaling(reader)
 
 
 def _drop(reader: Reader, model: int) -> Keep | None:
-    """Keep each number of a model's delta with the chance `density`, rescaled."""
-    density = reader.task.densities[model]
-    if density >= 1:
+    if reader.task.densities[model] >= 1:
         return None
-
-    def kept(number: int, delta: Tensor) -> Tensor:
-        return delta.to(torch.float32).mul_(_drawn(reader, model, number, len(delta), density).to(torch.float32))
-
-    factor = _rescaling(reader, model, kept) if reader.task.options["rescale"] else 1.0
-    return lambda number, delta: kept(number, delta).mul_(factor)
+    draws = _draws(reader, model)
+    return lambda delta: only(delta, draws(len(delta)))
 
 
-def _drawn(reader: Reader, model: int, number: int, count: int, density: float) -> Tensor:
-    """Return which numbers of a block are kept, bool."""
-    text = f"{reader.seed}\n{model}\n{reader.task.name}\n{number}"
-    bits = np.random.SFC64(xxhash.xxh3_128_intdigest(text.encode())).random_raw((count + 1) // 2)
-    return torch.from_numpy(bits.view(np.uint32)[:count] < np.uint32(min(round(density * 2**32), 2**32 - 1)))
+def _draws(reader: Reader, model: int) -> Draws:
+    return Draws(reader.task.densities[model], reader.seed, model, reader.task.name)
 
 
-def _rescaling(reader: Reader, model: int, kept: Keep) -> float:
-    before = after = 0.0
-    for number, delta in enumerate(reader.deltas(model)):
-        before += float(delta.to(torch.float32).abs_().sum())
-        after += float(kept(number, delta).abs_().sum())
-    return 1.0 if min(before, after) < LEAST_NORM else before / after
+def _rescaling(reader: Reader) -> list[float]:
+    """Return for each model the L1 norm of its delta over that of what is kept of it."""
+    densities, factors = reader.task.densities, [1.0] * len(reader.task.models)
+    dropped = [model for model, density in enumerate(densities) if density < 1 and reader.task.options["rescale"]]
+    draws = {model: _draws(reader, model) for model in dropped}
+    norms = dict.fromkeys(dropped, (0.0, 0.0))
+    for span in reader.spans() if dropped else ():
+        base = reader.base(*span)
+        for model in dropped:
+            sizes = reader.delta(model, base, *span).to(torch.float32).abs_()
+            kept = torch.from_numpy(draws[model](len(sizes)).view(np.int8)).to(torch.float32)
+            before, after = norms[model]
+            norms[model] = before + float(sizes.sum()), after + float(sizes.dot(kept))
+    for model, (before, after) in norms.items():
+        factors[model] = 1.0 if min(before, after) < LEAST_NORM else before / after
+    return factors
 
 
 def _slerp(reader: Reader) -> Blocks:
@@ -214,14 +238,15 @@ def _slerp(reader: Reader) -> Blocks:
     assert task.base is not None
     first, second = _arc(reader, task.options["t"])
     for span in reader.spans():
-        yield reader.base(*span).mul(first).add_(reader.values(task.models[0], *span), alpha=second)
+        yield reader.values(task.base, *span).mul(first).add_(reader.values(task.models[0], *span), alpha=second)
 
 
 def _arc(reader: Reader, t: float) -> tuple[float, float]:
     """Return the factors of both ends at `t` of the arc; of the straight line where they are all but parallel."""
+    assert reader.task.base is not None
     dot = square = other = 0.0
     for span in reader.spans():
-        a, b = reader.base(*span), reader.values(reader.task.models[0], *span)
+        a, b = reader.values(reader.task.base, *span), reader.values(reader.task.models[0], *span)
         dot, square, other = dot + float(a.dot(b)), square + float(a.dot(a)), other + float(b.dot(b))
     lengths = [root if (root := math.sqrt(x)) > SMALL else 1.0 for x in (square, other)]
     cosine = dot / (lengths[0] * lengths[1])
@@ -239,7 +264,7 @@ def _sce(reader: Reader) -> Blocks:
         base = reader.base(*span)
         deltas = _selected(reader, base, span, cut)
         sign = _sign(torch.stack(deltas).sum(0))
-        mixed, divisor = torch.zeros_like(base), torch.zeros_like(base)
+        mixed, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
         for delta, share in zip(deltas, coefficients, strict=True):
             agrees = delta.mul(sign).clamp_(min=0)
             mixed.add_(agrees, alpha=share)
@@ -271,7 +296,7 @@ def _selected(reader: Reader, base: Tensor, span: tuple[int, int], cut: Cut | No
     if cut is None:
         return deltas
     mask = cut.mask(_variance(deltas))
-    return [delta * mask for delta in deltas]
+    return [only(delta, mask) for delta in deltas]
 
 
 def _shares(reader: Reader, cut: Cut | None) -> list[float]:

@@ -26,18 +26,27 @@ class Cut:
     key: int
     ties: int
 
-    def mask(self, block: Tensor) -> Tensor:
+    def mask(self, block: Tensor) -> np.ndarray:
         """Return which numbers of the next block are kept, bool."""
-        keys = keys_of(block)
-        kept = keys > self.key
+        keys = keys_of(block).numpy()
+        kept: np.ndarray = keys > self.key
         if self.ties:
             equal = keys == self.key
-            count = int(equal.sum())
+            count = int(np.count_nonzero(equal))
             if count > self.ties:
-                equal &= equal.cumsum(0) <= self.ties
+                equal &= equal.cumsum() <= self.ties
             self.ties -= min(count, self.ties)
             kept |= equal
         return kept
+
+
+def only(block: Tensor, mask: np.ndarray) -> Tensor:
+    """Return a block with 0 where `mask` (bool) is not, in its dtype.
+
+    By bits of integers: torch turns bool to float, and selects by bool, ten times slower than all else here."""
+    integer = np.int32 if block.dtype == torch.float32 else np.int16
+    bits = torch.from_numpy(np.negative(mask.view(np.int8), dtype=integer))
+    return (block.view(bits.dtype) & bits).view(block.dtype)
 
 
 def keys_of(block: Tensor) -> Tensor:

@@ -17,9 +17,10 @@ from archspec.compiler.emission.result import side_files
 from archspec.compiler.merging.blocks import Files
 from archspec.compiler.merging.layout import Layout, Source, Task
 from archspec.compiler.merging.methods import merged
+from archspec.compiler.merging.slices import restacked
 from archspec.host.fingerprint import SAMPLED
 from archspec.host.locate import fingerprint
-from archspec.language.merging import DTYPES
+from archspec.language.merges import DTYPES
 from archspec.runtime.store.checkpoint import Piece, Writer, shards, stem_of
 from archspec.runtime.store.files import check_replaceable, copy_file, publish
 
@@ -53,6 +54,8 @@ def _side(layout: Layout, folder: Path) -> None:
     for key in ("dtype", "torch_dtype"):
         if key in config and len(dtypes) == 1:
             config[key] = next(iter(dtypes))
+    if layout.blocks is not None:
+        config |= restacked(config, layout.blocks)
     _write_json(folder / "config.json", config)
     words = layout.merge.tokenizer or first.model.name
     donor = next(source for source in layout.sources if source.model.name == words)
@@ -69,7 +72,8 @@ def _files(source: Source) -> list[Path]:
 def _weights(layout: Layout, folder: Path, seed: int, advance: Callable[[int], None]) -> dict[str, str]:
     first = layout.sources[0]
     assert first.located.folder is not None
-    pieces = [Piece(task.name, task.out, task.shape, None, first.tensors[task.name].file) for task in layout.tasks]
+    homes = {name: header.file for name, header in first.tensors.items()}
+    pieces = [Piece(task.name, task.out, task.shape, None, homes.get(task.name)) for task in layout.tasks]
     with Files() as files, Writer(folder, shards(pieces, first.tensors, stem_of(first.located.folder))) as writer:
         for task in layout.tasks:
             writer.put_blocks(task.name, merged(files, task, seed))

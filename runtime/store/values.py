@@ -1,6 +1,7 @@
 """Values of two checkpoints, tensor by tensor and in slices: what equal headers cannot tell.
 
-Neither model is ever held: a slice of at most `CHUNK` elements of each side is in memory at a time, sums are float64.
+Neither model is ever held: a slice of about `CHUNK` elements of each side is in memory at a time (a row, where that is
+longer), in float64, which holds every number of the dtypes of weights exactly.
 """
 
 from __future__ import annotations
@@ -16,28 +17,28 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-CHUNK = 1 << 24
+from archspec.runtime.store.spectrum import leading
+from archspec.runtime.store.sums import Sums
+
+CHUNK = 1 << 19
 
 
 @dataclass(frozen=True)
 class Values:
-    """Two tensors compared. Norms are Euclidean; `change` is that of the difference, `cosine` between both."""
+    """Two tensors compared."""
 
     name: str
-    count: int
-    norm_before: float
-    norm_after: float
-    change: float
-    cosine: float
-    equal: bool
-    """Bit for bit, after conversion to float64 (so that a cast without loss is equal)."""
+    sums: Sums
 
     @property
-    def relative(self) -> float:
-        """Norm of the difference over the norm before; infinite where something grew from zero."""
-        if self.norm_before == 0:
-            return 0.0 if self.change == 0 else float("inf")
-        return self.change / self.norm_before
+    def equal(self) -> bool:
+        """Number for number, after conversion to float64 (so that a cast without loss is equal)."""
+        return self.sums.changed == 0
+
+    @property
+    def norms(self) -> tuple[float, float, float]:
+        """Euclidean: before, after, of the difference."""
+        return sqrt(self.sums.before), sqrt(self.sums.after), sqrt(self.sums.change)
 
 
 @dataclass(frozen=True)
@@ -48,35 +49,67 @@ class Place:
     name: str
 
 
-def compare_values(pairs: Iterable[tuple[str, Place, Place]]) -> Iterator[Values]:
-    """Yield one `Values` for each (label, before, after); shapes of the two must be equal."""
+@dataclass(frozen=True)
+class Pair:
+    """One tensor in two files; each call begins a pass over the slices of both, (rows, columns), float64."""
+
+    views: tuple[Any, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.views[0].get_shape())
+
+    def __call__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        columns = prod(self.shape[1:])
+        rows = max(1, CHUNK // max(1, columns))
+        for start in range(0, self.shape[0] if self.shape else 1, rows):
+            where = slice(start, start + rows) if self.shape else ...
+            a, b = (view[where].double().reshape(-1, columns) for view in self.views)
+            yield a, b
+
+    def changes(self) -> Iterator[Tensor]:
+        return ((b - a).float() for a, b in self())
+
+
+def compare_values(pairs: Iterable[tuple[str, Place, Place]], spectrum: int = 0) -> Iterator[Values]:
+    """Yield one `Values` for each (label, before, after); shapes of the two must be equal.
+
+    `spectrum`: how many of the largest singular values of a matrix's change count as its top; 0: none are sought."""
     with ExitStack() as stack:
         files: dict[Path, Any] = {}
         for label, before, after in pairs:
             for place in (before, after):
                 if place.file not in files:
                     files[place.file] = stack.enter_context(safe_open(place.file, framework="pt"))
-            yield _compare(label, _slices(files, before), _slices(files, after))
+            yield Values(label, _compare(Pair((_view(files, before), _view(files, after))), spectrum))
 
 
-def _slices(files: Mapping[Path, Any], place: Place) -> Iterator[Tensor]:
+def _view(files: Mapping[Path, Any], place: Place) -> Any:
     view = files[place.file].get_slice(place.name)
-    shape = view.get_shape()
-    if not shape:
-        yield files[place.file].get_tensor(place.name).double().flatten()
-        return
-    rows = max(1, CHUNK // max(1, prod(shape[1:])))
-    for start in range(0, shape[0], rows):
-        yield view[start : start + rows].double().flatten()
+    return view if view.get_shape() else _Scalar(files[place.file].get_tensor(place.name))
 
 
-def _compare(label: str, before: Iterator[Tensor], after: Iterator[Tensor]) -> Values:
-    sums = torch.zeros(4, dtype=torch.float64)
-    count, equal = 0, True
-    for a, b in zip(before, after, strict=True):
-        sums += torch.stack([a @ a, b @ b, a @ b, (a - b) @ (a - b)])
-        count += a.numel()
-        equal = equal and torch.equal(a, b)
-    aa, bb, ab, dd = sums.tolist()
-    cosine = ab / sqrt(aa * bb) if aa and bb else float(aa == bb)
-    return Values(label, count, sqrt(aa), sqrt(bb), sqrt(dd), cosine, equal)
+@dataclass(frozen=True)
+class _Scalar:
+    """What safetensors cannot slice."""
+
+    value: Tensor
+
+    def get_shape(self) -> list[int]:
+        return []
+
+    def __getitem__(self, _: object) -> Tensor:
+        return self.value
+
+
+def _compare(pair: Pair, spectrum: int) -> Sums:
+    found = sum((_sums(a.flatten(), b.flatten()) for a, b in pair()), Sums())
+    if not spectrum or len(pair.shape) < 2 or not found.change:
+        return found
+    squares = leading(pair.changes, prod(pair.shape[1:]), spectrum)
+    return found + Sums(matrices=found.change, first=float(squares[0]), top=float(squares.sum()))
+
+
+def _sums(a: Tensor, b: Tensor) -> Sums:
+    numbers = (a @ a, b @ b, a @ b, (b - a) @ (b - a))
+    return Sums(a.numel(), int(torch.count_nonzero(a != b)), *map(float, numbers))

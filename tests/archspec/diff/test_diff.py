@@ -122,16 +122,16 @@ def test_values_find_a_single_changed_weight(tmp_path: Path) -> None:
     name = "transformer_blocks.2.ff.net.2.weight"
     tensors[name][0, 0] += 1
     save_file(tensors, file)
-    data = json.loads(run(DIGITS, copy, "--values", "--json").stdout)
-    changed = [v for v in data["values"] if not v["equal"]]
-    assert [v["name"] for v in changed] == [name]
-    assert changed[0]["change"] == pytest.approx(1, abs=torch.finfo(torch.float16).eps)
-    assert run(DIGITS, copy, "--exit-code").exit_code == 0
-    assert run(DIGITS, copy, "--exit-code", "--values").exit_code == 1
+    data = json.loads(run(DIGITS, copy, "--json").stdout)
+    (changed,) = [v for v in data["weights"]["tensors"] if not v["equal"]]
+    assert (changed["name"], changed["role"], changed["block"], changed["changed"]) == (name, "mlp", 2, 1)
+    assert changed["norm_change"] == pytest.approx(1, abs=torch.finfo(torch.float16).eps)
+    assert run(DIGITS, copy, "--exit-code", "--no-weights").exit_code == 0
+    assert run(DIGITS, copy, "--exit-code").exit_code == 1
 
 
 def test_a_spec_has_no_values(tmp_path: Path) -> None:
-    result = run(DIGITS, spec(tmp_path, "a", "drop blocks[3]"), "--values")
+    result = run(DIGITS, spec(tmp_path, "a", "drop blocks[3]"), "--weights")
     assert (result.exit_code, "AS812" in result.stderr) == (2, True)
 
 

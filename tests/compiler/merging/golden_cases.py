@@ -88,4 +88,37 @@ CASES = {
     "slerp-filters": _case("slerp", shared="t: [{filter: self_attn, value: [0, 1]}, {value: 0.5}]"),
     "sce": _case("sce"),
     "sce-top": _case("sce", shared="select_topk: 0.4"),
+    "slices-whole": """merge_method: slerp
+base_model: ./base
+slices:
+  - sources:
+      - {model: ./base, layer_range: [0, 3]}
+      - {model: ./a, layer_range: [0, 3]}
+parameters:
+  t:
+    - {filter: self_attn, value: [0, 0.5, 1]}
+    - {value: 0.3}
+dtype: float32
+""",
+    "slices-stacked": """merge_method: passthrough
+slices:
+  - sources: [{model: ./a, layer_range: [0, 2]}]
+  - sources: [{model: ./b, layer_range: [1, 3]}]
+  - sources: [{model: ./a, layer_range: [2, 3]}]
+dtype: float32
+""",
+    "slices-mixed": """merge_method: ties
+base_model: ./base
+slices:
+  - sources:
+      - {model: ./base, layer_range: [0, 2]}
+      - {model: ./a, layer_range: [1, 3], parameters: {weight: [0.2, 0.8], density: 0.5}}
+      - {model: ./b, layer_range: [0, 2], parameters: {weight: 1.1}}
+    parameters: {density: 0.7}
+  - sources:
+      - {model: ./b, layer_range: [2, 3], parameters: {weight: [0.3, 0.6]}}
+      - {model: ./base, layer_range: [1, 2]}
+parameters: {lambda: 0.9, density: 0.4}
+dtype: float32
+""",
 }

@@ -42,7 +42,11 @@ BAD = {
     "a misspelt filter": ("weight: 0.5", "weight: [{fliter: mlp, value: 1}]", [("AS690", "7:28", "fliter")]),
     "an adapter": (" ./b\n", " ./b+lora\n", [("AS691", "6:12", "adapter")]),
     "a model twice": ("./b", "./a", [("AS690", "6:12", "twice")]),
-    "slices": ("parameters: {lambda: 1.0}", "slices: []", [("AS691", "8:1", "slices")]),
+    "slices too": (
+        "parameters: {lambda: 1.0}",
+        "slices: []",
+        [("AS690", "8:1", "slices"), ("AS690", "8:9", "list of sources")],
+    ),
     "a joined tokenizer": (
         "parameters: {lam",
         "tokenizer_source: union\nparameters: {lam",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from archspec.compiler.merging import blocks, methods
+from archspec.compiler.merging.draws import Draws
 from archspec.compiler.merging.layout import lay_out
-from archspec.compiler.merging.select import cut_of
+from archspec.compiler.merging.select import cut_of, only
 from archspec.compiler.merging.write import write_merge
 from archspec.language.merging import load_merge
 from tests.compiler.merging.golden_cases import SHAPES, tensors, write_models
@@ -198,7 +200,8 @@ def test_density_one_of_dare_is_task_arithmetic(models: Path) -> None:
 def test_a_cut_keeps_exactly_the_largest(dtype: torch.dtype, k: int) -> None:
     values = torch.randn(1000, generator=torch.Generator().manual_seed(k)).mul_(3).round_().div_(3).to(dtype)
     cut = cut_of(lambda: iter(torch.split(values, 33)), k)
-    mask = torch.cat([cut.mask(block) for block in torch.split(values, 33)])
+    mask = torch.from_numpy(np.concatenate([cut.mask(block) for block in torch.split(values, 33)]))
+    assert torch.equal(only(values, mask.numpy()), torch.where(mask, values, 0))
     wanted = torch.zeros(1000, dtype=torch.bool)
     wanted[values.float().abs().argsort(descending=True, stable=True)[:k]] = True
     assert torch.equal(mask, wanted)
@@ -216,3 +219,22 @@ def test_bf16_is_the_float32_result_rounded(models: Path) -> None:
         assert rounded[name].dtype == torch.bfloat16
         assert torch.equal(rounded[name], exact[name].bfloat16())
         assert torch.equal(kept[name], rounded[name])
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.1, 0.3, 0.5, 0.75, 0.999, 0.9999999])
+def test_draws_keep_with_their_chance(chance: float) -> None:
+    """Within five standard deviations, neighbours apart as well; 2^-16 is as fine as a chance is told."""
+    count = 1 << 18
+    kept = Draws(chance, 0, "a")(count)
+    told = min(round(chance * 2**16), 2**16 - 1) / 2**16
+    assert abs(kept.mean() - told) <= 5 * (told * (1 - told) / count) ** 0.5
+    both = (kept[1:] & kept[:-1]).mean()
+    assert abs(both - told**2) <= 5 * (told**2 * (1 - told**2) / count) ** 0.5 + 1e-4
+    assert np.array_equal(kept, Draws(chance, 0, "a")(count))
+    assert chance in (0.0, 0.9999999) or not np.array_equal(kept, Draws(chance, 1, "a")(count))
+
+
+def test_draws_go_on_where_they_ended() -> None:
+    parts, whole = Draws(0.3, 7), Draws(0.3, 7)
+    assert not np.array_equal(parts(640), parts(640))
+    assert len(whole(7)) == 7
