@@ -16,7 +16,7 @@ on may run; training it is not foreseen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ class Skills(AbstractContextManager["Skills"]):
 
     def __init__(self, model: nn.Module, uses: tuple[Use, ...], mode: Mode) -> None:
         self.model, self.uses, self.mode = model, uses, mode
-        self._names = {use.pack.path: names_in(model, use.pack) for use in uses}
+        self._names = {use.pack.path: names_in(model, use.pack.header.tensors) for use in uses}
         self._exchanged: dict[str, Tensor] = {}
         self._branches: dict[str, Branch] = {}
         self._base: dict[str, Tensor] = {}
@@ -134,13 +134,13 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
 
 
-def names_in(model: nn.Module, pack: Pack) -> dict[str, str | None]:
-    """Return tensor of a pack -> its name in the model, None where there is none. A model may stand under a head, or
-    have lost one: transformers' `base_model_prefix` comes or goes then, as in `from_pretrained`."""
+def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str | None]:
+    """Return tensor of a checkpoint -> its name in the model, None where there is none. A model may stand under a head,
+    or have lost one: transformers' `base_model_prefix` comes or goes then, as in `from_pretrained`."""
     tensors = tensors_of(model)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     found: dict[str, str | None] = {}
-    for name in pack.header.tensors:
+    for name in names:
         ways = (name, f"{prefix}{name}", name.removeprefix(prefix))
         found[name] = next((way for way in ways if way in tensors), None)
     return found
