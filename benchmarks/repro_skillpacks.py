@@ -26,14 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from archspec.compiler.packing.encode import (
-    Bands,
-    Triplets,
-    encode_dense,
-    encode_low_rank,
-    encode_quantized,
-    encode_sparse,
-)
+from archspec.compiler.packing.encode import encode_dense, encode_quantized, encode_sparse
+from archspec.compiler.packing.low_rank import Bands, Triplets, encode_low_rank
 from archspec.compiler.packing.pack import pack_spec
 from archspec.compiler.packing.recipe import GROUP
 from archspec.host.headers import read_folder

@@ -61,6 +61,7 @@ def _summary(file: Path, header: Header) -> dict[str, Any]:
         "bytes": file.stat().st_size,
         "tensors": len(header.tensors),
         "error": header.error,
+        "output_error": header.output_error,
         "licence": header.licence,
     }
 
@@ -89,9 +90,14 @@ def show(pack: Path, as_json: bool) -> None:
     table = Table("tensor", "terms", box=None, pad_edge=False)
     table.add_column("bytes", justify="right")
     table.add_column("error", justify="right")
+    calibrated = header.output_error is not None
+    if calibrated:
+        table.add_column("of outputs", justify="right")
     for name, change in header.tensors.items():
         terms = " + ".join(term.told for term in change.terms) or "none"
-        table.add_row(name, terms, str(change.size), f"{change.error / change.norm if change.norm else 0:.4f}")
+        pairs = [(change.norm, change.error), *([change.outputs or (0, 0)] if calibrated else [])]
+        errors = (f"{error / norm if norm else 0:.4f}" for norm, error in pairs)
+        table.add_row(name, terms, str(change.size), *errors)
     console.print(table)
 
 

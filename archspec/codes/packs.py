@@ -4,6 +4,39 @@ from archspec.codes.base import Code
 
 CODES = (
     Code(
+        "AS665",
+        "a calibration without data",
+        "`calibrate` runs the tuned model on data, its own or the spec's, to learn what linear maps are given; GPTQ "
+        "goes by that.",
+        bad="pack: {tuned: tuned, rules: [{of: mlp, store: [{op: quantize, bits: 4, method: gptq}]}]}",
+        good="pack: {tuned: tuned, calibrate: {data: texts.txt}, "
+        "rules: [{of: mlp, store: [{op: quantize, bits: 4, method: gptq}]}]}",
+    ),
+    Code(
+        "AS666",
+        "GPTQ on what is not the weight of a linear map",
+        "GPTQ makes up for rounding by what a linear map's inputs have in common. Norms, biases, embeddings, "
+        "convolutions and weights that a head shares with an embedding have no such inputs.",
+        bad="rules: [{of: embed, store: [{op: quantize, bits: 4, method: gptq}]}]",
+        good="rules: [{of: embed, store: [{op: quantize, bits: 4}]}]",
+    ),
+    Code(
+        "AS667",
+        "activations that are no numbers",
+        "NaN or infinity among what a linear map is given in calibration would make every error, and GPTQ's result, "
+        "useless. The tuned model overflows on these data, or is damaged.",
+        bad="pack: {tuned: diverged, calibrate: {data: texts.txt}}",
+        good="pack: {tuned: checkpoint-1000, calibrate: {data: texts.txt}}",
+    ),
+    Code(
+        "AS668",
+        "a base that calibration cannot tune",
+        "Calibration runs the base with the differences added. The model that diffusers or transformers makes of the "
+        "base has no tensor of this name: the checkpoint keeps old names.",
+        bad="pack: {tuned: old-names, calibrate: {data: texts.txt}}",
+        good="pack: {tuned: old-names, budget: 6%}",
+    ),
+    Code(
         "AS670",
         "a rule of a pack that names no tensor",
         "The first rule that names a tensor counts. A rule whose tensors are all named before, or of which the base "

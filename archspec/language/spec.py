@@ -316,6 +316,14 @@ class Step(Node):
     fit: Literal["search", "max"] | None = arg(
         "range of a group: of least squared error, or to the largest value; default search", default=None
     )
+    method: Literal["nearest", "gptq"] | None = arg(
+        "quantize, sign, svd: each value to its nearest level (the default), or by GPTQ, which needs `calibrate` "
+        "(https://arxiv.org/abs/2210.17323)",
+        default=None,
+    )
+    act_order: bool | None = arg(
+        "gptq: inputs of most energy first, not one after the other; default false", default=None
+    )
 
 
 @node
@@ -324,6 +332,20 @@ class Rule(Node):
 
     of: Selector = arg("a role (embed, head, attn, cross_attn, mlp, norm, bias, other), or sites", example="norm")
     store: tuple[Step, ...] = arg("chain of terms, each of what the ones before left over", example="[dense]")
+
+
+@node
+class Calibrate(Node):
+    """Inputs of the tuned model's linear maps, by which errors of a pack are errors of outputs."""
+
+    data: Data | None = arg("examples that the tuned model is run on; default: the spec's", default=None)
+    samples: int = arg("examples", default=128, least=1)
+    batch: int = arg("examples at a time", default=8, least=1)
+    length: int | None = arg("tokens of an example of text; default: the host's, at most 512", default=None, least=1)
+    damp: float = arg(
+        "part of the mean energy of inputs that GPTQ and `svd` add in every direction", default=0.01, above=0
+    )
+    seed: int = arg("seed of the choice of examples and of every draw", default=0, least=0)
 
 
 @node
@@ -342,6 +364,7 @@ class Pack(Node):
         unit="bytes",
     )
     rules: tuple[Rule, ...] = arg("what is fixed by hand", default=())
+    calibrate: Calibrate | None = arg("errors are those of outputs on these data; absent: of weights", default=None)
     licence: str | None = arg("licence of the pack", default=None)
 
 

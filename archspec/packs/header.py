@@ -29,7 +29,8 @@ AGAIN = "get the pack again, or make it again: `archspec pack SPEC -o PACK`"
 class Change:
     """What a pack adds to one tensor of the base. `digest`: XXH3-128 of the base's data; `dtype`: the base's.
 
-    `norm` is that of the whole difference, `error` that of what the terms leave of it."""
+    `norm` is that of the whole difference, `error` that of what the terms leave of it. `outputs`: the same two of what
+    they do to the tuned tensor's outputs, as parts of these, where the pack was calibrated."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -37,6 +38,7 @@ class Change:
     terms: tuple[Term, ...]
     norm: float
     error: float
+    outputs: tuple[float, float] | None = None
 
     @property
     def size(self) -> int:
@@ -64,6 +66,13 @@ class Header:
         lost, whole = (sum(getattr(c, key) ** 2 for c in self.tensors.values()) for key in ("error", "norm"))
         return float(sqrt(lost / whole)) if whole else 0.0
 
+    @property
+    def output_error(self) -> float | None:
+        """Relative error of all outputs together; None for a pack that was not calibrated."""
+        pairs = [change.outputs for change in self.tensors.values() if change.outputs]
+        whole, lost = (sum(pair[place] ** 2 for pair in pairs) for place in (0, 1))
+        return float(sqrt(lost / whole)) if whole else None
+
     def parts(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         """Yield name, data type and shape of every tensor of the file."""
         for name, change in self.tensors.items():
@@ -80,6 +89,7 @@ class Header:
                 "terms": [to_json(term) for term in change.terms],
                 "norm": change.norm,
                 "error": change.error,
+                **({"outputs": change.outputs} if change.outputs else {}),
             }
             for name, change in self.tensors.items()
         }
@@ -154,7 +164,17 @@ def _change(name: str, value: Any) -> Change:
         terms = tuple(from_json(term, shape) for term in value["terms"])
     except Malformed as error:
         raise Malformed(f"describes tensor {name!r}, which {error}") from None
-    return Change(shape, value["dtype"], value["digest"], terms, float(value["norm"]), float(value["error"]))
+    sizes = float(value["norm"]), float(value["error"])
+    return Change(shape, value["dtype"], value["digest"], terms, *sizes, _outputs(name, value.get("outputs")))
+
+
+def _outputs(name: str, value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    sound = isinstance(value, list) and len(value) == 2
+    if not sound or not all(type(part) in (int, float) and isfinite(part) and part >= 0 for part in value):
+        raise Malformed(f"gives tensor {name!r} impossible errors of outputs")
+    return float(value[0]), float(value[1])
 
 
 def _compare(header: Header, parts: Mapping[str, TensorHeader], path: Path, span: Span | None) -> None:

@@ -14,7 +14,7 @@ from archspec.host.structure import Structure, inside
 from archspec.language.fields import declared
 from archspec.language.parse import load
 from archspec.language.selectors import Selector, bare_name, select
-from archspec.language.spec import Pack, Rule, Spec, Step
+from archspec.language.spec import Calibrate, Data, Pack, Rule, Spec, Step
 from archspec.packs.header import read_pack
 from archspec.packs.roles import ROLES, roles
 
@@ -23,9 +23,9 @@ TAKES: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "dense": ("dtype",),
     "prune": ("keep", "code"),
-    "quantize": ("bits", "group", "axis", "fit"),
-    "sign": ("group", "axis"),
-    "svd": ("rank", "energy", "bytes", "bands", "bits", "group", "fit"),
+    "quantize": ("bits", "group", "axis", "fit", "method", "act_order"),
+    "sign": ("group", "axis", "method", "act_order"),
+    "svd": ("rank", "energy", "bytes", "bands", "bits", "group", "fit", "method", "act_order"),
 }
 """Form -> its settings."""
 SIZES = ("rank", "energy", "bytes", "bands")
@@ -57,6 +57,11 @@ def resolve_pack(spec: Spec, structure: Structure, problems: Collector) -> Packi
     for rule in pack.rules:
         for step in rule.store:
             _check_step(step, problems)
+            _check_method(step, pack, problems)
+    if pack.calibrate is not None and data_of(pack.calibrate, spec.data) is None:
+        hint = "write `calibrate: {data: texts.txt}`, or `data` for the whole spec"
+        message = "calibration runs the tuned model on data, and none is named"
+        problems.report("AS665", message, pack.calibrate.span(), hint)
     named = _assigned(pack.rules, spec, structure, problems)
     return Packing(pack, written[0], named) if len(written) == 1 and not problems.has_errors else None
 
@@ -100,6 +105,21 @@ def _check_step(step: Step, problems: Collector) -> None:
         problems.report("AS671", f"'{step.op}' has no '{key}'", step.span(key), hint)
     for message, key in _unfit(step, [key for key in settings if key in SIZES]):
         problems.report("AS671", message, step.span(key) or step.span(), FORMS[step.op])
+
+
+def _check_method(step: Step, pack: Pack, problems: Collector) -> None:
+    """Report GPTQ without inputs to go by, and its order without GPTQ: AS665, AS671."""
+    if step.method == "gptq" and pack.calibrate is None:
+        hint = "add `calibrate: {data: texts.txt}` to the pack"
+        problems.report("AS665", "GPTQ goes by inputs, and the pack is not calibrated", step.span("method"), hint)
+    if step.act_order is not None and step.method != "gptq":
+        hint = "write `method: gptq`, or leave it out"
+        problems.report("AS671", "'act_order' is an order of GPTQ", step.span("act_order"), hint)
+
+
+def data_of(calibrate: Calibrate, default: Data | None) -> Data | None:
+    """Return the data that calibration runs on."""
+    return calibrate.data or default
 
 
 FORMS: Mapping[str, str] = {

@@ -1,6 +1,7 @@
 """Every way to encode one tensor's difference that is worth its bytes: points of size and error, each with its recipe.
 
-Errors are squared Frobenius norms of what is lost, measured on what a reader decodes.
+Errors are those of a metric (squared Frobenius norms where nothing is known of inputs), measured on what a reader
+decodes. Where inputs are known, what is coded is coded by GPTQ: never worse than nearest levels, at the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from archspec.compiler.packing.encode import Fit, Triplets
+from archspec.compiler.packing.low_rank import Fit, Triplets
+from archspec.compiler.packing.metric import PLAIN, Metric
 from archspec.compiler.packing.recipe import (
     GROUP,
     Offers,
@@ -23,7 +25,6 @@ from archspec.compiler.packing.recipe import (
     build_step,
     low_rank_bands,
     offers,
-    squared,
 )
 from archspec.host.headers import BITS
 from archspec.packs.terms import coded_layout
@@ -57,16 +58,16 @@ class Choice:
     also: frozenset[Recipe] = frozenset()
 
 
-def choices(delta: Tensor) -> list[Choice]:
+def choices(delta: Tensor, metric: Metric = PLAIN) -> list[Choice]:
     """Return what can be done with a matrix, by rising size and falling error; the first is nothing at all."""
-    found = [Choice(0, squared(delta))]
+    found = [Choice(0, metric.squared(delta))]
     if found[0].error == 0:
         return found
     if delta.shape[0] == 1:
-        found += [_tried(step, delta) for step in VECTOR]
+        found += [_tried(step, delta, metric) for step in VECTOR]
     else:
-        found += _measured(delta)
-        found += _low_rank(delta, frontier(found))
+        found += _measured(delta, metric)
+        found += _low_rank(delta, metric, frontier(found))
     return frontier(found)
 
 
@@ -81,37 +82,48 @@ def frontier(found: Sequence[Choice]) -> list[Choice]:
     return best
 
 
-def _measured(delta: Tensor) -> Iterator[Choice]:
+def _measured(delta: Tensor, metric: Metric) -> Iterator[Choice]:
     for step in MEASURED:
-        yield _tried(step, delta)
+        yield _tried(step, delta, metric)
     for fraction in FRACTIONS:
         if int(fraction * delta.numel()):
-            yield _tried(Step("prune", keep=fraction), delta)
+            yield _tried(Step("prune", keep=fraction), delta, metric)
 
 
-def _tried(step: Step, delta: Tensor) -> Choice:
-    encoded = build_step(step, delta)
-    return Choice(encoded.size, squared(delta - encoded.value()), (step,))
+def _tried(step: Step, delta: Tensor, metric: Metric) -> Choice:
+    step = _coded(step, metric)
+    encoded = build_step(step, delta, metric)
+    return Choice(encoded.size, metric.squared(delta - encoded.value()), (step,))
 
 
-def _low_rank(delta: Tensor, known: Sequence[Choice]) -> Iterator[Choice]:
+def _coded(step: Step, metric: Metric) -> Step:
+    """Return the step that codes by GPTQ where inputs are known."""
+    return replace(step, gptq=True) if metric.moment is not None and step.op in ("sign", "quantize", "svd") else step
+
+
+def _low_rank(delta: Tensor, metric: Metric, known: Sequence[Choice]) -> Iterator[Choice]:
     """Yield low rank by itself and behind a sign. Of all ways to divide bits among triplets, those are measured that
     seem worth their bytes by the sums of `Triplets.kept`, beside one another and beside what is known."""
     for base in BASES:
         steps: Recipe = ()
         size, rest = 0, delta
         if base is not None:
-            encoded = build_step(base, delta)
-            steps, size, rest = (base,), encoded.size, delta - encoded.value()
-        triplets = Triplets.of(rest, GROUP)
+            encoded = build_step(_coded(base, metric), delta, metric)
+            steps, size, rest = (_coded(base, metric),), encoded.size, delta - encoded.value()
+        triplets = Triplets.of(rest, GROUP, rounding=_coded(Step("svd"), metric).rounding(metric))
         offered = offers(triplets)
-        for choice in frontier([Choice(0, squared(rest)), *_prices(offered), *_ranks(offered)])[1:]:
+        supposed = [Choice(0, metric.squared(rest)), *_prices(offered), *_ranks(offered)]
+        for choice in frontier([replace(c, recipe=_all_coded(c.recipe, metric)) for c in supposed])[1:]:
             bands = low_rank_bands(choice.recipe[0], triplets, offered)
             whole = 2 * sum(len(at) for at, _ in bands) + sum(_bytes(triplets, len(at), bits) for at, bits in bands)
             hopeless = any(c.size <= size + whole and c.error < SURELY * choice.error for c in known)
             error = choice.error if hopeless else Fit.of(triplets, bands).left
             also = frozenset((*steps, *recipe) for recipe in choice.also)
             yield Choice(size + whole, error, (*steps, *choice.recipe), also)
+
+
+def _all_coded(recipe: Recipe, metric: Metric) -> Recipe:
+    return tuple(_coded(step, metric) for step in recipe)
 
 
 def _bytes(triplets: Triplets, rank: int, bits: int) -> int:

@@ -1,15 +1,16 @@
-"""Differences to terms. Each `encode_*` returns the term, its parts, and (by `Encoded.value`) what it decodes to."""
+"""Differences to terms. Each `encode_*` returns the term, its parts, and (by `Encoded.value`) what it decodes to. Low
+rank has `low_rank.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from archspec.packs.terms import RAW, Dense, LowRank, Quantized, Sparse, Term, along, groups_of, packed_size
+from archspec.compiler.packing.gptq import NEAREST, Rounding
+from archspec.packs.terms import Dense, Quantized, Sparse, Term, along, packed_size
 from archspec.runtime.packs import bits as stream
 from archspec.runtime.packs import levels
 from archspec.runtime.packs.decode import Parts, decode, gaps_of
@@ -70,127 +71,31 @@ def _largest(sizes: Tensor, count: int) -> Tensor:
     return chosen.nonzero().flatten()
 
 
-def encode_quantized(delta: Tensor, bits: int, group: int, fit: levels.Range = "search", axis: str = "row") -> Encoded:
-    """`group` values along an axis share a scale; 0: the whole of it."""
-    laid = (delta.T if axis == "column" else delta).reshape(along(axis, _shape(delta))).contiguous()
+def encode_quantized(
+    delta: Tensor,
+    bits: int,
+    group: int,
+    fit: levels.Range = "search",
+    axis: str = "row",
+    rounding: Rounding = NEAREST,
+) -> Encoded:
+    """`group` values along an axis share a scale; 0: the whole of it. Scales are those of the nearest levels, however
+    values are rounded to them."""
+    laid = _laid(delta, axis)
     group = group or laid.shape[1]
     coded = levels.encode(laid, bits, group, fit)
-    parts = {"codes": stream.pack(coded.codes, bits), "scales": coded.scales}
+    codes = coded.codes
+    if rounding.makes_up:
+        steps = levels.steps(coded, group)
+        steps = steps.T if axis == "column" else steps.reshape(delta.shape)
+        codes = _laid(rounding.codes(delta, steps, bits), axis)
+    parts = {"codes": stream.pack(codes, bits), "scales": coded.scales}
     return Encoded(Quantized(bits, group, axis, coded.unit), parts, _shape(delta))
 
 
-@dataclass(frozen=True)
-class Triplets:
-    """Singular triplets, and their vectors as they are decoded at several widths: the material of `encode_low_rank`.
-
-    With u and v as they are decoded at b bits, the best singular value is s (u.u')(v.v') / |u'|^2 |v'|^2, and the
-    squared error that a triplet leaves is s^2 (1 - (u.u')^2 (v.v')^2 / |u'|^2 |v'|^2): `kept` is what it takes away.
-    Triplets are near orthogonal still, so what several take away nearly adds up; `Fit` is exact.
-    """
-
-    u: Tensor
-    """(rank, rows), orthonormal rows."""
-    s: Tensor
-    """(rank,), falling."""
-    v: Tensor
-    """(rank, columns)."""
-    group: int
-    fit: levels.Range = "search"
-    _coded: dict[tuple[str, int], levels.Coded] = field(default_factory=dict, repr=False)
-
-    @staticmethod
-    def of(delta: Tensor, group: int, most: int | None = None, fit: levels.Range = "search") -> Triplets:
-        """Decompose a matrix; at most `most` triplets are kept."""
-        u, s, vt = torch.linalg.svd(delta, full_matrices=False)
-        return Triplets(u.T[:most].contiguous(), s[:most], vt[:most].contiguous(), group, fit)
-
-    def coded(self, side: str, bits: int) -> levels.Coded:
-        """Return all vectors of a side at a width, made once."""
-        if (side, bits) not in self._coded:
-            vectors = self.u if side == "u" else self.v
-            self._coded[side, bits] = levels.encode(vectors, bits, self.group, self.fit)
-        return self._coded[side, bits]
-
-    def decoded(self, side: str, bits: int, chosen: Tensor | slice = slice(None)) -> Tensor:
-        """Return the chosen vectors as a reader has them."""
-        if bits == RAW:
-            return (self.u if side == "u" else self.v)[chosen].to(torch.float16).float()
-        coded = self.coded(side, bits)
-        return levels.decode(levels.Coded(coded.codes[chosen], coded.scales[chosen], coded.unit), bits, self.group)
-
-    def width(self, bits: int) -> int:
-        """Return the bits of one triplet whose vectors have `bits` bits."""
-        sizes = self.u.shape[1], self.v.shape[1]
-        scales = 0 if bits == RAW else 16 * sum(groups_of(size, self.group) for size in sizes)
-        return bits * sum(sizes) + scales + 16
-
-    def kept(self, bits: int) -> Tensor:
-        """Return (rank,), the squared error that each triplet takes away when its vectors have `bits` bits."""
-        share = torch.ones_like(self.s)
-        for side, vectors in (("u", self.u), ("v", self.v)):
-            share *= _agreement(vectors, self.decoded(side, bits))
-        return self.s.square() * share
-
-
-def _agreement(x: Tensor, y: Tensor) -> Tensor:
-    """Return the squared cosine of rows; zero rows agree in nothing."""
-    scale = x.square().sum(1) * y.square().sum(1)
-    return (x * y).sum(1).square() / scale.clamp(min=torch.finfo(torch.float32).tiny)
-
-
-Bands = Sequence[tuple[Sequence[int], int]]
-"""Triplets, by their numbers, and the bits of their vectors."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Singular values refitted together for decoded vectors, as float16 in parts of `unit`.
-
-    `left` is the squared error that remains of what the triplets make up."""
-
-    values: Tensor
-    unit: float
-    left: float
-
-    @staticmethod
-    def of(triplets: Triplets, bands: Bands) -> Fit:
-        """Minimize |sum_i s_i u_i v_i^T - D|^2 for decoded u, v: (UU^T o VV^T) s = diag(U D V^T). float64: what is
-        left may be a millionth of D."""
-        u, v = (torch.cat([triplets.decoded(side, bits, _at(at)) for at, bits in bands]) for side in "uv")
-        u, v = u.double(), v.double()
-        gram = (u @ u.T) * (v @ v.T)
-        right = ((u @ triplets.u.T.double()) * triplets.s * (v @ triplets.v.T.double())).sum(1)
-        ridge = 1e-9 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-        s = torch.linalg.solve(gram + ridge, right)
-        unit = float(s.abs().amax()) or 1.0
-        values = (s / unit).to(torch.float16)
-        s = values.double() * unit
-        left = float(triplets.s.double().square().sum() - 2 * s @ right + s @ gram @ s)
-        return Fit(values, unit, max(0.0, left))
-
-
-def encode_low_rank(triplets: Triplets, bands: Bands) -> Encoded:
-    """Encode triplets with the bits of each band."""
-    bands = [(at, bits) for at, bits in bands if len(at)]
-    parts: dict[str, Tensor] = {}
-    units: list[float] = []
-    for band, (at, bits) in enumerate(bands):
-        for side, vectors in (("u", triplets.u), ("v", triplets.v)):
-            if bits == RAW:
-                parts[f"{side}{band}.values"], unit = vectors[_at(at)].to(torch.float16), 1.0
-            else:
-                coded = triplets.coded(side, bits)
-                parts[f"{side}{band}.codes"] = stream.pack(coded.codes[_at(at)], bits)
-                parts[f"{side}{band}.scales"], unit = coded.scales[_at(at)].contiguous(), coded.unit
-            units.append(unit)
-    fit = Fit.of(triplets, bands)
-    parts["s"] = fit.values
-    term = LowRank(tuple((len(at), bits) for at, bits in bands), triplets.group, (*units, fit.unit))
-    return Encoded(term, parts, (triplets.u.shape[1], triplets.v.shape[1]))
-
-
-def _at(numbers: Sequence[int]) -> Tensor:
-    return torch.as_tensor(list(numbers))
+def _laid(matrix: Tensor, axis: str) -> Tensor:
+    """Return a matrix with the lines along an axis as rows."""
+    return (matrix.T if axis == "column" else matrix).reshape(along(axis, _shape(matrix))).contiguous()
 
 
 def _shape(delta: Tensor) -> tuple[int, int]:

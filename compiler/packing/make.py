@@ -7,7 +7,7 @@ the model. Between them stand the curves of all tensors: sizes and errors, no we
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from typing import Any
 from torch import Tensor
 
 from archspec.compiler.packing.allocate import Curves, allocate
+from archspec.compiler.packing.calibrate import Calibration
 from archspec.compiler.packing.choices import Choice, choices
+from archspec.compiler.packing.metric import PLAIN, Metric
+from archspec.compiler.packing.progress import Watch, told, unwatched
 from archspec.compiler.packing.recipe import Recipe, Step, build, squared, total
 from archspec.compiler.packing.sources import Headers, Source, finite
 from archspec.compiler.packing.write import PackWriter
@@ -32,7 +35,6 @@ ROUNDS, SLACK = 5, 0.02
 """Times that a file is written to come this near to its budget from below."""
 MORE = 16
 """Bytes that the header may grow by when another budget stands in it."""
-Progress = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,20 @@ class Request:
     """Part of the bytes of the tensors that differ, as the base stores them."""
     limit: int | None = None
     """Bytes of the file."""
+    calibration: Calibration | None = None
+    """By which errors are those of outputs; None: they are those of weights."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of the base's tensors: XXH3-128, hexadecimal."""
     made: Mapping[str, Any] = field(default_factory=dict)
     licence: str | None = None
     span: Span | None = None
+
+    def metric(self, name: str) -> Metric:
+        return self.calibration.metric(name) if self.calibration else PLAIN
+
+    def size(self, name: str, delta: Tensor, metric: Metric) -> float:
+        """Return what errors of a tensor are divided by before they are added to those of others."""
+        return self.calibration.size(name, delta, metric) if self.calibration else 1.0
 
 
 @dataclass(frozen=True)
@@ -68,24 +79,25 @@ class Made:
     def to_json(self, path: Path) -> dict[str, Any]:
         tensors = {n: {"terms": [to_json(term) for term in c.terms], "bytes": c.size, "norm": c.norm, "error": c.error}
                    for n, c in self.header.tensors.items()}  # fmt: skip
+        for name, change in self.header.tensors.items():
+            tensors[name] |= {"outputs": change.outputs} if change.outputs else {}
         told = {"pack": str(path), "name": self.header.name, "base": dict(self.header.base)}
-        return told | {"bytes": self.size, "of": self.whole, "error": self.error, "tensors": tensors}
+        errors = {"error": self.error, "output_error": self.header.output_error}
+        return told | {"bytes": self.size, "of": self.whole, **errors, "tensors": tensors}
 
 
-def make_pack(
-    request: Request, base: Headers, source: Source, out: Path, progress: Progress = lambda stage, name: None
-) -> Made:
+def make_pack(request: Request, base: Headers, source: Source, out: Path, watch: Watch = unwatched) -> Made:
     """Write the pack of a source's differences to `out`. AS683 for differences that are no numbers, AS684 for a budget
     that cannot be met, AS685 where nothing differs."""
-    curves, whole = _curves(request, base, source, progress)
+    curves, whole = _curves(request, base, source, watch)
     budget = _budget(request, whole)
     if budget is None:
         best = {name: curve[-1] for name, curve in curves.items()}
-        return _written(request, base, source, best, out, None, progress, whole)
+        return _written(request, base, source, best, out, None, watch, whole)
     room, best_made = budget, None
     for _ in range(ROUNDS):  # what the header takes is known when it is written
         chosen = allocate(curves, room) or {name: curve[0] for name, curve in curves.items()}
-        made = _written(request, base, source, chosen, out, budget, progress, whole)
+        made = _written(request, base, source, chosen, out, budget, watch, whole)
         best_made = made if made.size <= budget else best_made
         room += budget - made.size
         if 0 <= budget - made.size <= SLACK * budget or _is_least(chosen, curves):
@@ -106,28 +118,29 @@ def _written(
     chosen: Mapping[str, Choice],
     out: Path,
     budget: int | None,
-    progress: Progress,
+    watch: Watch,
     whole: int,
 ) -> Made:
     """Encode what was chosen; the file appears if it keeps to the budget."""
     with PackWriter(out) as writer:
-        header = _encode(request, base, source, chosen, writer, progress)
+        header = _encode(request, base, source, chosen, writer, watch)
         size = header.size + len(writer.head(header))
         if budget is None or size <= budget:
             writer.publish(header)
     return Made(header, size, whole)
 
 
-def _curves(request: Request, base: Headers, source: Source, progress: Progress) -> tuple[dict[str, list[Choice]], int]:
+def _curves(request: Request, base: Headers, source: Source, watch: Watch) -> tuple[dict[str, list[Choice]], int]:
     """Return what can be done with each tensor that differs, and the bytes of all of these."""
     problems, found, whole = Collector(), {}, 0
-    for name in source.names():
-        progress("measuring", name)
+    for name in told("measuring", list(source.names()), base, watch):
         delta = source.delta(name)
         if not finite(delta, name, problems, request.span) or not delta.any():
             continue
         matrix = delta.reshape(matrix_shape(tuple(delta.shape)))
-        found[name] = [_weighed(choice, name) for choice in _offered(name, matrix, request)]
+        metric = request.metric(name)
+        size = request.size(name, delta, metric)
+        found[name] = [_weighed(choice, name, size) for choice in _offered(name, matrix, request, metric)]
         whole += delta.numel() * BITS[base[name].dtype] // 8
     problems.raise_if_errors()
     if not found:
@@ -135,21 +148,22 @@ def _curves(request: Request, base: Headers, source: Source, progress: Progress)
     return found, whole
 
 
-def _offered(name: str, matrix: Tensor, request: Request) -> Sequence[Choice]:
+def _offered(name: str, matrix: Tensor, request: Request, metric: Metric) -> Sequence[Choice]:
     recipe = request.recipe_of(name)
     if recipe is None:
         if request.budget is None and request.limit is None:
             message = f"no rule names '{name}', and there is no budget that it could have a part of"
             raise fail("AS684", message, request.span, "write `budget: 6%`, or a rule for every role")
-        return choices(matrix)
-    encoded = build(recipe, matrix)
-    return [Choice(sum(e.size for e in encoded), squared(matrix - total(encoded, matrix)), recipe)]
+        return choices(matrix, metric)
+    encoded = build(recipe, matrix, metric)
+    return [Choice(sum(e.size for e in encoded), metric.squared(matrix - total(encoded, matrix)), recipe)]
 
 
-def _weighed(choice: Choice, name: str) -> Choice:
-    """Add what a choice takes in the header."""
+def _weighed(choice: Choice, name: str, size: float) -> Choice:
+    """Add what a choice takes in the header, and take its error as a part of `size`."""
     parts = sum(_parts(step) for step in choice.recipe)
-    return Choice(choice.size + PER_TENSOR + parts * PER_PART + (parts + 1) * len(name), choice.error, choice.recipe)
+    added = PER_TENSOR + parts * PER_PART + (parts + 1) * len(name)
+    return replace(choice, size=choice.size + added, error=choice.error / size)
 
 
 def _parts(step: Step) -> int:
@@ -177,19 +191,30 @@ def _encode(
     source: Source,
     chosen: Mapping[str, Choice],
     writer: PackWriter,
-    progress: Progress,
+    watch: Watch,
 ) -> Header:
     """Encode every tensor. One that nothing is spent on stands in the header without terms: all of it is lost."""
     tensors: dict[str, Change] = {}
-    for name, choice in chosen.items():
-        progress("encoding", name)
+    for name in told("encoding", list(chosen), base, watch):
+        choice = chosen[name]
         delta = source.delta(name)
         matrix = delta.reshape(matrix_shape(tuple(delta.shape)))
-        encoded = build(choice.recipe, matrix)
+        metric = request.metric(name)
+        encoded = build(choice.recipe, matrix, metric)
         for place, term in enumerate(encoded):
             for part, value in term.parts.items():
                 writer.add(part_name(name, place, part), value)
         terms = tuple(term.term for term in encoded)
-        norms = sqrt(squared(matrix)), sqrt(squared(matrix - total(encoded, matrix)))
-        tensors[name] = Change(tuple(delta.shape), base[name].dtype, request.digests[name], terms, *norms)
+        lost = matrix - total(encoded, matrix)
+        norms = sqrt(squared(matrix)), sqrt(squared(lost))
+        outputs = None
+        if request.calibration:
+            size = request.size(name, delta, metric)
+            outputs = _short(metric.squared(matrix) / size), _short(metric.squared(lost) / size)
+        tensors[name] = Change(tuple(delta.shape), base[name].dtype, request.digests[name], terms, *norms, outputs)
     return Header(request.name, request.base, tensors, request.made, request.licence)
+
+
+def _short(square: float) -> float:
+    """Return the root to six digits: the header counts."""
+    return float(f"{sqrt(square):.6g}")

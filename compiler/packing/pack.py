@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from archspec.compiler.convert.state import read_state
 from archspec.compiler.packing import sources
-from archspec.compiler.packing.make import Made, Progress, Request, make_pack
+from archspec.compiler.packing.calibrate import Setting, calibrated, described
+from archspec.compiler.packing.make import Made, Request, make_pack
+from archspec.compiler.packing.progress import Watch, unwatched
 from archspec.compiler.packing.recipe import GROUP, Recipe, Step
 from archspec.compiler.packing.sources import Headers, Source
 from archspec.diagnostics import Collector, fail
@@ -24,14 +26,14 @@ from archspec.language.spec import Base, Pack, Rule, Spec
 from archspec.packs.terms import RAW
 from archspec.runtime.store.checkpoint import live
 from archspec.runtime.store.files import hash_file
-from archspec.semantics.packs import NOTHING, Packing, resolve_pack
+from archspec.semantics.packs import NOTHING, Packing, data_of, resolve_pack
 from archspec.semantics.resolve import explicit
 from archspec.source import Span
 
 SUFFIX = ".skillpack.safetensors"
 
 
-def pack_spec(path: Path, out: Path | None = None, progress: Progress = lambda stage, name: None) -> tuple[Made, Path]:
+def pack_spec(path: Path, out: Path | None = None, watch: Watch = unwatched) -> tuple[Made, Path]:
     """Make the pack that a spec asks for; return it and its file. Raises ArchspecError."""
     spec = load(path)
     if spec.pack is None:
@@ -44,10 +46,17 @@ def pack_spec(path: Path, out: Path | None = None, progress: Progress = lambda s
     assert structure.tensors is not None
     source, told = _source(packing, path.parent, located, structure, problems)
     problems.raise_if_errors()
-    digests = {name: digest_of(header).hex() for name, header in structure.tensors.items()}
-    request = _request(spec, packing, structure, digests, told)
     target = out or Path(f"{spec.name}{SUFFIX}")
-    return make_pack(request, structure.tensors, source, target, progress), target
+    calibration = None
+    if packing.pack.calibrate is not None:
+        data = data_of(packing.pack.calibrate, spec.data)
+        assert data is not None
+        setting = Setting(packing.pack.calibrate, data, path.parent, located)
+        calibration = calibrated(setting, packing, structure.tensors, source, target.parent, watch)
+        told = {**told, "calibration": described(calibration, setting)}
+    digests = {name: digest_of(header).hex() for name, header in structure.tensors.items()}
+    request = replace(_request(spec, packing, structure, digests, told), calibration=calibration)
+    return make_pack(request, structure.tensors, source, target, watch), target
 
 
 def _base(spec: Spec, near: Path) -> tuple[Located, Structure]:
@@ -102,6 +111,8 @@ def _step(step: language.Step) -> Step:
         energy=step.energy,
         bytes=step.bytes,
         bands=tuple((count, bits) for count, bits in step.bands) or None,
+        gptq=step.method == "gptq",
+        act_order=bool(step.act_order),
     )
 
 

@@ -12,15 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from archspec.compiler.packing.encode import (
-    Bands,
-    Encoded,
-    Triplets,
-    encode_dense,
-    encode_low_rank,
-    encode_quantized,
-    encode_sparse,
-)
+from archspec.compiler.packing.encode import Encoded, encode_dense, encode_quantized, encode_sparse
+from archspec.compiler.packing.gptq import Rounding
+from archspec.compiler.packing.low_rank import Bands, Triplets, encode_low_rank
+from archspec.compiler.packing.metric import PLAIN, Metric
 from archspec.packs.terms import RAW
 from archspec.runtime.packs.levels import Range
 
@@ -39,6 +34,8 @@ class Step:
     quantize   bits, group (0: the whole axis), axis, fit
     sign       group, axis: quantize to one bit
     svd        rank, energy (part of the squared norm), bytes, bands or price; bits, group, fit
+
+    `gptq`, `act_order`: how quantize, sign and svd round, where a metric knows of inputs.
     """
 
     op: str
@@ -55,23 +52,28 @@ class Step:
     bands: tuple[tuple[int, int], ...] | None = None
     price: float | None = None
     """Error per byte at which bits of a triplet are bought, as a part of the largest there is."""
+    gptq: bool = False
+    act_order: bool = False
+
+    def rounding(self, metric: Metric) -> Rounding:
+        return Rounding(metric, self.gptq, self.act_order)
 
 
 Recipe = tuple[Step, ...]
 
 
-def build(recipe: Recipe, delta: Tensor) -> list[Encoded]:
-    """Make the terms of a recipe for a matrix (rows, columns), float32."""
+def build(recipe: Recipe, delta: Tensor, metric: Metric = PLAIN) -> list[Encoded]:
+    """Make the terms of a recipe for a matrix (rows, columns), float32, of least error by a metric."""
     found: list[Encoded] = []
     for step in recipe:
-        encoded = build_step(step, delta)
+        encoded = build_step(step, delta, metric)
         delta = delta - encoded.value()
         found.append(encoded)
     return found
 
 
-def build_step(step: Step, delta: Tensor) -> Encoded:
-    return BUILDERS[step.op](step, delta)
+def build_step(step: Step, delta: Tensor, metric: Metric = PLAIN) -> Encoded:
+    return BUILDERS[step.op](step, delta, metric)
 
 
 def total(encoded: Iterable[Encoded], like: Tensor) -> Tensor:
@@ -83,21 +85,22 @@ def squared(x: Tensor) -> float:
     return float(x.double().square().sum())
 
 
-def _dense(step: Step, delta: Tensor) -> Encoded:
+def _dense(step: Step, delta: Tensor, metric: Metric) -> Encoded:
     return encode_dense(delta, step.dtype)
 
 
-def _prune(step: Step, delta: Tensor) -> Encoded:
+def _prune(step: Step, delta: Tensor, metric: Metric) -> Encoded:
     return encode_sparse(delta, step.keep, step.code)
 
 
-def _quantize(step: Step, delta: Tensor) -> Encoded:
-    return encode_quantized(delta, 1 if step.op == "sign" else step.bits, step.group, step.fit, step.axis)
+def _quantize(step: Step, delta: Tensor, metric: Metric) -> Encoded:
+    bits = 1 if step.op == "sign" else step.bits
+    return encode_quantized(delta, bits, step.group, step.fit, step.axis, step.rounding(metric))
 
 
-def _svd(step: Step, delta: Tensor) -> Encoded:
+def _svd(step: Step, delta: Tensor, metric: Metric) -> Encoded:
     most = min(step.rank, *delta.shape) if step.rank is not None else None
-    triplets = Triplets.of(delta, step.group, most, step.fit)
+    triplets = Triplets.of(delta, step.group, most, step.fit, step.rounding(metric))
     return encode_low_rank(triplets, low_rank_bands(step, triplets))
 
 
@@ -109,13 +112,13 @@ def low_rank_bands(step: Step, triplets: Triplets, offered: Offers | None = None
         return _banded(len(triplets.s), step.bands)
     rank = min(step.rank or len(triplets.s), len(triplets.s))
     if step.energy is not None:
-        rank = rank_of(triplets.s, step.energy)
+        rank = rank_of(triplets.energy.sqrt(), step.energy)
     elif step.bytes is not None:
         rank = max(1, min(rank, 8 * step.bytes // triplets.width(step.bits)))
     return [(range(rank), step.bits)]
 
 
-BUILDERS: Mapping[str, Callable[[Step, Tensor], Encoded]] = {
+BUILDERS: Mapping[str, Callable[[Step, Tensor, Metric], Encoded]] = {
     "dense": _dense,
     "prune": _prune,
     "quantize": _quantize,
@@ -158,7 +161,7 @@ class Offers:
 def offers(triplets: Triplets) -> Offers:
     widths = (*WIDTHS, RAW)
     kept = torch.stack([triplets.kept(bits) for bits in widths])
-    return Offers(widths, tuple(triplets.width(bits) / 8 for bits in widths), kept, squared(triplets.s))
+    return Offers(widths, tuple(triplets.width(bits) / 8 for bits in widths), kept, float(triplets.energy.sum()))
 
 
 def bought(offered: Offers, price: float) -> Tensor:

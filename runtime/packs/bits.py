@@ -40,3 +40,17 @@ def unpack(stream: Tensor, bits: int, count: int) -> Tensor:
         raw = np.unpackbits(data[first : first + packed_size(some, bits)], count=some * bits, bitorder="little")
         found[start : start + some] = np.packbits(raw.reshape(some, bits), axis=1, bitorder="little")[:, 0]
     return torch.from_numpy(found)
+
+
+def unpack_at(stream: Tensor, bits: int, first: int, count: int) -> Tensor:
+    """Return `count` codes from number `first` on, uint8; on any device, without a pass over the codes before them.
+
+    >>> unpack_at(torch.tensor([209, 0], dtype=torch.uint8), 3, 1, 2)
+    tensor([2, 3], dtype=torch.uint8)
+    """
+    at = torch.arange(first * bits, (first + count) * bits, bits, device=stream.device)
+    place = at >> 3
+    found = stream[place].to(torch.int16)
+    found |= stream[place.add_(1).clamp_(max=len(stream) - 1)].to(torch.int16) << 8
+    found >>= at.bitwise_and_(7).to(torch.int16)
+    return found.bitwise_and_(2**bits - 1).to(torch.uint8)

@@ -52,12 +52,15 @@ def encode(values: Tensor, bits: int, group: int, fit: Range = "search") -> Code
 
 def decode(coded: Coded, bits: int, group: int) -> Tensor:
     """Return the values (rows, columns), float32."""
+    values: Tensor = (coded.codes.float() - (2**bits - 1) / 2) * steps(coded, group)
+    return values
+
+
+def steps(coded: Coded, group: int) -> Tensor:
+    """Return the scale of every value (rows, columns), float32."""
     columns = coded.codes.shape[1]
     group = min(group, columns)  # a header may state any group
-    levels = coded.codes.float() - (2**bits - 1) / 2
-    scales = coded.scales.float() * coded.unit
-    values: Tensor = levels * scales.repeat_interleave(group, 1)[:, :columns]
-    return values
+    return (coded.scales.float() * coded.unit).repeat_interleave(group, 1)[:, :columns]
 
 
 def _codes(blocks: Tensor, scales: Tensor, bits: int) -> Tensor:

@@ -5,9 +5,9 @@
 
 Two modes. `weights`: tensors are exchanged for base + scale x difference, computed once in float32; leaving puts the
 base's own tensors back, the very same memory, so that it is restored bit by bit. `branch`: a linear map whose
-difference is of low rank gets y = W x + scale U (S (V^T x)) beside it, from the factors as the pack holds them, and no
-dense difference is made; whatever else a pack changes (norms, biases, embeddings, other forms) is exchanged as in
-`weights`.
+difference is of low rank or coded gets y = W x + scale (U (S (V^T x)) + C x) beside it, from the terms as the pack
+holds them, and no dense difference is made (`branch.py`); whatever else a pack changes (norms, biases, embeddings,
+other forms) is exchanged as in `weights`. Which of the two is chosen for each tensor by its terms.
 
 What is entered can be entered again: the exchanged tensors and factors are kept until the object goes, so switching
 costs neither decoding nor copying. Several packs at once are given to one `skills`, not nested. A model that packs are
@@ -16,9 +16,8 @@ on may run; training it is not foreseen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -26,28 +25,16 @@ from typing import Any, Literal, Self
 import torch
 import xxhash
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from archspec.diagnostics import Collector
-from archspec.packs.terms import LowRank, matrix_shape
+from archspec.packs.terms import matrix_shape
 from archspec.runtime.packs.attach import Use, added
+from archspec.runtime.packs.branch import Added, Branch, branch, can_branch
 from archspec.runtime.packs.check import MOST_PROBLEMS, origin
-from archspec.runtime.packs.decode import factors
 from archspec.runtime.packs.reading import Pack, open_pack
 from archspec.runtime.store.checkpoint import DTYPES
 
 Mode = Literal["weights", "branch"]
-
-
-@dataclass(frozen=True)
-class Branch:
-    """`down` (rank, inputs), `up` (outputs, rank): what is added to a linear map, scale included."""
-
-    down: Tensor
-    up: Tensor
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output + linear(linear(inputs[0], self.down), self.up)
 
 
 class Skills(AbstractContextManager["Skills"]):
@@ -55,7 +42,7 @@ class Skills(AbstractContextManager["Skills"]):
 
     def __init__(self, model: nn.Module, uses: tuple[Use, ...], mode: Mode) -> None:
         self.model, self.uses, self.mode = model, uses, mode
-        self._names = {use.pack.path: names_in(model, use.pack) for use in uses}
+        self._names = {use.pack.path: names_in(model, use.pack.header.tensors) for use in uses}
         self._exchanged: dict[str, Tensor] = {}
         self._branches: dict[str, Branch] = {}
         self._base: dict[str, Tensor] = {}
@@ -71,8 +58,8 @@ class Skills(AbstractContextManager["Skills"]):
             self._prepare(tensors)
         for name, value in self._exchanged.items():
             self._base[name], tensors[name].data = tensors[name].data, value
-        for path, branch in self._branches.items():
-            self._hooks.append(self.model.get_submodule(path).register_forward_hook(branch))
+        for path, beside in self._branches.items():
+            self._hooks.append(self.model.get_submodule(path).register_forward_hook(beside))
         return self
 
     def __exit__(
@@ -99,7 +86,8 @@ class Skills(AbstractContextManager["Skills"]):
             tensor = tensors[name]
             path = name.removesuffix(".weight")
             if self.mode == "branch" and self._can_branch(name, uses):
-                self._branches[path] = _branch(uses, tensor)
+                shape = matrix_shape(tuple(tensor.shape))
+                self._branches[path] = branch(_added(uses), shape, tensor)
             else:
                 deltas = ((use.scale, use.pack.delta(own)) for use, own in uses)
                 self._exchanged[name] = added(tensor.detach(), deltas, name)
@@ -118,7 +106,7 @@ class Skills(AbstractContextManager["Skills"]):
         path, _, part = name.rpartition(".")
         if part != "weight" or type(self.model.get_submodule(path)) is not nn.Linear:
             return False
-        return all(isinstance(term, LowRank) for use, own in uses for term in use.pack.change(own).terms)
+        return can_branch(term for use, own in uses for term in use.pack.change(own).terms)
 
 
 def skills(model: nn.Module, *packs: str | Path | Pack, scale: float = 1.0, mode: Mode = "weights") -> Skills:
@@ -134,13 +122,13 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
 
 
-def names_in(model: nn.Module, pack: Pack) -> dict[str, str | None]:
-    """Return tensor of a pack -> its name in the model, None where there is none. A model may stand under a head, or
-    have lost one: transformers' `base_model_prefix` comes or goes then, as in `from_pretrained`."""
+def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str | None]:
+    """Return tensor of a checkpoint -> its name in the model, None where there is none. A model may stand under a head,
+    or have lost one: transformers' `base_model_prefix` comes or goes then, as in `from_pretrained`."""
     tensors = tensors_of(model)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     found: dict[str, str | None] = {}
-    for name in pack.header.tensors:
+    for name in names:
         ways = (name, f"{prefix}{name}", name.removeprefix(prefix))
         found[name] = next((way for way in ways if way in tensors), None)
     return found
@@ -170,12 +158,5 @@ def _digest(tensor: Tensor) -> str:
     return str(xxhash.xxh3_128_hexdigest(memoryview(data)))  # type: ignore[arg-type]
 
 
-def _branch(uses: list[tuple[Use, str]], like: Tensor) -> Branch:
-    ups, downs = [], []
-    for use, own in uses:
-        for term, parts in use.pack.terms(own):
-            assert isinstance(term, LowRank)
-            up, down = factors(term, parts, matrix_shape(use.pack.change(own).shape))
-            ups.append(use.scale * up)
-            downs.append(down)
-    return Branch(torch.cat(downs).to(like), torch.cat(ups, 1).to(like))
+def _added(uses: list[tuple[Use, str]]) -> Iterator[Added]:
+    return ((use.scale, term, parts) for use, own in uses for term, parts in use.pack.terms(own))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from archspec.compiler.packing.allocate import allocate, uniforms
 from archspec.compiler.packing.choices import Choice, choices
-from archspec.compiler.packing.encode import Encoded, Triplets, encode_quantized, encode_sparse
+from archspec.compiler.packing.encode import Encoded, encode_quantized, encode_sparse
+from archspec.compiler.packing.low_rank import Triplets
 from archspec.compiler.packing.recipe import Step, build, build_step, rank_of, squared, total
 from archspec.packs.terms import LowRank, Sparse, from_json, size_of, to_json
 from archspec.runtime.packs import bits as stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -26,7 +27,7 @@ def test_the_commands(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").symlink_to(tiny_encoder)
     tuned_from(tiny_encoder, tmp_path / "tuned")
-    (spec,) = [text for kind, _, text in BLOCKS if kind == "yaml"]
+    (spec,) = [text for kind, flags, text in BLOCKS if kind == "yaml" and not flags]
     (tmp_path / "sql.yaml").write_text(spec, "utf-8")
     for line in (line for kind, _, text in BLOCKS if kind == "bash" for line in text.strip().splitlines()):
         program, *arguments = shlex.split(line)
@@ -40,6 +41,21 @@ def test_the_commands(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     names: dict[str, Any] = {}
     exec(python, names)
     assert names["sql"].uses[0].pack.header.name == "sql"
+
+
+def test_the_calibrated_spec(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").symlink_to(tiny_llama)
+    tuned_from(tiny_llama, tmp_path / "tuned")
+    ids = torch.randint(0, 64, (20, 16), generator=torch.Generator().manual_seed(0)).tolist()
+    (tmp_path / "tokens.jsonl").write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in ids))
+    (spec,) = [text for kind, flags, text in BLOCKS if flags == " calibrated"]
+    (tmp_path / "sql.yaml").write_text(spec, "utf-8")
+    found = CliRunner().invoke(main, ["pack", "sql.yaml", "-o", "sql.safetensors"])
+    assert found.exit_code == 0, found.output
+    assert "of outputs 0.0" in found.output
+    shown = CliRunner().invoke(main, ["packs", "show", "sql.safetensors"])
+    assert "of outputs" in shown.output
 
 
 RULES = [

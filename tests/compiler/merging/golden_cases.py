@@ -1,4 +1,4 @@
-"""Three tiny Llamas and the configurations whose merges by mergekit 0.1.5 are kept. Needs numpy, torch, safetensors."""
+"""Tiny Llamas and the configurations whose merges by mergekit 0.1.5 are kept. Needs numpy, torch, safetensors."""
 
 import json
 from pathlib import Path
@@ -122,3 +122,38 @@ parameters: {lambda: 0.9, density: 0.4}
 dtype: float32
 """,
 }
+
+HALF_MODELS = ("base", "a", "b", "c")
+"""In bfloat16, deltas a tenth of the base: as differences of bfloat16 numbers they are few, so many are equal."""
+
+
+def half_tensors(number: int) -> dict[str, torch.Tensor]:
+    """Return the weights of model `number` in bfloat16: 0 is the base of the others."""
+    base, own = np.random.RandomState(0), np.random.RandomState(number)
+    found = {}
+    for name, shape in SHAPES.items():
+        values = 0.02 * base.standard_normal(shape)
+        if number:
+            values = values + 0.002 * own.standard_normal(shape)
+        found[name] = torch.from_numpy(values).to(torch.bfloat16)
+    return found
+
+
+def write_half_models(folder: Path) -> None:
+    for number, name in enumerate(HALF_MODELS):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(CONFIG | {"dtype": "bfloat16"}))
+        save_file(half_tensors(number), folder / name / "model.safetensors", {"format": "pt"})
+
+
+def _half_case(weight: float, density: float, scale: float) -> str:
+    lines = ["merge_method: ties", "base_model: ./base", "models:"]
+    lines += [
+        f"  - {{model: ./{name}, parameters: {{weight: {weight}, density: {density}}}}}" for name in HALF_MODELS[1:]
+    ]
+    return "\n".join([*lines, f"parameters: {{lambda: {scale}}}", "dtype: bfloat16", ""])
+
+
+HALF_SETTINGS = {"whole": (1.0, 1.0, 1.0), "half": (1.0, 0.5, 1.0), "weighted": (0.7, 0.3, 0.9)}
+"""Case -> weight and density of each model, lambda."""
+HALF_CASES = {name: _half_case(*setting) for name, setting in HALF_SETTINGS.items()}
