@@ -66,9 +66,8 @@ class Skills(AbstractContextManager["Skills"]):
     def __enter__(self) -> Self:
         if self._base or self._hooks:
             raise RuntimeError("these packs are on the model already")
+        self.prepare()
         tensors = tensors_of(self.model)
-        if {name: tensors[name].data_ptr() for name in self._places} != self._places or not self._places:
-            self._prepare(tensors)
         for name, value in self._exchanged.items():
             self._base[name], tensors[name].data = tensors[name].data, value
         for path, branch in self._branches.items():
@@ -86,9 +85,13 @@ class Skills(AbstractContextManager["Skills"]):
         self._base.clear()
         self._hooks.clear()
 
-    def _prepare(self, tensors: Mapping[str, Tensor]) -> None:
-        """Check the base, and make what is exchanged and what is added. Done again for a model whose tensors lie
-        elsewhere: it was moved, or other packs are on it (which is refused: a sum is not what was asked for)."""
+    def prepare(self) -> None:
+        """Do what the first entry would: check the base, and make what is exchanged and what is added. Done again for a
+        model whose tensors lie elsewhere: it was moved, or other packs are on it (which is refused: a sum is not what
+        was asked for)."""
+        tensors = tensors_of(self.model)
+        if self._places and {name: tensors[name].data_ptr() for name in self._places} == self._places:
+            return
         problems = Collector()
         for use in self.uses:
             _check(use.pack, self._names[use.pack.path], tensors, problems)
