@@ -22,6 +22,8 @@ from archspec.compiler.merging.layout import lay_out
 from archspec.compiler.merging.write import write_merge
 from archspec.compiler.packing.pack import pack_spec
 from archspec.compiler.routing.make import fitted, write_router
+from archspec.host.fingerprint import digest_of
+from archspec.host.headers import read_folder
 from archspec.host.locate import fingerprint
 from archspec.language.merging import load_merge
 from archspec.language.spec import Route
@@ -172,7 +174,8 @@ class Study:
         draws = torch.Generator().manual_seed(20_000 + self.seed)
         rows = {task.name: embed(sequences(task.name, EXAMPLES, draws)) for task in tasks}
         route: Any = Route(by=by, tasks=(), top=top, length=PROMPT, seed=self.seed)  # type: ignore[arg-type]
-        write_router(*fitted("skills", route, base, tasks, rows), path)
+        digests = {name: digest_of(header).hex() for name, header in read_folder(self.base).items()}
+        write_router(*fitted("skills", route, base, tasks, rows, digests), path)
         return path
 
     def accuracies(self, logits: Tensor) -> list[float]:

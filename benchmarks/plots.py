@@ -49,6 +49,32 @@ def dots(path: Path, lines: Sequence[Line], axis: str) -> None:
         pyplot.close(figure)
 
 
+def _row(plot: Any, row: int, line: Line, series: Sequence[str]) -> None:
+    for place, name in enumerate(series):
+        found, colour = list(line.values.get(name, ())), COLOURS[place]
+        height = row + (APART * (place / (len(series) - 1) - 0.5) if len(series) > 1 else 0.0)
+        fill = "white" if line.muted else colour
+        plot.plot(found, [height] * len(found), "o", ms=4.5, mec=colour, mfc=fill, alpha=0.85)
+    if line.bound is not None:
+        plot.plot([line.bound] * 2, [row - 0.4, row + 0.4], color="#c33333", linewidth=1.6)
+
+
+def _axes(plot: Any, labels: Sequence[str], axis: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    plot.set_xscale("log")
+    plot.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plot.xaxis.set_minor_formatter(NullFormatter())
+    plot.set_yticks(range(len(labels)), labels)
+    plot.set_ylim(len(labels) - 0.5, -0.5)
+    plot.set_xlabel(axis)
+    plot.grid(axis="x", color="#dddddd", linewidth=0.6)
+    plot.set_axisbelow(True)
+    plot.spines[["top", "right", "left"]].set_visible(False)
+    plot.tick_params(axis="y", length=0)
+
+
 @dataclass(frozen=True)
 class Curve:
     """One line of a panel: place on the axis -> a value per seed."""
@@ -87,29 +113,3 @@ def _curve(plot: Any, line: Curve, colour: str) -> None:
     plot.plot(range(len(means)), means, color=colour, linewidth=1.4, label=line.label)
     for place, values in enumerate(line.values):
         plot.plot([place] * len(values), values, "o", ms=3, mec=colour, mfc=colour, alpha=0.6)
-
-
-def _row(plot: Any, row: int, line: Line, series: Sequence[str]) -> None:
-    for place, name in enumerate(series):
-        found, colour = list(line.values.get(name, ())), COLOURS[place]
-        height = row + (APART * (place / (len(series) - 1) - 0.5) if len(series) > 1 else 0.0)
-        fill = "white" if line.muted else colour
-        plot.plot(found, [height] * len(found), "o", ms=4.5, mec=colour, mfc=fill, alpha=0.85)
-    if line.bound is not None:
-        plot.plot([line.bound] * 2, [row - 0.4, row + 0.4], color="#c33333", linewidth=1.6)
-
-
-def _axes(plot: Any, labels: Sequence[str], axis: str) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    plot.set_xscale("log")
-    plot.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    plot.xaxis.set_minor_formatter(NullFormatter())
-    plot.set_yticks(range(len(labels)), labels)
-    plot.set_ylim(len(labels) - 0.5, -0.5)
-    plot.set_xlabel(axis)
-    plot.grid(axis="x", color="#dddddd", linewidth=0.6)
-    plot.set_axisbelow(True)
-    plot.spines[["top", "right", "left"]].set_visible(False)
-    plot.tick_params(axis="y", length=0)

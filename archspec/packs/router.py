@@ -52,12 +52,14 @@ class Task:
 @dataclass(frozen=True)
 class Embedding:
     """What prompts are told apart by. `of` base: the mean over a prompt's tokens (the first `length`) of the base's
-    hidden states behind `layer`, None: the last; given: by a function of the caller."""
+    hidden states behind `layer`, None: the last; given: by a function of the caller. `digests`: tensor of the base ->
+    XXH3-128 of its data, hexadecimal."""
 
     of: Literal["base", "given"]
     width: int
     layer: int | None = None
     length: int = 512
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,9 @@ def _routing(value: Any) -> Routing:
     if not isinstance(value, dict) or value.get("format") != VERSION:
         found = value.get("format") if isinstance(value, dict) else None
         raise Malformed(f"has format {found!r}; this archspec reads {VERSION}")
-    by, base, made = value.get("by"), value.get("base"), value.get("made", {})
+    by, base, made = value.get("by"), _texts(value.get("base")), value.get("made", {})
     if by not in ("map", *LEAST) or not isinstance(value.get("name"), str) or not isinstance(made, dict):
         raise Malformed("lacks name or kind")
-    if not isinstance(base, dict) or not all(isinstance(text, str) for text in base.values()):
-        raise Malformed("lacks a base")
     tasks = tuple(map(_task, _list(value.get("tasks"), "tasks")))
     if not tasks or len({task.name for task in tasks}) != len(tasks):
         raise Malformed("has no tasks, or two of one name")
@@ -148,7 +148,14 @@ def _embedding(value: Any) -> Embedding:
     layer = value.get("layer")
     if layer is not None and type(layer) is not int:
         raise Malformed("has a layer that is no number")
-    return Embedding(value["of"], _count(value.get("width")), layer, _count(value.get("length")))
+    width, length = (_count(value.get(key)) for key in ("width", "length"))
+    return Embedding(value["of"], width, layer, length, _texts(value.get("digests")))
+
+
+def _texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise Malformed("lacks a base, or the digests of its tensors")
+    return value
 
 
 def _list(value: Any, what: str) -> list[Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from archspec.compiler.routing.fit import fit
 from archspec.diagnostics import Collector, fail
-from archspec.host.locate import check_fingerprint, find_base, fingerprint, folder_of, structure_of
+from archspec.host.fingerprint import Identity, digest_of
+from archspec.host.locate import check_fingerprint, find_base, folder_of, structure_of
 from archspec.host.structure import Structure
 from archspec.language import spec as language
 from archspec.language.parse import load
@@ -37,20 +38,27 @@ def route_spec(
     located = find_base(spec, path.parent)
     structure = structure_of(located, whole=True)
     assert spec.base is not None
-    assert located.weights is not None
     check_fingerprint(spec.base, located)
     progress("checking the base")
     _check(spec, spec.route, path.parent, structure)
-    base = {"from": spec.base.from_, "fingerprint": fingerprint(located.weights)}
+    digests = {name: digest_of(header).hex() for name, header in (structure.tensors or {}).items()}
+    base = {"from": spec.base.from_, "fingerprint": _fingerprint(structure, digests)}
     target = out or Path(f"{spec.name}{SUFFIX}")
     tasks = tuple(_task(task, path.parent, target.parent) for task in spec.route.tasks)
     if spec.route.by == "map":
         routing, head = Routing(spec.name, "map", base, tasks), None
     else:
         rows = embedded(spec.route, path.parent, folder_of(located), progress, device)
-        routing, head = fitted(spec.name, spec.route, base, tasks, rows)
+        routing, head = fitted(spec.name, spec.route, base, tasks, rows, digests)
     write_router(routing, head, target)
     return routing, target
+
+
+def _fingerprint(structure: Structure, digests: Mapping[str, str]) -> str:
+    identity = Identity(structure.config)
+    for name, header in (structure.tensors or {}).items():
+        identity.add(name, header, bytes.fromhex(digests[name]))
+    return identity.value()
 
 
 def _check(spec: Spec, route: Route, near: Path, structure: Structure) -> None:
@@ -88,14 +96,21 @@ def embedded(route: Route, near: Path, base: Path, progress: Progress, device: s
 
 
 def fitted(
-    name: str, route: Route, base: Mapping[str, str], tasks: tuple[Task, ...], rows: Mapping[str, Tensor],
-    of_base: bool = True,
-) -> tuple[Routing, Head]:  # fmt: skip
-    """Return header and head for embeddings of examples; `of_base`: made by the base, not by a function of the
-    caller's. AS678."""
+    name: str,
+    route: Route,
+    base: Mapping[str, str],
+    tasks: tuple[Task, ...],
+    rows: Mapping[str, Tensor],
+    digests: Mapping[str, str] | None = None,
+) -> tuple[Routing, Head]:
+    """Return header and head for embeddings of examples: by the base, whose `digests` are given, or by a function of
+    the caller's. AS678."""
     found = fit(route.by, rows, route.threshold, route.reject, route.seed)
     width = len(found.head.center)
-    embedding = Embedding("base", width, route.layer, route.length) if of_base else Embedding("given", width)
+    if digests is None:
+        embedding = Embedding("given", width)
+    else:
+        embedding = Embedding("base", width, route.layer, route.length, digests)
     numbers = (found.threshold, found.temperature, route.top)
     return Routing(name, route.by, base, tasks, embedding, *numbers, made=found.told), found.head
 

@@ -16,7 +16,7 @@ on may run; training it is not foreseen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ class Skills(AbstractContextManager["Skills"]):
 
     def __init__(self, model: nn.Module, uses: tuple[Use, ...], mode: Mode) -> None:
         self.model, self.uses, self.mode = model, uses, mode
-        self._names = {use.pack.path: names_in(model, use.pack) for use in uses}
+        self._names = {use.pack.path: names_in(model, use.pack.header.tensors) for use in uses}
         self._exchanged: dict[str, Tensor] = {}
         self._branches: dict[str, Branch] = {}
         self._base: dict[str, Tensor] = {}
@@ -137,13 +137,13 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
 
 
-def names_in(model: nn.Module, pack: Pack) -> dict[str, str | None]:
-    """Return tensor of a pack -> its name in the model, None where there is none. A model may stand under a head, or
+def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str | None]:
+    """Return tensor of the base -> its name in the model, None where there is none. A model may stand under a head, or
     have lost one: transformers' `base_model_prefix` comes or goes then, as in `from_pretrained`."""
     tensors = tensors_of(model)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     found: dict[str, str | None] = {}
-    for name in pack.header.tensors:
+    for name in names:
         ways = (name, f"{prefix}{name}", name.removeprefix(prefix))
         found[name] = next((way for way in ways if way in tensors), None)
     return found
@@ -152,7 +152,7 @@ def names_in(model: nn.Module, pack: Pack) -> dict[str, str | None]:
 def _check(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[str, Tensor], problems: Collector) -> None:
     wrong = list(_differences(pack, names, tensors))
     for message in wrong[:MOST_PROBLEMS]:
-        problems.report("AS681", f"'{pack.path.name}' is of another base: {message}", None, origin(pack.header))
+        problems.report("AS681", f"'{pack.path.name}' is of another base: {message}", None, origin(pack.header.base))
 
 
 def _differences(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -164,11 +164,12 @@ def _differences(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[s
         tensor = tensors[name].detach()
         if (tuple(tensor.shape), tensor.dtype) != (change.shape, DTYPES[change.dtype]):
             yield f"'{name}' is {tensor.dtype} {tuple(tensor.shape)}, it wants {change.dtype} {change.shape}"
-        elif _digest(tensor) != change.digest:
+        elif digest_of(tensor) != change.digest:
             yield f"'{name}' has other values"
 
 
-def _digest(tensor: Tensor) -> str:
+def digest_of(tensor: Tensor) -> str:
+    """Return the XXH3-128 of a tensor's data, hexadecimal."""
     data = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return str(xxhash.xxh3_128_hexdigest(memoryview(data)))  # type: ignore[arg-type]
 

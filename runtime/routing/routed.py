@@ -25,7 +25,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from archspec.runtime.packs.skills import Mode, Skills
+from archspec.diagnostics import fail
+from archspec.runtime.packs.check import origin
+from archspec.runtime.packs.skills import Mode, Skills, digest_of, names_in, tensors_of
 from archspec.runtime.routing.embed import BaseEmbedding
 from archspec.runtime.routing.mixture import generate
 from archspec.runtime.routing.router import Choice, Embed, Router, Set, open_router
@@ -45,6 +47,7 @@ class Routed(AbstractContextManager["Routed"]):
         self._skills = {active: Skills(model, router.uses(active), mode) for active in sets if active}
 
     def __enter__(self) -> Self:
+        self._check()
         for skills in self._skills.values():
             skills.prepare()
         return self
@@ -53,6 +56,17 @@ class Routed(AbstractContextManager["Routed"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+    def _check(self) -> None:
+        """Hold the model to the base whose embeddings the router knows: AS689. Packs look at what they change alone."""
+        embedding, tensors = self.router.routing.embedding, tensors_of(self.model)
+        digests = embedding.digests if embedding is not None else {}
+        names = {own: name for own, name in names_in(self.model, digests).items() if name is not None}
+        wrong = [name for own, name in names.items() if digest_of(tensors[name].detach()) != digests[own]]
+        if wrong or (digests and not names):
+            what = f"'{wrong[0]}' has other values or another data type" if wrong else "it has none of its tensors"
+            hint = origin(self.router.routing.base)
+            raise fail("AS689", f"the model is not the base of '{self.router.routing.name}': {what}", None, hint)
 
     def task(self, name: str | None) -> AbstractContextManager[object]:
         """Return a context in which the packs of a task are on the model; None: the base. AS687."""
@@ -124,7 +138,7 @@ def routed(
 
     `tokenizer`: for prompts that are text. `embed`: requests -> (requests, width), for a router that was made of
     embeddings of the caller's. AS688 for a file that is no sound router, AS689 for packs of another base than the
-    router's, AS681 (when it is entered) for a model that is not that base."""
+    router's; when it is entered, AS681 or AS689 for a model that is not that base."""
     opened = router if isinstance(router, Router) else open_router(router)
     embedding = opened.routing.embedding
     if embed is None and embedding is not None and embedding.of == "base":
@@ -161,16 +175,16 @@ def _rows(shares: Sequence[Share]) -> dict[Set, list[int]]:
 
 def _combined(found: Sequence[tuple[Set, list[int], Tensor, bool]], shares: Sequence[Share]) -> Tensor:
     """Return the rows in order: those of one set as they came, bit by bit, those of several averaged."""
-    first = found[0][2]
-    total = first.new_zeros(len(shares), *first.shape[1:])
+    _, _, first, is_logits = found[0]
     mixed = torch.tensor([len(share) > 1 for share in shares])
-    is_logits = found[0][3]
+    dtype = torch.promote_types(first.dtype, torch.float32) if mixed.any() else first.dtype
+    total = first.new_zeros(len(shares), *first.shape[1:], dtype=dtype)
     for active, rows, output, _ in found:
         for row, value in zip(rows, output, strict=True):
-            if not mixed[row]:
-                total[row] = value
+            if mixed[row]:
+                total[row] += shares[row][active] * (torch.softmax(value.to(dtype), -1) if is_logits else value)
             else:
-                total[row] += shares[row][active] * (torch.softmax(value, -1) if is_logits else value)
+                total[row] = value
     if is_logits and mixed.any():
         total[mixed] = total[mixed].log()
     return total

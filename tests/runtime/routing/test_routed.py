@@ -209,6 +209,33 @@ def test_a_model_that_is_not_the_base_is_refused_when_it_is_entered(shop: Path, 
         pass
 
 
+def test_embeddings_of_another_base_are_refused_though_no_pack_changes_it(shop: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tuned = tuned_from(shop / "base", tmp_path / "tuned")
+    only = rules(shop / "base", "[none]", mlp="[{op: quantize, bits: 4}]")
+    packed(shop, shop / "base", f"{{tuned: {tuned}, {only}}}", "mlp")
+    tasks = "{name: mlp, packs: [mlp.skillpack.safetensors], examples: sql.txt}"
+    path = routed_by(shop, "narrow", "by: prototypes", tasks)
+    model, tokenizer = model_of(shop / "base"), AutoTokenizer.from_pretrained(shop / "base")
+    with archspec.routed(model, path, tokenizer) as skills:
+        assert len(skills.route(["count users"])) == 1
+    with torch.no_grad():
+        model.model.embed_tokens.weight[5] += 0.1
+    with pytest.raises(ArchspecError, match=r"AS689.*embed_tokens"), archspec.routed(model, path, tokenizer):
+        pass
+
+
+def test_the_model_may_have_lost_its_head(shop: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    model: Any = AutoModel.from_pretrained(shop / "base").eval()
+    tokenizer = AutoTokenizer.from_pretrained(shop / "base")
+    tasks = "{name: chat, packs: [], examples: chat.txt}, {name: sql, packs: [], examples: sql.txt}"
+    with archspec.routed(model, routed_by(shop, "headless", "by: prototypes", tasks), tokenizer) as skills:
+        assert skills.route(["hello you"])[0].task == "chat"
+
+
 def test_switching_decodes_nothing(shop: Path, model: Any, router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
     from archspec.runtime.packs.reading import Pack
 
