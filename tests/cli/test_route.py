@@ -67,6 +67,21 @@ def test_what_is_asked_must_be_said(router: Path, shop: Path) -> None:
     run("packs", "route", router, "count", "--base", shop / "base", "--task", "sql", code=2)
 
 
+@pytest.mark.parametrize("prompt", ["count users", "print loop", "hello you"])
+def test_prompts_are_answered_by_their_packs(shop: Path, router: Path, prompt: str) -> None:
+    """As by the checkpoint that the pack is attached to; by the base where the task has none."""
+    base, say = shop / "base", ("--prompt", prompt, "--tokens", "5", "--device", "cpu")
+    pack = {"count users": "sql", "print loop": "code"}.get(prompt)
+    if pack:
+        run("attach", base, shop / f"{pack}.skillpack.safetensors", "-o", shop / f"with-{pack}")
+    wanted = run("sample", shop / f"with-{pack}" if pack else base, *say)
+    assert run("sample", base, "--router", router, *say) == wanted
+    assert run("sample", base, "--router", router, "--task", pack or "chat", *say) == wanted
+    others = {run("sample", base, "--router", router, "--task", task, *say) for task in ("sql", "code", "chat")}
+    assert len(others) > 1
+    run("sample", base, "--task", "sql", *say, code=2)
+
+
 def test_mistakes_of_a_spec_are_told_together(shop: Path) -> None:
     tasks = "{name: a, packs: [], examples: nowhere.txt}, {name: b, packs: [base/model.safetensors]}"
     said = run("route", write_spec(shop, "bad", "by: classifier, top: 3, threshold: 2", tasks), code=1)

@@ -19,13 +19,14 @@ EXAMPLES = {
 
 
 def with_tokenizer(folder: Path, home: Path) -> Path:
-    """Return a copy of a host with a tokenizer of a few words."""
+    """Return a copy of a host of 64 tokens with a tokenizer of a few words; the other tokens are w15 to w63."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     copy = home / folder.name
     shutil.copytree(folder, copy)
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(("[PAD]", "[BOS]", "[EOS]", *WORDS))}, "[PAD]"))
+    words = ("[PAD]", "[BOS]", "[EOS]", *WORDS, *(f"w{i}" for i in range(15, 64)))
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[PAD]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[PAD]"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(copy)
