@@ -97,7 +97,12 @@ def _texts(place: Home, prompts: tuple[str, ...], device: str, options: dict[str
 
 
 def _routed_texts(
-    place: Home, prompts: tuple[str, ...], device: str, tokenizer: Any, settings: Any, options: dict[str, Any]
+    place: Home,
+    prompts: tuple[str, ...],
+    device: str,
+    tokenizer: Any,
+    settings: tuple[int, int, float],
+    options: dict[str, Any],
 ) -> list[str]:
     """Go on from each prompt by the packs that a router chooses. The base is opened in the data type that it is stored
     in, which packs are held to."""
@@ -112,4 +117,4 @@ def _routed_texts(
     model = open_model(place, device, stored(read_folder(place.model)))
     with routed(model, options["router"], tokenizer) as skills:
         generate = partial(skills.generate, tasks=[options["task"]]) if options["task"] else skills.generate
-        return continue_texts(model, tokenizer, prompts, *settings, generate)
+        return continue_texts(model, tokenizer, prompts, *settings, generate=generate)
