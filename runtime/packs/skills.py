@@ -63,8 +63,12 @@ class Skills(AbstractContextManager["Skills"]):
         self._places: dict[str, int] = {}
         """Where the base's tensors lay when it was checked."""
 
+    @property
+    def is_on(self) -> bool:
+        return bool(self._base or self._hooks)
+
     def __enter__(self) -> Self:
-        if self._base or self._hooks:
+        if self.is_on:
             raise RuntimeError("these packs are on the model already")
         self.prepare()
         tensors = tensors_of(self.model)

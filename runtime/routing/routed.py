@@ -78,6 +78,8 @@ class Routed(AbstractContextManager["Routed"]):
 
     def route(self, requests: Any) -> list[Choice]:
         """Return the choice for each request: a list of prompts, or the model's inputs. AS687 of a map."""
+        if any(skills.is_on for skills in self._skills.values()):
+            raise RuntimeError("packs are on the model, and prompts are embedded by the base: route before `task`")
         return self.router.route(requests, self._embed)
 
     def __call__(self, inputs: Inputs, tasks: Sequence[str | None] | None = None, run: Run | None = None) -> Tensor:
@@ -180,11 +182,13 @@ def _combined(found: Sequence[tuple[Set, list[int], Tensor, bool]], shares: Sequ
     dtype = torch.promote_types(first.dtype, torch.float32) if mixed.any() else first.dtype
     total = first.new_zeros(len(shares), *first.shape[1:], dtype=dtype)
     for active, rows, output, _ in found:
-        for row, value in zip(rows, output, strict=True):
-            if mixed[row]:
-                total[row] += shares[row][active] * (torch.softmax(value.to(dtype), -1) if is_logits else value)
-            else:
-                total[row] = value
+        where = torch.tensor(rows)
+        several = mixed[where]
+        total[where[~several]] = output[~several].to(dtype)
+        weight = torch.tensor([shares[row][active] for row in where[several].tolist()]).to(total)
+        values = output[several].to(dtype)
+        values = torch.softmax(values, -1) if is_logits else values
+        total[where[several]] += weight.reshape(-1, *[1] * (values.dim() - 1)) * values
     if is_logits and mixed.any():
         total[mixed] = total[mixed].log()
     return total

@@ -181,6 +181,8 @@ def test_prompts_are_routed_by_the_base(shop: Path, model: Any, by: str) -> None
         assert [choice.task for choice in again] == [choice.task for choice in choices]
         assert [choice.score for choice in again] == pytest.approx([choice.score for choice in choices], abs=1e-4)
         with skills.task("sql"):
+            with pytest.raises(RuntimeError, match="route before"):
+                skills.route(prompts)
             assert skills.router.active("sql") == (Active("sql.skillpack.safetensors"),)
         assert skills(tokens).shape[0] == 4
     for task, lines in EXAMPLES.items():
