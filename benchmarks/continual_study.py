@@ -63,9 +63,9 @@ class Plan:
 
     base: Course = Course(600, 64)
     skill: Course = Course(400, 64)
-    lora: Course = Course(600, 64, 4e-3)
+    lora: Course = Course(800, 32, 4e-3)
     joint: Course = Course(1000, 64)
-    tests: int = 1024
+    tests: int = 512
 
 
 @dataclass(frozen=True)

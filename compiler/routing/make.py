@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from archspec.compiler.routing.fit import fit
@@ -118,11 +118,15 @@ def fitted(
 def write_router(routing: Routing, head: Head | None, out: Path) -> None:
     """Write a router's file in one rename. The same router gives the same bytes."""
     tensors = {name: value.contiguous() for name, value in (head.tensors if head else {}).items()}
+    data = save(tensors, {KEY: routing.to_text()})  # of several keys, the library draws the order
     partial = out.with_name(f".{out.name}.partial")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            save_file(tensors, partial, {KEY: routing.to_text()})  # of several keys, the library draws the order
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             partial.replace(out)
         finally:
             partial.unlink(missing_ok=True)

@@ -44,10 +44,13 @@ def test_the_commands(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     names: dict[str, Any] = {}
     exec(python, names)
     assert names["sql"].uses[0].pack.header.name == "sql"
-    (python,) = [text for kind, flags, text in BLOCKS if kind == "python" and flags == " routing"]
-    exec(python, names)
+    routed, given = [text for kind, flags, text in BLOCKS if kind == "python" and flags in (" routing", " given")]
+    exec(routed, names)
     assert names["output"].shape[0] == 2
     assert names["skills"].router.routing.names == ("sql", "brief-sql", "chat")
+    exec(given, names)
+    with names["skills"] as skills:
+        assert len(skills.route(["one", "two", "three"])) == 3
 
 
 RULES = [
