@@ -43,7 +43,8 @@ def page(found: Sequence[Measured], picture: str) -> str:
     lines += [_end(title, _of(found, title)) for title in titles(found)]
     lines += ["", "## After each stage\n", f"| way | learnt | {' | '.join(TASKS)} |", "|---" * (2 + len(TASKS)) + "|"]
     lines += [line for title in titles(found) for line in _stages(title, _of(found, title))]
-    return "\n".join([*lines, "", *_facts(found), ""])
+    lines += ["", *(_facts(found) if all(measured.routed for measured in found) else ["Not all is measured yet."])]
+    return "\n".join([*lines, ""])
 
 
 def parameters() -> int:
@@ -53,7 +54,9 @@ def parameters() -> int:
 
 
 def titles(found: Sequence[Measured]) -> list[str]:
-    return [row.title for row in found[0].rows]
+    """Return the ways that every seed has measures of."""
+    common = set.intersection(*({row.title for row in measured.rows} for measured in found))
+    return [row.title for row in found[0].rows if row.title in common]
 
 
 def _of(found: Sequence[Measured], title: str) -> list[Row]:
@@ -118,7 +121,7 @@ def picture(found: Sequence[Measured], path: Path) -> None:
     """Draw the accuracy of each task over the stages: a panel per task, a line per way."""
     panels = {
         task: [Curve(name, [[r.stages[s][t] for r in _of(found, title)] for s in range(len(SKILLS))])
-               for title, name in SHOWN.items()]
+               for title, name in SHOWN.items() if title in titles(found)]
         for t, task in enumerate(TASKS)
     }  # fmt: skip
     curves(path, panels, [f"+ {skill}" for skill in SKILLS], "right answers")

@@ -27,6 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "repro-continual")
     parser.add_argument("--seeds", type=int, default=3, help="how many (at least 2, for intervals)")
+    parser.add_argument("--page-only", action="store_true", help="write the page of what is on record")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -35,8 +36,7 @@ def main() -> int:
     for seed in range(options.seeds):
         folder = options.out / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        found.append(measure(Study(folder, seed, Plan())))
-        print(f"seed {seed} is measured", flush=True)
+        found.append(measure(Study(folder, seed, Plan()), anew=not options.page_only))
     PAGE.write_text(page(found, PAGE.with_suffix(".svg").name), "utf-8")
     picture(found, PAGE.with_suffix(".svg"))
     print(f"wrote {PAGE}")

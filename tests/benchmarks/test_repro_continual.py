@@ -128,6 +128,10 @@ def test_the_page_has_every_row_and_the_picture_every_way(tmp_path: Path) -> Non
         assert text.count(f"| {title} |") == (1 if title.startswith("all tasks") else 2)
     assert "in 1 of 2 seeds" in text
     assert "0.400 ± 0.000 | 0.700 ± 0.000 |" in text
+    assert "Not all is measured" in page([replace(one, routed={}), one], "continual.svg")
+    fewer = replace(one, rows=rows[1:])
+    assert f"| {rows[0].title} |" not in page([one, fewer], "continual.svg")
+    picture([one, fewer], tmp_path / "fewer.svg")
     drawn = []
     for _ in range(2):
         picture([one, one], tmp_path / "x.svg")
