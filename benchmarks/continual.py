@@ -1,4 +1,4 @@
-"""The world of the continual-learning results: strings that are copied, sorted, reversed or summed as a word says.
+"""The world of the continual-learning results: strings that are copied, sorted, reversed or shifted as a word says.
 
 A sequence is
 
@@ -23,7 +23,7 @@ BOS, EQUALS, LETTERS, FIRST = 1, 2, 10, 3
 """Tokens: 0 pads; letters begin at `FIRST`, words behind them."""
 LENGTH, WORDS, SEEN = 6, 4, 3
 """Letters of a string; words of a task, and those that skills are learnt from."""
-TASKS = ("copy", "sort", "reverse", "add")
+TASKS = ("copy", "sort", "reverse", "shift")
 BASE, SKILLS = TASKS[0], TASKS[1:]
 PROMPT = 3 + LENGTH
 """Tokens up to the `=`."""
@@ -42,14 +42,14 @@ SHAPE: Mapping[str, int] = {
 
 
 def answer(task: str, letters: Tensor) -> Tensor:
-    """Return (n, LENGTH), what a task makes of letters 0 to 9; `add`: each with the one before it, modulo 10."""
+    """Return (n, LENGTH), what a task makes of letters 0 to 9; `shift`: each three further, modulo 10."""
     match task:
         case "sort":
             return letters.sort(1).values
         case "reverse":
             return letters.flip(1)
-        case "add":
-            return (letters + letters.roll(1, 1)) % LETTERS
+        case "shift":
+            return (letters + 3) % LETTERS
         case _:
             return letters
 

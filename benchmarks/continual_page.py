@@ -14,11 +14,11 @@ from benchmarks.plots import Curve, curves
 HEAD = """# Continual learning: three skills in a row
 
 Written by `make repro-continual`. A Llama of {params:,} parameters, trained here for each seed, copies strings of six
-letters; then it learns to sort them, to reverse them, and to add to each letter the one before it, one skill after
-another. The prompt says by a word what is to be done: each task has four words that mean it. The base knows from
-lines of words which go together; skills and routers learn from three of them, tests draw from all four. {tests:,}
-strings of each task, right where all six letters are; means over {seeds} seeds, which differ in everything but the
-tests, with 95 % intervals (Student's t).
+letters; then it learns to sort them, to reverse them, and to shift each by three, one skill after another. The
+prompt says by a word what is to be done: each task has four words that mean it. The base knows from lines of words
+which go together; skills and routers learn from three of them, tests draw from all four. {tests:,} strings of each
+task, right where all six letters are; means over {seeds} seeds, which differ in everything but the tests, with 95 %
+intervals (Student's t).
 
 - **task given**: the caller names the task. **routed**: the router tells it from the prompt, by the base's own
   embedding (mean of its last hidden states) of {examples} examples per task. Copying is a task of no pack.

@@ -63,8 +63,8 @@ class Plan:
 
     base: Course = Course(400, 64)
     skill: Course = Course(400, 32)
-    lora: Course = Course(600, 32, 4e-3)
-    joint: Course = Course(1200, 32)
+    lora: Course = Course(400, 32, 4e-3)
+    joint: Course = Course(800, 32)
     tests: int = 512
 
 

@@ -1,6 +1,6 @@
 """Three skills learnt one after another, in packs and in other ways: rewrites docs/results/continual.md.
 
-For each seed a small Llama is trained here to copy strings, then learns to sort, to reverse and to add letters (the
+For each seed a small Llama is trained here to copy strings, then learns to sort, to reverse and to shift letters (the
 world is in `benchmarks.continual`), stage by stage. After each stage every way of keeping what was learnt is measured
 on all tasks, with 512 strings each, a quarter of them told by a word that no skill was learnt with. Trained models,
 packs and measures are kept under `--out`, so a stopped reproduction goes on.

@@ -33,7 +33,7 @@ def test_answers_are_what_the_tasks_say() -> None:
         "copy": [3, 1, 9, 9, 0, 5],
         "sort": [0, 1, 3, 5, 9, 9],
         "reverse": [5, 0, 9, 9, 1, 3],
-        "add": [8, 4, 0, 8, 9, 5],
+        "shift": [6, 4, 2, 2, 3, 8],
     }
 
 
