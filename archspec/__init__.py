@@ -4,6 +4,7 @@ Importing it costs next to nothing: torch and the libraries of the hosts are loa
 
     archspec.load(folder)                       a compiled checkpoint as a module
     archspec.skills(model, pack)                SkillPacks on a loaded model, in a `with`
+    archspec.routed(model, router)              each request answered by the SkillPacks of its task
     archspec.GraftedDiTTransformer2DModel, ...  what a compiled `config.json` or `model_index.json` names
     archspec.IdentityAutoencoder                the latent codec of hosts that work on pixels
 
@@ -19,10 +20,11 @@ from archspec import hook
 
 if TYPE_CHECKING:
     from archspec.runtime.packs.skills import skills
+    from archspec.runtime.routing.routed import routed
     from archspec.runtime.store.load import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "skills"]
+__all__ = ["__version__", "load", "routed", "skills"]
 
 
 def __getattr__(name: str) -> Any:
@@ -34,6 +36,10 @@ def __getattr__(name: str) -> Any:
         from archspec.runtime.packs.skills import skills
 
         return skills
+    if name == "routed":
+        from archspec.runtime.routing.routed import routed
+
+        return routed
     if name.startswith("Grafted") or name in ("IdentityAutoencoder", "ModelMixin", "PreTrainedModel"):
         from archspec.runtime.ecosystem import interop
 

@@ -10,6 +10,8 @@ from typing import Any
 COLOURS = ("#2a6fbb", "#d2691e", "#4b8b3b", "#7a4fa3")
 ROW, WIDTH, MARGIN = 0.28, 7.6, 0.7
 """Inches: height of a row, width of the picture, height of what is not rows."""
+PANEL = 2.4
+"""Inches: height of panels side by side."""
 APART = 0.36
 """Between the first and the last series of a row, in rows."""
 STYLE = {"font.size": 8.5, "svg.fonttype": "none", "font.family": "sans-serif"}
@@ -71,3 +73,43 @@ def _axes(plot: Any, labels: Sequence[str], axis: str) -> None:
     plot.set_axisbelow(True)
     plot.spines[["top", "right", "left"]].set_visible(False)
     plot.tick_params(axis="y", length=0)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a panel: place on the axis -> a value per seed."""
+
+    label: str
+    values: Sequence[Sequence[float]]
+
+
+def curves(path: Path, panels: Mapping[str, Sequence[Curve]], places: Sequence[str], axis: str) -> None:
+    """Write the picture: panels side by side, of the same curves over the same places, means with a dot per seed."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({**STYLE, "svg.hashsalt": path.stem}):
+        figure, plots = pyplot.subplots(
+            1, len(panels), figsize=(WIDTH, PANEL), sharey=True, layout="constrained", squeeze=False
+        )
+        for plot, (title, lines) in zip(plots[0], panels.items(), strict=True):
+            for colour, line in zip(COLOURS, lines, strict=False):
+                _curve(plot, line, colour)
+            plot.set_title(title, fontsize=9)
+            plot.set_xticks(range(len(places)), places)
+            plot.grid(axis="y", color="#dddddd", linewidth=0.6)
+            plot.spines[["top", "right"]].set_visible(False)
+        plots[0][0].set_ylabel(axis)
+        handles, labels = plots[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
+        figure.savefig(path, metadata={"Date": None, "Creator": None})
+        pyplot.close(figure)
+
+
+def _curve(plot: Any, line: Curve, colour: str) -> None:
+    means = [sum(values) / len(values) for values in line.values]
+    plot.plot(range(len(means)), means, color=colour, linewidth=1.4, label=line.label)
+    for place, values in enumerate(line.values):
+        plot.plot([place] * len(values), values, "o", ms=3, mec=colour, mfc=colour, alpha=0.6)

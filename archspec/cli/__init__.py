@@ -38,7 +38,8 @@ VERBS: Mapping[str, str] = {
     "pack": "Make a SkillPack: what tuning changed of a base, in one small file.",
     "attach": "Add SkillPacks to the base that they were made of.",
     "detach": "Take SkillPacks off a checkpoint again, bit by bit.",
-    "packs": "List, describe, verify and export SkillPacks.",
+    "packs": "List, describe, verify and export SkillPacks; ask a router.",
+    "route": "Make a router: which SkillPacks are active for a request.",
     "merge": "Merge checkpoints of one architecture: linear, TIES, DARE, SLERP, SCE.",
     "diff": "Compare specs, checkpoints and hub models.",
 }

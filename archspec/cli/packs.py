@@ -1,4 +1,5 @@
-"""`archspec packs ls|show|verify|export`: what packs hold, whether they are sound, and as LoRA for other tools."""
+"""`archspec packs ls|show|verify|export|route`: what packs hold, whether they are sound, as LoRA for other tools, and
+what a router chooses."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from archspec.quantity import quantity
 
 if TYPE_CHECKING:
     from archspec.packs.header import Header
+    from archspec.runtime.routing.router import Choice, Router
 
 
 @click.group()
@@ -137,3 +139,64 @@ def export(pack: Path, out: Path, rank: int | None, partial: bool, as_json: bool
     for name in found.left_out:
         click.echo(f"left out {name}", err=True)
     click.echo(f"{len(found.ranks)} matrices, relative error to the pack {found.error:.2g}; wrote {out}")
+
+
+@command.command()
+@click.argument("router", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("prompts", nargs=-1)
+@click.option("--base", type=click.Path(path_type=Path), help="The packs' base, which embeds the prompts.")
+@click.option("--file", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="Prompts, one a line.")
+@click.option("--task", "tasks", multiple=True, help="Task of a request, in place of a prompt.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def route(
+    router: Path, prompts: tuple[str, ...], base: Path | None, file: Path | None, tasks: tuple[str, ...], as_json: bool
+) -> None:
+    """Say what ROUTER chooses for each of PROMPTS, or which packs are active for a task."""
+    from archspec.runtime.routing.router import open_router
+    from archspec.semantics.check.routing import examples_of
+
+    asked = [*prompts, *(examples_of(file) if file else ())]
+    if bool(asked) == bool(tasks):
+        raise click.UsageError("give prompts (as arguments or by --file), or tasks by --task")
+    if asked and base is None:
+        raise click.UsageError("name the base, which embeds the prompts: --base FOLDER")
+    opened = open_router(router)
+    choices = _routed(opened, asked, base) if base is not None and asked else opened.given(tasks)
+    rows = [_choice(opened, request, choice) for request, choice in zip(asked or tasks, choices, strict=True)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        shares = ", ".join(f"{t['task']} {t['weight']:.2f}" for t in row["tasks"]) or "the base"
+        click.echo(f"{row['request']!r}: {shares}  (score {row['score']:.3f})")
+        for task in row["tasks"]:
+            click.echo(f"  {' + '.join(f'{file} x {scale:g}' for file, scale in task['packs']) or 'no pack'}")
+
+
+def _choice(router: Router, request: str, choice: Choice) -> dict[str, Any]:
+    tasks = [
+        {"task": task, "weight": weight, "packs": [(p.file, p.scale) for p in router.active(task)]}
+        for task, weight in choice.weights.items()
+    ]
+    return {"request": request, "score": choice.score, "tasks": tasks}
+
+
+def _routed(router: Router, prompts: list[str], base: Path) -> list[Choice]:
+    """Route prompts by a base on disk, which is held to the router's fingerprint: AS689."""
+    from archspec.cli.terminal import quiet_libraries
+    from archspec.diagnostics import Collector
+    from archspec.host.locate import fingerprint
+    from archspec.runtime.measure.sample import load_tokenizer
+    from archspec.runtime.routing.embed import BaseEmbedding
+    from archspec.runtime.routing.router import check_fingerprint
+    from archspec.runtime.store.home import home
+    from archspec.runtime.store.opening import open_model
+
+    quiet_libraries()
+    place, problems, embedding = home(base), Collector(), router.routing.embedding
+    found = {"from": f"'{base}'", "fingerprint": fingerprint(place.model)}
+    check_fingerprint(router.routing, "what is named as the base", found, problems)
+    problems.raise_if_errors()
+    by_base = embedding is not None and embedding.of == "base"
+    embed = BaseEmbedding(open_model(place), embedding, load_tokenizer(place)) if embedding and by_base else None
+    return router.route(prompts, embed)

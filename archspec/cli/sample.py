@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 @click.option("--prompt", "prompts", multiple=True, help="Language models: text to go on from (may be repeated).")
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Language models: new tokens.")
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, help="Language models; 0: the likeliest token.")
+@click.option("--router", type=click.Path(path_type=Path, dir_okay=False),
+              help="Language models: a router of SkillPacks of PATH, by which each prompt is answered.")  # fmt: skip
+@click.option("--task", help="Task of the prompts, in place of what the router would choose.")
 @click.option("--columns", type=click.IntRange(1), help="Columns of the grid.")
 @device_option
 @click.option(
@@ -41,8 +44,9 @@ def command(path: Path, prompts: tuple[str, ...], device: str | None, **options:
     place = home(path)
     if place.is_language_model:
         _texts(place, prompts, device or best_device(), options)
-    elif prompts:
-        raise fail("AS713", f"{place.architecture} takes no prompt on this way", None, "leave --prompt out")
+    elif prompts or options["router"]:
+        hint = "leave --prompt and --router out"
+        raise fail("AS713", f"{place.architecture} takes no prompt on this way", None, hint)
     else:
         _images(place, device or best_device(), options)
 
@@ -79,7 +83,38 @@ def _texts(place: Home, prompts: tuple[str, ...], device: str, options: dict[str
 
     if not prompts:
         raise fail("AS713", "a language model goes on from a prompt", None, 'write --prompt "Once upon a time"')
+    if options["task"] and not options["router"]:
+        raise click.UsageError("--task is of a router: name it by --router")
     quiet_libraries()
-    tokenizer, model = load_tokenizer(place), open_model(place, device)
-    for text in continue_texts(model, tokenizer, prompts, options["tokens"], options["seed"], options["temperature"]):
+    settings = (options["tokens"], options["seed"], options["temperature"])
+    tokenizer = load_tokenizer(place)
+    if options["router"] is None:
+        texts = continue_texts(open_model(place, device), tokenizer, prompts, *settings)
+    else:
+        texts = _routed_texts(place, prompts, device, tokenizer, settings, options)
+    for text in texts:
         click.echo(text)
+
+
+def _routed_texts(
+    place: Home,
+    prompts: tuple[str, ...],
+    device: str,
+    tokenizer: Any,
+    settings: tuple[int, int, float],
+    options: dict[str, Any],
+) -> list[str]:
+    """Go on from each prompt by the packs that a router chooses. The base is opened in the data type that it is stored
+    in, which packs are held to."""
+    from functools import partial
+
+    from archspec.host.headers import read_folder
+    from archspec.runtime.measure.sample import continue_texts
+    from archspec.runtime.routing.routed import routed
+    from archspec.runtime.store.load import stored
+    from archspec.runtime.store.opening import open_model
+
+    model = open_model(place, device, stored(read_folder(place.model)))
+    with routed(model, options["router"], tokenizer) as skills:
+        generate = partial(skills.generate, tasks=[options["task"]]) if options["task"] else skills.generate
+        return continue_texts(model, tokenizer, prompts, *settings, generate=generate)

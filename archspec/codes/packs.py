@@ -92,6 +92,30 @@ CODES = (
         good="archspec packs export sql.skillpack.safetensors -o lora --rank 32 --partial",
     ),
     Code(
+        "AS677",
+        "a router that does not say what it routes between",
+        "`archspec route` reads the `route` stanza of a spec: tasks with names, each with the packs that are active "
+        "for it. Below its threshold the base answers; `reject` is another way to say that threshold.",
+        bad="route: {by: map, tasks: [{name: sql, packs: [a]}, {name: sql, packs: [b]}]}",
+        good="route: {by: map, tasks: [{name: sql, packs: [a]}, {name: code, packs: [b]}]}",
+    ),
+    Code(
+        "AS678",
+        "too few examples of a task",
+        "Prototypes and classifiers are made of example prompts of every task, read from a file with one a line. The "
+        "threshold is found on examples that are held out in turn, which takes two of every task; a classifier takes "
+        "two tasks.",
+        bad="route: {by: prototypes, tasks: [{name: sql, packs: [sql.skillpack.safetensors]}]}",
+        good="route: {by: prototypes, tasks: [{name: sql, packs: [sql.skillpack.safetensors], examples: sql.txt}]}",
+    ),
+    Code(
+        "AS679",
+        "more outputs to average than tasks",
+        "`top` is the number of tasks whose outputs are averaged: the model runs once for each.",
+        bad="route: {by: map, top: 3, tasks: [{name: sql}, {name: code}]}",
+        good="route: {by: map, top: 2, tasks: [{name: sql}, {name: code}]}",
+    ),
+    Code(
         "AS680",
         "a file that is no sound SkillPack",
         "The header of a pack says which parts the file holds, of which data types and shapes. The file is cut off, is "
@@ -136,5 +160,37 @@ CODES = (
         "The tuned model is its base: there is nothing to pack.",
         bad="pack: {tuned: base, budget: 6%}",
         good="pack: {tuned: tuned, budget: 6%}",
+    ),
+    Code(
+        "AS686",
+        "a threshold outside of its range",
+        "The score of prototypes is a cosine, from -1 to 1; that of a classifier a probability, from 0 to 1. No score "
+        "is above 1, so the base would answer everything.",
+        bad="route: {by: prototypes, threshold: 30}",
+        good="route: {by: prototypes, threshold: 0.3}",
+    ),
+    Code(
+        "AS687",
+        "a task that the router does not know",
+        "Tasks are called by the names that the `route` stanza gives them. A map is told the task of every request: "
+        "it cannot be asked which task a prompt is of.",
+        bad="archspec packs route skills.router.safetensors --task sqll",
+        good="archspec packs route skills.router.safetensors --task sql",
+    ),
+    Code(
+        "AS688",
+        "a file that is no sound router",
+        "The header of a router says what the file holds. It is cut off, is no router, or contradicts its header; "
+        "nothing of it is used.",
+        bad="archspec packs route sql.skillpack.safetensors",
+        good="archspec packs route skills.router.safetensors",
+    ),
+    Code(
+        "AS689",
+        "a router of another base",
+        "Prototypes and classifiers know the embeddings of one base, and packs are differences to one base. Where the "
+        "fingerprints differ, or embeddings have another width, nothing that the router says has a meaning.",
+        bad="archspec packs route llama-3.1.router.safetensors --base llama-3.2 'a prompt'",
+        good="archspec packs route llama-3.1.router.safetensors --base llama-3.1 'a prompt'",
     ),
 )

@@ -385,6 +385,42 @@ class Attach(Node):
 
 
 @node
+class Task(Node):
+    """A task that requests are sent to: the packs that are active for it."""
+
+    name: str = arg(
+        "what callers and routers call it", example="sql", pattern=r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
+    )
+    packs: tuple[PackUse, ...] = arg("active packs, whose differences add up; `[]`: the base alone", default=())
+    examples: str | None = arg("prototypes, classifier: file of prompts, one a line", default=None, path=True)
+
+
+@node
+class Route(Node):
+    """What `archspec route` makes: a router, which says for each request which packs are active."""
+
+    by: Literal["map", "prototypes", "classifier"] = arg(
+        "map: the caller names the task; prototypes: the nearest mean of examples, by cosine; classifier: a logistic "
+        "regression on examples"
+    )
+    tasks: tuple[Task, ...] = arg("in the order in which they were learnt", example="[{name: sql, packs: [sql]}]")
+    threshold: float | None = arg(
+        "least score of the best task, below it the base answers (prototypes: cosine, -1 to 1; classifier: "
+        "probability, 0 to 1); default: from `reject`",
+        default=None,
+    )
+    reject: float = arg(
+        "part of the examples, each held out, that may score below the threshold", default=0.01, least=0, most=0.5
+    )
+    top: int = arg("tasks whose outputs are averaged, weighted by the router", default=1, least=1)
+    layer: int | None = arg(
+        "hidden states of the base whose mean is the embedding of a prompt; default: the last", default=None
+    )
+    length: int = arg("tokens of a prompt that are read, the first", default=512, least=1)
+    seed: int = arg("seed of what is held out when", default=0, least=0)
+
+
+@node
 class Spec(Node):
     """A whole spec file. Of a member of a matrix, `matrix` and `arms` are empty (`archspec.language.matrix`)."""
 
@@ -412,4 +448,5 @@ class Spec(Node):
     search: Search | None = arg("what `archspec search` chooses edits from; absent or `none`: nothing", default=None)
     pack: Pack | None = arg("what `archspec pack` makes; absent or `none`: nothing", default=None)
     attach: Attach | None = arg("packs on the base; absent or `none`: none", default=None)
+    route: Route | None = arg("what `archspec route` makes; absent or `none`: nothing", default=None)
     expect: tuple[Expectation, ...] = arg("assertions about the result", default=())

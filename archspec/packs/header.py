@@ -105,7 +105,7 @@ def part_name(tensor: str, term: int, part: str) -> str:
 def read_pack(path: Path, span: Span | None = None) -> tuple[Header, dict[str, TensorHeader]]:
     """Return the header of a pack and the places of its parts; AS680 where it is no pack or contradicts itself."""
     parts = read_header(path, span)
-    text = _metadata(path).get(KEY)
+    text = metadata_of(path).get(KEY)
     if text is None:
         raise fail("AS680", f"'{path}' is no SkillPack: its metadata has no '{KEY}'", span)
     try:
@@ -119,10 +119,10 @@ def read_pack(path: Path, span: Span | None = None) -> tuple[Header, dict[str, T
 def is_pack(path: Path) -> bool:
     """Whether a file of safetensors says that it is a pack. AS610 to AS617 where it is none of safetensors."""
     read_header(path)
-    return KEY in _metadata(path)
+    return KEY in metadata_of(path)
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def metadata_of(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file that `read_header` has found sound."""
     with open_regular(path, None) as file:
         length = int.from_bytes(file.read(8), "little")

@@ -14,7 +14,7 @@ from archspec.host.structure import Structure, inside
 from archspec.language.fields import declared
 from archspec.language.parse import load
 from archspec.language.selectors import Selector, bare_name, select
-from archspec.language.spec import Calibrate, Data, Pack, Rule, Spec, Step
+from archspec.language.spec import Calibrate, Data, Pack, PackUse, Rule, Spec, Step
 from archspec.packs.header import read_pack
 from archspec.packs.roles import ROLES, roles
 
@@ -186,20 +186,25 @@ def _named(selector: Selector, role: Mapping[str, str], spec: Spec, structure: S
 
 
 def attach_fits(spec: Spec, structure: Structure, problems: Collector) -> None:
-    """Report packs of `attach` that cannot be read, or name tensors that the base has not: AS680, AS681. Digests are
-    compared when the packs are attached."""
+    """Report packs of `attach` that do not fit the base."""
     near = Path(spec.origin.span.source.name).parent if spec.origin else Path()
     for use in spec.attach.packs if spec.attach else ():
-        span = use.span("from") or use.span()
-        try:
-            header, _ = read_pack(near / Path(use.from_).expanduser(), span)
-        except ArchspecError as error:
-            problems.add(error.diagnostics)
-            continue
-        shapes = structure.tensors or expected_tensors(structure) or {}
-        for name, change in header.tensors.items():
-            found = shapes.get(name)
-            if found is None or getattr(found, "shape", found) != change.shape:
-                what = f"is {getattr(found, 'shape', found)}, not {change.shape}" if found else "is not in the base"
-                problems.report("AS681", f"'{use.from_}' is of another base: '{name}' {what}", span)
-                break
+        use_fits(use, near, structure, problems)
+
+
+def use_fits(use: PackUse, near: Path, structure: Structure, problems: Collector) -> None:
+    """Report a pack that cannot be read, or names a tensor that the base has not: AS680, AS681. Digests are compared
+    when it is put on the base."""
+    span = use.span("from") or use.span()
+    try:
+        header, _ = read_pack(near / Path(use.from_).expanduser(), span)
+    except ArchspecError as error:
+        problems.add(error.diagnostics)
+        return
+    shapes = structure.tensors or expected_tensors(structure) or {}
+    for name, change in header.tensors.items():
+        found = shapes.get(name)
+        if found is None or getattr(found, "shape", found) != change.shape:
+            what = f"is {getattr(found, 'shape', found)}, not {change.shape}" if found else "is not in the base"
+            problems.report("AS681", f"'{use.from_}' is of another base: '{name}' {what}", span)
+            return

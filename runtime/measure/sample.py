@@ -171,15 +171,23 @@ def load_tokenizer(place: Home) -> Any:
 
 @torch.no_grad()
 def continue_texts(
-    model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int = 64, seed: int = 0, temperature: float = 0.0
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    tokens: int = 64,
+    seed: int = 0,
+    temperature: float = 0.0,
+    generate: Callable[..., Tensor] | None = None,
 ) -> list[str]:
-    """Return each prompt with what the model makes of it; temperature 0 takes the likeliest token."""
+    """Return each prompt with what the model makes of it; temperature 0 takes the likeliest token. `generate(inputs,
+    **options)`: in place of the model's own."""
     sampling = {"do_sample": temperature > 0} | ({"temperature": temperature} if temperature > 0 else {})
     found = []
     with torch.random.fork_rng(devices=[]):
         for i, prompt in enumerate(prompts):
             torch.manual_seed(generator(seed, "text", i).initial_seed())
             ids = tokenizer(prompt, return_tensors="pt").to(model.device)
-            answer = model.generate(**ids, max_new_tokens=tokens, pad_token_id=tokenizer.eos_token_id, **sampling)
+            given = {"max_new_tokens": tokens, "pad_token_id": tokenizer.eos_token_id, **sampling}
+            answer = generate(ids, **given) if generate else model.generate(**ids, **given)
             found.append(tokenizer.decode(answer[0], skip_special_tokens=True))
     return found

@@ -18,14 +18,14 @@ def check_base(pack: Pack, headers: Mapping[str, TensorHeader], problems: Collec
     """Report a base that is another one: AS681, with the first few tensors that differ."""
     wrong = list(_differences(pack.header, headers))
     for message in wrong[:MOST_PROBLEMS]:
-        problems.report("AS681", f"'{pack.path.name}' is of another base: {message}", None, origin(pack.header))
+        problems.report("AS681", f"'{pack.path.name}' is of another base: {message}", None, origin(pack.header.base))
     if len(wrong) > MOST_PROBLEMS:
         problems.report("AS681", f"and {len(wrong) - MOST_PROBLEMS} more tensors of '{pack.path.name}'", None)
 
 
-def origin(header: Header) -> str:
-    """Return the hint that names the base of a pack."""
-    told = " ".join(header.base[key] for key in ("from", "fingerprint") if key in header.base)
+def origin(base: Mapping[str, str]) -> str:
+    """Return the hint that names the base of a pack or a router."""
+    told = " ".join(base[key] for key in ("from", "fingerprint") if key in base)
     return f"it was made of {told}"
 
 

@@ -50,12 +50,15 @@ class Skills(AbstractContextManager["Skills"]):
         self._places: dict[str, int] = {}
         """Where the base's tensors lay when it was checked."""
 
+    @property
+    def is_on(self) -> bool:
+        return bool(self._base or self._hooks)
+
     def __enter__(self) -> Self:
-        if self._base or self._hooks:
+        if self.is_on:
             raise RuntimeError("these packs are on the model already")
+        self.prepare()
         tensors = tensors_of(self.model)
-        if {name: tensors[name].data_ptr() for name in self._places} != self._places or not self._places:
-            self._prepare(tensors)
         for name, value in self._exchanged.items():
             self._base[name], tensors[name].data = tensors[name].data, value
         for path, beside in self._branches.items():
@@ -73,9 +76,13 @@ class Skills(AbstractContextManager["Skills"]):
         self._base.clear()
         self._hooks.clear()
 
-    def _prepare(self, tensors: Mapping[str, Tensor]) -> None:
-        """Check the base, and make what is exchanged and what is added. Done again for a model whose tensors lie
-        elsewhere: it was moved, or other packs are on it (which is refused: a sum is not what was asked for)."""
+    def prepare(self) -> None:
+        """Do what the first entry would: check the base, and make what is exchanged and what is added. Done again for a
+        model whose tensors lie elsewhere: it was moved, or other packs are on it (which is refused: a sum is not what
+        was asked for)."""
+        tensors = tensors_of(self.model)
+        if self._places and {name: tensors[name].data_ptr() for name in self._places} == self._places:
+            return
         problems = Collector()
         for use in self.uses:
             _check(use.pack, self._names[use.pack.path], tensors, problems)
@@ -137,7 +144,7 @@ def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str | None]:
 def _check(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[str, Tensor], problems: Collector) -> None:
     wrong = list(_differences(pack, names, tensors))
     for message in wrong[:MOST_PROBLEMS]:
-        problems.report("AS681", f"'{pack.path.name}' is of another base: {message}", None, origin(pack.header))
+        problems.report("AS681", f"'{pack.path.name}' is of another base: {message}", None, origin(pack.header.base))
 
 
 def _differences(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -149,11 +156,12 @@ def _differences(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[s
         tensor = tensors[name].detach()
         if (tuple(tensor.shape), tensor.dtype) != (change.shape, DTYPES[change.dtype]):
             yield f"'{name}' is {tensor.dtype} {tuple(tensor.shape)}, it wants {change.dtype} {change.shape}"
-        elif _digest(tensor) != change.digest:
+        elif digest_of(tensor) != change.digest:
             yield f"'{name}' has other values"
 
 
-def _digest(tensor: Tensor) -> str:
+def digest_of(tensor: Tensor) -> str:
+    """Return the XXH3-128 of a tensor's data, hexadecimal."""
     data = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return str(xxhash.xxh3_128_hexdigest(memoryview(data)))  # type: ignore[arg-type]
 

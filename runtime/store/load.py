@@ -48,7 +48,7 @@ def load(
         hint = "it is a plain model: load it with its own library"
         raise fail("AS640", f"'{root}' is not a compiled checkpoint: its config has no '{KEY}' entry", None, hint)
     headers = live(root, read_folder(root))
-    with torch.random.fork_rng(devices=[]), _default_dtype(dtype or _stored(headers)):
+    with torch.random.fork_rng(devices=[]), _default_dtype(dtype or stored(headers)):
         model = build_compiled(config)
     _check(model, headers, root)
     _fill(model, headers, device, dtype)
@@ -76,7 +76,7 @@ def build_compiled(config: Mapping[str, Any]) -> nn.Module:
         return cls(cls.config_class.from_dict(dict(config)))  # type: ignore[no-any-return]
 
 
-def _stored(headers: Mapping[str, TensorHeader]) -> torch.dtype:
+def stored(headers: Mapping[str, TensorHeader]) -> torch.dtype:
     """Return the dtype of most floating elements."""
     counts: dict[torch.dtype, int] = {}
     for header in headers.values():

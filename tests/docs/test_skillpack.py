@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from archspec.cli import main
 from archspec.runtime.packs.reading import open_pack
 from tests.packs import packed, tuned_from
+from tests.runtime.routing.conftest import EXAMPLES, with_tokenizer
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -25,10 +26,13 @@ BLOCKS = [m.groups() for m in BLOCK.finditer((ROOT / "docs" / "skillpack.md").re
 
 def test_the_commands(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "base").symlink_to(tiny_encoder)
+    with_tokenizer(tiny_encoder, tmp_path).rename(tmp_path / "base")
     tuned_from(tiny_encoder, tmp_path / "tuned")
-    (spec,) = [text for kind, flags, text in BLOCKS if kind == "yaml" and not flags]
+    spec, routing = [text for kind, flags, text in BLOCKS if kind == "yaml" and not flags]
     (tmp_path / "sql.yaml").write_text(spec, "utf-8")
+    (tmp_path / "skills.yaml").write_text(routing, "utf-8")
+    for name, lines in {**EXAMPLES, "brief": EXAMPLES["code"]}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines), "utf-8")
     for line in (line for kind, _, text in BLOCKS if kind == "bash" for line in text.strip().splitlines()):
         program, *arguments = shlex.split(line)
         if program == "archspec":
@@ -41,6 +45,13 @@ def test_the_commands(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     names: dict[str, Any] = {}
     exec(python, names)
     assert names["sql"].uses[0].pack.header.name == "sql"
+    routed, given = [text for kind, flags, text in BLOCKS if kind == "python" and flags in (" routing", " given")]
+    exec(routed, names)
+    assert names["output"].shape[0] == 2
+    assert names["skills"].router.routing.names == ("sql", "brief-sql", "chat")
+    exec(given, names)
+    with names["skills"] as skills:
+        assert len(skills.route(["one", "two", "three"])) == 3
 
 
 def test_the_calibrated_spec(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

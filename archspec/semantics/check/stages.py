@@ -31,6 +31,7 @@ from archspec.language.spec import (
 )
 from archspec.semantics.check.families import has_null_label, is_headless, metrics_of, objectives_of
 from archspec.semantics.check.places import item_span, written_keys
+from archspec.semantics.check.routing import check_route
 from archspec.semantics.choices import resolve_search
 from archspec.semantics.packs import attach_fits, resolve_pack
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
@@ -201,9 +202,11 @@ def search_has_choices(resolved: ResolvedSpec, collector: Collector) -> None:
 
 
 def packs_are_whole(resolved: ResolvedSpec, collector: Collector) -> None:
-    """What `pack` says must name a source, tensors, and forms with their settings; `attach` packs of the base."""
+    """What `pack` says must name a source, tensors, and forms with their settings; `attach` and `route` packs of the
+    base."""
     resolve_pack(resolved.spec, resolved.structure, collector)
     attach_fits(resolved.spec, resolved.structure, collector)
+    check_route(resolved.spec, resolved.structure, collector)
 
 
 def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> None:
