@@ -21,7 +21,7 @@ TaskKind = Literal["fit", "regress", "finetune", "evaluate"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a task needs: `examples` seen, `flops`, `cache_bytes` of activations held at once."""
+    """What a task needs: `examples` seen, `flops`, `cache_bytes` of activations or Gram matrices held at once."""
 
     examples: int = 0
     flops: int = 0

@@ -7,7 +7,8 @@
 
 A regression comes after the fit of its part, a group after what is inside it, a sequential fit after all fits before
 it in the network. Tasks of one kind that do not need one another share a run of the teacher, a *wave*, as long as what
-must be held at once fits the stated budget.
+must be held at once fits the stated budget: Gram matrices of fits, cached activations of regressions. The `why` of a
+fit says how many waves, and so runs of the teacher, that makes; results do not depend on it.
 
 A regression caches the teacher's activations when those of its site fit the stanza's budget and it would need them more
 than once; else the teacher runs along with it, once for all sites of the wave. The task's `why` says which, and why.
@@ -28,10 +29,9 @@ from archspec.instructions import Install, Instruction, Relist, added, to_json
 from archspec.language.spec import Distill, Freeze, Init
 from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
 from archspec.quantity import quantity
+from archspec.runtime.learn.least_squares import gram_bytes
 from archspec.semantics.resolve import ResolvedSpec, explicit
 
-GRAM_BUDGET = 4 * 1024**3
-"""Bytes of Gram matrices that one wave of fits may hold."""
 CALIBRATION_BATCH = 64
 CACHED_BYTES = 2
 """Of one number in the activation cache."""
@@ -101,7 +101,8 @@ class _Planner:
         return [[place] for i in self.program if isinstance(i, Relist) for place, _, _ in added(i)]
 
     def tasks(self) -> tuple[Task, ...]:
-        fits = waves(list(self._fits()), GRAM_BUDGET)
+        grams = min((part.init.grams for part in self.parts if part.fitted), default=0)
+        fits = counted(waves(list(self._fits()), grams), grams)
         regressions = waves(list(self._regressions()), self.distill["cache"])
         taught = tuple(task.id for task in (*fits, *regressions))
         finetune = [self._finetune(taught)] if self.spec["finetune"] else []
@@ -148,15 +149,18 @@ class _Planner:
             shared = {"gate_weighted": self.distill["gate_weighted"], "objective": self._objective(self.distill)}
             settings = {**init, **shared, "batch": CALIBRATION_BATCH}
             donor = {"donor": {role: weight.to_json() for role, weight in part.donor.items()}} if part.donor else {}
+            settings["passes"] = len(_grams(part))
             yield self._task("fit", part, needs, settings | donor, self._fit_cost(part))
             before.append(f"fit/{part.name}")
 
     def _fit_cost(self, part: Taught) -> Cost:
-        """Passes of the teacher and of the part, and the products of the Gram matrix."""
+        """Passes of the teacher and of the part, the products of the Gram matrices, and the bytes of the largest: one
+        is gone before the next begins."""
         tokens, samples = part.site.shape.tokens or self.prices.tokens or 1, part.init.samples
-        gram = part.maps * part.features * (part.features + 2 * part.site.shape.width)
-        flops = samples * (self.prices.host + self._price(part) + 2 * tokens * gram)
-        return Cost(samples, flops, 8 * gram)
+        passes = [(maps, features, width) for maps, features, width in _grams(part)]
+        products = sum(maps * features * (features + width) for maps, features, width in passes)
+        flops = samples * (len(passes) * (self.prices.host + self._price(part)) + 2 * tokens * products)
+        return Cost(samples, flops, max(maps * gram_bytes(features, width) for maps, features, width in passes))
 
     def _regressions(self) -> Iterator[Task]:
         if self.spec["distill"] is None:
@@ -238,6 +242,28 @@ class _Planner:
         return Task(f"{kind}/{part.name}", kind, "", part.sites, tuple(needs), settings, cost)
 
 
+def _grams(part: Taught) -> list[tuple[int, int, int]]:
+    """Return (matrices, inputs, outputs) of each run of the teacher in which a fit gathers sums: for the choice of
+    neurons among the teacher's, for a router, for the read-out."""
+    width = part.site.shape.width
+    choice = [(1, part.site.shape.hidden or 0, width)] if part.donor else []
+    router = [(1, width, part.experts)] if part.experts else []
+    return [*choice, *router, (part.maps, part.features, width)]
+
+
+def counted(fits: Sequence[Task], budget: int) -> list[Task]:
+    """Say of each fit how many runs of the teacher all waves together are."""
+    found: dict[tuple[int, str], int] = {}
+    for task in fits:  # in a wave, those of other settings run by themselves
+        shared = digest({name: value for name, value in task.settings.items() if name not in ("donor", "passes")})
+        found[task.wave, shared] = max(task.settings["passes"], found.get((task.wave, shared), 0))
+    turns = len({wave for wave, _ in found})
+    in_turns = "in one turn" if turns == 1 else f"in {turns} turns"
+    held, passes = quantity(budget, "bytes"), sum(found.values())
+    why = f"{in_turns}, of at most {held} of Gram matrices: {passes} passes of the teacher"
+    return [replace(task, settings={**task.settings, "why": why}) for task in fits]
+
+
 def waves(tasks: Sequence[Task], budget: int) -> list[Task]:
     """Number the waves and order the tasks by them.
 
@@ -257,8 +283,8 @@ def waves(tasks: Sequence[Task], budget: int) -> list[Task]:
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what decides nothing about the result: how often work is saved, how large the cache is (if there is
-    one), and why."""
-    found = {name: value for name, value in settings.items() if name not in ("checkpoint", "why")}
+    one), how often the teacher runs, and why."""
+    found = {name: value for name, value in settings.items() if name not in ("checkpoint", "passes", "why")}
     return found | ({"cache": settings["cache"] > 0} if "cache" in settings else {})
 
 

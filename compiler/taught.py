@@ -33,6 +33,8 @@ class Taught:
     maps: int = 1
     """Read-outs or merges, of so many inputs each: one for each stream of a group of blocks."""
     has_weights: bool = True
+    experts: int = 0
+    """Outputs of a router, which has a closed form of its own before the read-out has."""
     donor: Mapping[str, Excerpt] | None = None
     """Canonical weight names to where the host has them, where a narrower MLP can choose among the host's neurons."""
 
@@ -66,7 +68,8 @@ def _operators(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterat
                 features = tensors["readout.weight"][1] if "readout.weight" in tensors else 0
                 init = edit.init or Init()
                 chosen = donor(site, config) if init.neurons in ("auto", "greedy") else None
-                yield Taught(site.name, site, (site.path,), init, features, 1, bool(tensors), chosen)
+                experts = tensors["router.weight"][0] if "router.weight" in tensors else 0
+                yield Taught(site.name, site, (site.path,), init, features, 1, bool(tensors), experts, chosen)
 
 
 def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[Taught]:

@@ -71,6 +71,13 @@ class Init(Node):
     ridge: float = arg("least_squares: ridge, as a fraction of the mean Gram diagonal", default=1e-4, least=0)
     samples: int = arg("least_squares: calibration samples", default=1024, least=1)
     sequential: bool = arg("least_squares: fit on the activations of the already edited model", default=False)
+    grams: int = arg(
+        "least_squares: budget of the Gram matrices held at once, bytes (`4GiB`; the least of all edits counts): sites "
+        "that do not fit together take turns",
+        default=4 * 1024**3,
+        least=0,
+        unit="bytes",
+    )
     seed: int = arg("seed of random weights and of calibration", default=0, least=0)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 def images_of(tasks: Iterable[Any], held_out: int) -> int:
     """Return how many examples these tasks run a model on, each pass and the `held_out` ones counted.
 
-    Tasks of a wave share the teacher's passes; a fit that chooses neurons needs two, and two judgements. A cached
+    Tasks of a wave share the teacher's passes; a fit that chooses neurons needs two, and all two judgements. A cached
     regression sees each example once. Evaluations count nothing.
     """
     passes: dict[tuple[str, str], int] = {}
     for task in tasks:
         s = task.settings
         if task.kind == "fit":
-            key, images = f"{task.wave}", (2 if s.get("donor") else 1) * s["samples"] + 2 * held_out
+            key, images = f"{task.wave}", s.get("passes", 1) * s["samples"] + 2 * held_out
         elif task.kind == "regress":
             key, images = f"{task.wave}", s["samples"] * (1 if s["cache"] else s["epochs"]) + held_out
         elif task.kind == "finetune":

@@ -2,8 +2,10 @@
 
 An operator is features, then one linear read-out; a container of parallel blocks is branches, then a merge. With the
 features fixed, the best read-out is a ridge regression whose normal equations are features x features: they grow while
-the teacher runs, so nothing is cached. Where a narrower MLP inherits, the neurons that stay are chosen first, by the
-same activations (see `neurons`).
+the teacher runs, so nothing is cached, and a site's tokens are dropped before the next site is reached. Where a
+narrower MLP inherits, the neurons that stay are chosen first, by the same activations (see `neurons`). Held at once are
+the Gram matrices of all parts (the planner's waves keep them to a budget) and, while one part is solved, a few copies
+of its own.
 
 `sequential`: a part is fed what the already edited model feeds it, while its target stays the teacher's output, so it
 makes up for the errors of the parts before it. Errors are measured on examples that no fit has seen; a fit that is
@@ -27,11 +29,12 @@ from archspec.runtime.learn.least_squares import fit as solve
 from archspec.runtime.learn.neurons import NeuronWatch
 from archspec.runtime.learn.outcome import Outcome, RelativeError
 from archspec.runtime.learn.parts import Part
-from archspec.runtime.learn.taps import Record, record
+from archspec.runtime.learn.taps import Record, record, watch
 from archspec.runtime.operators.base import Operator
 
 Tick = Callable[[int], None]
 """Called with the number of examples done."""
+See = Callable[[Part, Record], None]
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,19 @@ class Teacher:
     host: nn.Module
     student: nn.Module | None = None
 
-    def records(self, parts: Sequence[Part], keywords: Mapping[str, Any], gates: bool = False) -> dict[str, Record]:
-        """Return per part the call to imitate: the host's output on the host's inputs, or on the edited model's."""
-        found = record(self.host, [p.tap for p in parts], keywords, gates=gates)
-        if self.student is not None:
-            fed = record(self.student, [replace(p.tap, first=p.paths[0], last=p.paths[0]) for p in parts], keywords)
-            for name, own in fed.items():
-                found[name].args, found[name].kwargs = own.args, own.kwargs
-        return found
+    def show(self, parts: Sequence[Part], keywords: Mapping[str, Any], see: See, gates: bool = False) -> None:
+        """Run the host and give `see` each part with the call to imitate: the host's output on the host's inputs, of
+        which one is held at a time; or on the edited model's, of which all are (sequential parts come one by one)."""
+        known = {part.name: part for part in parts}
+        taps = [part.tap for part in parts]
+        if self.student is None:
+            watch(self.host, taps, keywords, lambda name, seen: see(known[name], seen), gates=gates)
+            return
+        found = record(self.host, taps, keywords, gates=gates)
+        fed = record(self.student, [replace(p.tap, first=p.paths[0], last=p.paths[0]) for p in parts], keywords)
+        for name, own in fed.items():
+            found[name].args, found[name].kwargs = own.args, own.kwargs
+            see(known[name], found[name])
 
 
 @torch.no_grad()
@@ -101,12 +109,11 @@ def _choose_neurons(
 ) -> None:
     watches = {p.name: NeuronWatch(teacher.host, p.tap.first, donors[p.name]) for p in parts}
     for _, keywords in feed.batches(settings.samples):
-        for name, seen in teacher.records(parts, keywords).items():
-            watches[name].update(seen)
+        teacher.show(parts, keywords, lambda part, seen: watches[part.name].update(seen))
     for part in parts:
         if not isinstance(part.module, Operator):
             raise InternalError(f"fit: '{part.name}' chooses neurons and is no operator")
-        part.module.inherit(watches[part.name].choose(part.module.config.hidden))
+        part.module.inherit(watches.pop(part.name).choose(part.module.config.hidden))
 
 
 def _calibrate(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSettings) -> None:
@@ -116,31 +123,35 @@ def _calibrate(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: Fi
     if not calibrations:
         return
     chosen = [p for p in parts if p.name in calibrations]
+
+    def see(part: Part, seen: Record) -> None:
+        calibrations[part.name].update(seen.real(operators[part.name].tokens(seen.args, seen.kwargs)))
+
     for _, keywords in feed.batches(settings.samples):
-        for name, seen in teacher.records(chosen, keywords).items():
-            calibrations[name].update(seen.real(operators[name].tokens(seen.args, seen.kwargs)))
+        teacher.show(chosen, keywords, see)
     for calibration in calibrations.values():
         calibration.finish(settings.ridge)
 
 
 def _solve(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSettings, tick: Tick) -> None:
     sums: dict[str, list[GramAccumulator]] = {}
-    for _, keywords in feed.batches(settings.samples):
-        records = teacher.records(parts, keywords, settings.gate_weighted)
-        for part in parts:
-            seen = records[part.name]
-            pieces = part.split(seen)
-            if part.name not in sums:
-                sums[part.name] = [GramAccumulator.empty(f.shape[-1], r.shape[-1], f.device) for f, r in pieces]
-            sizes = [rest.shape[1] for _, rest in pieces]
-            weight = token_weights(seen) if settings.gate_weighted and not part.group else _counted(seen)
-            weights = [None] * len(sizes) if weight is None else torch.split(weight, sizes, dim=1)
-            wanted = torch.split(seen.output, sizes, dim=1)
-            for one, (features, rest), target, w in zip(sums[part.name], pieces, wanted, weights, strict=True):
-                one.update(features, target - rest, w)
-        tick(len(next(iter(records.values())).output))
+
+    def see(part: Part, seen: Record) -> None:
+        pieces = part.split(seen)
+        if part.name not in sums:
+            sums[part.name] = [GramAccumulator.empty(f.shape[-1], r.shape[-1], f.device) for f, r in pieces]
+        sizes = [rest.shape[1] for _, rest in pieces]
+        weight = token_weights(seen) if settings.gate_weighted and not part.group else _counted(seen)
+        weights = [None] * len(sizes) if weight is None else torch.split(weight, sizes, dim=1)
+        wanted = torch.split(seen.output, sizes, dim=1)
+        for one, (features, rest), target, w in zip(sums[part.name], pieces, wanted, weights, strict=True):
+            one.update(features, target - rest, w)
+
+    for start, keywords in feed.batches(settings.samples):
+        teacher.show(parts, keywords, see, settings.gate_weighted)
+        tick(min(feed.batch, settings.samples - start))
     for part in parts:
-        _write(part, sums[part.name], settings.ridge)
+        _write(part, sums.pop(part.name), settings.ridge)
 
 
 def _write(part: Part, sums: Sequence[GramAccumulator], ridge: float) -> None:
@@ -170,9 +181,10 @@ def _counted(seen: Record) -> Tensor | None:
 
 def _errors(parts: Sequence[Part], teacher: Teacher, feed: Feed) -> dict[str, float]:
     found = {p.name: RelativeError() for p in parts}
+
+    def see(part: Part, seen: Record) -> None:
+        found[part.name].update(part.run(seen), seen, part.baseline(seen))
+
     for _, keywords in feed.batches(feed.held_out, "held-out"):
-        records = teacher.records(parts, keywords)
-        for part in parts:
-            seen = records[part.name]
-            found[part.name].update(part.run(seen), seen, part.baseline(seen))
+        teacher.show(parts, keywords, see)
     return {name: error.value for name, error in found.items()}

@@ -15,6 +15,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ROWS = 8192
+"""Most rows that are added at once: they are copied to float64."""
+
+
+def gram_bytes(features: int, outputs: int) -> int:
+    """Return the bytes of a GramAccumulator.
+
+    >>> gram_bytes(3, 2) == GramAccumulator.empty(3, 2).bytes
+    True
+    """
+    return 8 * (features * (features + outputs) + 2 * features + 3 * outputs + 1)
+
 
 @dataclass
 class GramAccumulator:
@@ -55,8 +67,12 @@ class GramAccumulator:
     @torch.no_grad()
     def update(self, h: Tensor, y: Tensor, weight: Tensor | None = None) -> None:
         """Add rows: h (..., features), y (..., outputs), weight (...) of each row, default 1."""
-        rows, targets = (t.detach().flatten(0, -2).to(self.hh.device, torch.float64) for t in (h, y))
-        w = torch.ones_like(rows[:, 0]) if weight is None else weight.detach().flatten().to(rows)
+        w = h.new_ones(h.shape[:-1]) if weight is None else weight
+        flat = (h.flatten(0, -2), y.flatten(0, -2), w.flatten())
+        for piece in zip(*(torch.split(t.detach(), ROWS) for t in flat), strict=True):
+            self._add(*(t.to(self.hh.device, torch.float64) for t in piece))
+
+    def _add(self, rows: Tensor, targets: Tensor, w: Tensor) -> None:
         if not self.weight:
             total = w.sum().clamp(min=torch.finfo(w.dtype).tiny)
             self.h0, self.y0 = (w @ rows) / total, (w @ targets) / total
@@ -68,6 +84,10 @@ class GramAccumulator:
         self.yy += w @ targets.square()
         self.h += heavy.sum(0)
         self.y += w @ targets
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in vars(self).values())
 
     def merge(self, other: GramAccumulator) -> None:
         """Add what another accumulator gathered."""

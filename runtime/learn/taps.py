@@ -10,7 +10,7 @@ function mode, so no family has to say where its gates are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +70,10 @@ class Record:
         return tokens if self.present is None else tokens[self.present]
 
 
+See = Callable[[str, Record], None]
+"""Called with the name of a tap and its record."""
+
+
 class Stop(Exception):
     """Ends a run of the host once the last tap has been seen."""
 
@@ -82,27 +86,65 @@ def record(
     With `stop` the run ends at the last tap; it must not when the host's own answer or a gate of the last is wanted.
     """
     found: dict[str, Record] = {}
-    calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-    watch = _Products() if gates else None
-    early = len(taps) if stop and not gates else 0
-    mask = keywords.get("attention_mask")
+    watch(host, taps, keywords, found.__setitem__, gates=gates, stop=stop)
+    return found
 
-    def entered(tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls[tap.name] = (args, dict(kwargs))
 
-    def left(tap: Tap, output: Any) -> None:
-        args, kwargs = calls.pop(tap.name)
+def watch(
+    host: nn.Module,
+    taps: Sequence[Tap],
+    keywords: Mapping[str, Any],
+    see: See,
+    *,
+    gates: bool = False,
+    stop: bool = True,
+) -> None:
+    """As `record`, but give each record to `see` as soon as it is whole, in the midst of the run, and keep none: what
+    must be held at once is one record, however many taps there are. `see` may run modules of the host: no tap
+    sees that."""
+    run = _Run(see, keywords.get("attention_mask"), len(taps) if stop and not gates else 0)
+    products = _Products(run.give) if gates else None
+    run.products = products
+    with torch.no_grad(), _hooked(host, taps, run.entered, run.left), products or _nothing(), suppress(Stop):
+        host(**keywords)
+    if products is not None:
+        products.flush()
+
+
+class _Run:
+    """One run of the host. It is stopped after `last` records; 0: never."""
+
+    def __init__(self, see: See, mask: Any, last: int) -> None:
+        self.see, self.mask, self.last = see, mask, last
+        self.products: _Products | None = None
+        self.calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self.given, self.busy = 0, False
+
+    def entered(self, tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self.busy:
+            self.calls[tap.name] = (args, dict(kwargs))
+
+    def left(self, tap: Tap, output: Any) -> None:
+        if self.busy:
+            return
+        args, kwargs = self.calls.pop(tap.name)
         streams = tuple(s for s in tap.streams if s[1] is not None and output[s[1]] is not None)
         tokens = tokens_of(output, streams)
-        found[tap.name] = Record(args, kwargs, tokens, present=presence(mask, tokens), streams=streams)
-        if watch is not None:
-            watch.expect(tokens, found[tap.name])
-        if len(found) == early:
+        seen = Record(args, kwargs, tokens, present=presence(self.mask, tokens), streams=streams)
+        if self.products is None:
+            self.give(tap.name, seen)
+        else:
+            self.products.expect(tap.name, seen)
+        if self.given == self.last > 0:
             raise Stop
 
-    with torch.no_grad(), _hooked(host, taps, entered, left), watch or _nothing(), suppress(Stop):
-        host(**keywords)
-    return found
+    def give(self, name: str, seen: Record) -> None:
+        self.busy = True
+        try:
+            self.see(name, seen)
+        finally:
+            self.busy = False
+        self.given += 1
 
 
 def presence(mask: Any, tokens: Tensor) -> Tensor | None:
@@ -148,21 +190,30 @@ def _hooked(host: nn.Module, taps: Sequence[Tap], entered: Any, left: Any) -> It
 
 
 class _Products(TorchFunctionMode):
-    """Notes the other factor of the first product in which an expected tensor stands."""
+    """Notes the other factor of the first product in which an expected tensor stands, and gives its record on."""
 
     PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
 
-    def __init__(self) -> None:
+    def __init__(self, give: See) -> None:
         super().__init__()
-        self._expected: dict[int, tuple[Tensor, Record]] = {}
+        self._give = give
+        self._expected: dict[int, tuple[str, Record]] = {}
 
-    def expect(self, tokens: Tensor, record: Record) -> None:
-        self._expected[id(tokens)] = (tokens, record)
+    def expect(self, name: str, seen: Record) -> None:
+        if id(seen.output) in self._expected:
+            self._give(*self._expected[id(seen.output)])
+        self._expected[id(seen.output)] = (name, seen)
+
+    def flush(self) -> None:
+        """Give on what was multiplied by nothing."""
+        for name, seen in self._expected.values():
+            self._give(name, seen)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.PRODUCTS:
             for one, other in ((args[0], args[1]), (args[1], args[0])):
                 if id(one) in self._expected and isinstance(other, Tensor):
-                    _, seen = self._expected.pop(id(one))
+                    name, seen = self._expected.pop(id(one))
                     seen.gate = other
+                    self._give(name, seen)
         return func(*args, **(kwargs or {}))

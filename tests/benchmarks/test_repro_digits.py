@@ -37,7 +37,7 @@ def test_images_are_counted_pass_by_pass() -> None:
     assert images_of(together, 143) == 1024 + 2 * 143
     in_turn = [task("fit", wave, samples=512) for wave in range(3)]
     assert images_of(in_turn, 143) == 3 * (512 + 2 * 143)
-    assert images_of([task("fit", samples=100, donor={"up.weight": "x"})], 143) == 2 * 100 + 2 * 143
+    assert images_of([task("fit", samples=100, passes=2)], 143) == 2 * 100 + 2 * 143
     assert images_of([task("regress", samples=64, epochs=9, cache=1)], 143) == 64 + 143
     assert images_of([task("regress", samples=64, epochs=9, cache=0)], 143) == 9 * 64 + 143
     assert images_of([*together, task("finetune", steps=10, batch=32), task("evaluate")], 143) == 1024 + 2 * 143 + 320

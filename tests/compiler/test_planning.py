@@ -15,6 +15,7 @@ from archspec.host.locate import Located, structure_of
 from archspec.instructions import Instruction
 from archspec.language.parse import load_source
 from archspec.plan import Cost, Plan, Task
+from archspec.runtime.learn.least_squares import GramAccumulator, gram_bytes
 from archspec.semantics.lower import lower
 from archspec.semantics.resolve import ResolvedSpec, resolve
 from archspec.source import Source
@@ -190,7 +191,36 @@ def test_costs_count_passes(tiny_dit: Path) -> None:
     assert evaluate.cost == Cost(5, 5 * 2 * (1000 + 800), 0)
     fit = plan.task("fit/blocks[2].mlp").cost
     assert fit.examples == 1024
-    assert fit.cache_bytes == 8 * (64 * 64 + 2 * 64 * 32)  # independent of the number of tokens
+    assert fit.cache_bytes == gram_bytes(128, 32)  # of the teacher's neurons; independent of the number of tokens
+    assert plan.task("fit/blocks[0,1]").cost.cache_bytes == gram_bytes(64, 32)
+
+
+def test_a_matrix_takes_the_bytes_that_the_planner_counts() -> None:
+    assert GramAccumulator.empty(12, 5).bytes == gram_bytes(12, 5)
+
+
+@pytest.mark.parametrize(
+    ("budget", "waves_", "why"),
+    [
+        (4 * 2**30, [0, 0, 0, 0, 1], "in 2 turns, of at most 4GiB of Gram matrices: 3 passes of the teacher"),
+        (340_000, [0, 0, 1, 1, 2], "in 3 turns, of at most .* of Gram matrices: 6 passes of the teacher"),
+        (1, [0, 1, 2, 3, 4], "in 5 turns, of at most 1B of Gram matrices: 9 passes of the teacher"),
+    ],
+)
+def test_fits_take_turns_within_a_budget_and_say_so(tiny_dit: Path, budget: int, waves_: list[int], why: str) -> None:
+    init = f"init: {{kind: least_squares, grams: {budget}}}"
+    plan = planned(tiny_dit, EDITS.replace("init: least_squares", init, 1))
+    fits = [task for task in plan.tasks if task.kind == "fit"]
+    assert sorted(task.wave for task in fits) == waves_
+    assert [re.fullmatch(why, task.settings["why"]) is None for task in fits] == [False] * 5, fits[0].settings["why"]
+    assert keys(plan) == keys(planned(tiny_dit))  # what was finished in other turns is valid
+
+
+def test_a_router_is_a_pass_of_its_own(tiny_dit: Path) -> None:
+    edits = "edits: [{replace: 'blocks[1].mlp', with: {op: moe, experts: 4, top_k: 2}, init: least_squares}]\n"
+    (fit,) = [task for task in planned(tiny_dit, edits, "").tasks if task.kind == "fit"]
+    assert fit.settings["passes"] == 2
+    assert fit.settings["why"].endswith("2 passes of the teacher")
 
 
 def test_no_stage_no_task(tiny_dit: Path) -> None:

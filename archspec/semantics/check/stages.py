@@ -38,7 +38,7 @@ from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
 from archspec.syntax.tree import Map
 
-FIT_ONLY = ("ridge", "samples", "sequential")
+FIT_ONLY = ("ridge", "samples", "sequential", "grams")
 """Settings of `init` that only least squares reads."""
 LIKE_PATHS = (".", "/", "~")
 

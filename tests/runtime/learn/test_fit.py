@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from archspec.operators import restore
 from archspec.runtime.data.examples import Arrays
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.fit import FitSettings, Teacher, fit, token_weights
+from archspec.runtime.learn.least_squares import GramAccumulator, gram_bytes
 from archspec.runtime.learn.parts import find_part
 from archspec.runtime.learn.taps import Record, Tap, record
 from archspec.runtime.model.apply import apply
@@ -63,6 +65,44 @@ def test_a_merge_is_exact_where_the_second_block_does_nothing(
     outcome = fit([part], Teacher(host), feed, FitSettings(samples=192, ridge=1e-8))[part.name]
     assert outcome.after < 1e-3 < outcome.before
     assert outcome.kept
+
+
+def test_turns_hold_fewer_bytes_and_find_the_same(
+    host: nn.Module, student: Makes, install: Makes, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gram matrices are counted as they are made and as they go."""
+    paths = [f"{B}.{i}.ff" for i in range(4)]
+    program = tuple(install(path, "mlp", "mlp", hidden=64) for path in paths)
+    donors = {path: {name: home.replace(MLP, path) for name, home in DONOR.items()} for path in paths}
+    held = most = 0
+    empty = GramAccumulator.empty
+
+    def counted(*size: Any) -> GramAccumulator:
+        nonlocal held, most
+        made = empty(*size)
+        held += made.bytes
+        most = max(most, held)
+        weakref.finalize(made, gone, made.bytes)
+        return made
+
+    def gone(size: int) -> None:
+        nonlocal held
+        held -= size
+
+    monkeypatch.setattr(GramAccumulator, "empty", counted)
+    found, peaks = [], []
+    for turns in ([paths], [paths[:3], paths[3:]], [[path] for path in paths]):
+        model, most = student(program), 0
+        for turn in turns:
+            parts = [find_part(model, program, (path,)) for path in turn]
+            outcomes = fit(parts, Teacher(host), feed, FitSettings(samples=64), {p: donors[p] for p in turn})
+            assert all(outcome.kept for outcome in outcomes.values())
+        found.append({name: t.clone() for name, t in model.state_dict().items()})
+        peaks.append(most)
+    assert held == 0
+    assert peaks == [turn * gram_bytes(128, 32) for turn in (4, 3, 1)]
+    for other in found[1:]:
+        assert all(torch.equal(other[name], tensor) for name, tensor in found[0].items())
 
 
 def test_chosen_neurons_are_better_than_those_of_large_norm(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from archspec.runtime.families import family
 from archspec.runtime.learn.feed import Feed
-from archspec.runtime.learn.taps import Tap, record
+from archspec.runtime.learn.taps import Record, Tap, record, watch
 
 ATTN, FF = "transformer_blocks.1.attn1", "transformer_blocks.2.ff"
 GROUP = Tap("group", "transformer_blocks.1", "transformer_blocks.2")
@@ -32,6 +33,34 @@ def test_a_group_spans_from_its_first_input_to_its_last_output(host: nn.Module, 
     rest = {**seen.kwargs}
     rest.pop("hidden_states", None)
     assert torch.equal(blocks.get_submodule("2")(hidden, **rest), seen.output)
+
+
+@pytest.mark.parametrize("gates", [False, True])
+def test_records_are_given_one_at_a_time_and_none_is_kept(host: nn.Module, feed: Feed, gates: bool) -> None:
+    taps = [Tap.at(f"transformer_blocks.{i}.{slot}") for i in range(4) for slot in ("attn1", "ff")]
+    whole = record(host, taps, keywords(feed), gates=gates)
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    names, most = [], 0
+
+    def see(name: str, seen: Record) -> None:
+        nonlocal most
+        kept = _Kept(seen)
+        seen.kwargs["kept"] = kept  # lives as long as the record does
+        alive.add(kept)
+        most = max(most, len(alive))
+        names.append(name)
+        assert torch.equal(seen.output, whole[name].output)
+        assert (seen.gate is None) == (whole[name].gate is None) == (not gates)
+        host.get_submodule(name)(*seen.args)  # no tap sees that
+
+    watch(host, taps, keywords(feed), see, gates=gates)
+    assert names == [tap.name for tap in taps]
+    assert most == 1
+
+
+class _Kept:
+    def __init__(self, seen: Record) -> None:
+        self.shape = seen.output.shape
 
 
 def test_taps_may_lie_inside_one_another(host: nn.Module, feed: Feed) -> None:
