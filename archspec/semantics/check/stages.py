@@ -65,14 +65,24 @@ def data_is_there(resolved: ResolvedSpec, collector: Collector) -> None:
 def names_are_used(resolved: ResolvedSpec, collector: Collector) -> None:
     """Warn of names that this file gives to selections and nothing selects by. Inherited ones may serve others."""
     spec, gaps = resolved.spec, resolved.gaps
-    if spec.origin is None or gaps.of_edits or gaps.has("expect", "edits") or gaps.lets:
+    if spec.origin is None or gaps.of_edits or gaps.has("expect", "edits", "finetune", "search", "pack") or gaps.lets:
         return
-    expected = (value for e in spec.expect for value in e.args.values() if isinstance(value, Selector))
-    used = closure((*(s for edit in spec.edits for s in selectors(edit)), *expected), spec.let)
+    used = closure(_all_selectors(spec), spec.let)
     lets = spec.origin.entry("let")
     for entry in lets.value.entries if lets and isinstance(lets.value, Map) else ():
         if entry.key.value not in used and entry.key.span.source is spec.origin.span.source:
             _no_effect(collector, f"let '{entry.key.value}'", entry.key.span, "nothing selects by it")
+
+
+def _all_selectors(spec: Spec) -> Iterator[Selector]:
+    yield from (selector for edit in spec.edits for selector in selectors(edit))
+    yield from (value for e in spec.expect for value in e.args.values() if isinstance(value, Selector))
+    if spec.finetune and spec.finetune.lora:
+        yield from spec.finetune.lora.targets
+    if spec.search:
+        yield spec.search.sites
+    if spec.pack:
+        yield from (rule.of for rule in spec.pack.rules)
 
 
 def something_learns(resolved: ResolvedSpec, collector: Collector) -> None:

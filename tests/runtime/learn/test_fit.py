@@ -73,7 +73,7 @@ def test_turns_hold_fewer_bytes_and_find_the_same(
     """Gram matrices are counted as they are made and as they go."""
     paths = [f"{B}.{i}.ff" for i in range(4)]
     program = tuple(install(path, "mlp", "mlp", hidden=64) for path in paths)
-    donors = {path: {name: home.replace(MLP, path) for name, home in DONOR.items()} for path in paths}
+    donors = {path: {name: Excerpt(home.replace(MLP, path)) for name, home in DONOR.items()} for path in paths}
     held = most = 0
     empty = GramAccumulator.empty
 
