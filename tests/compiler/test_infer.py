@@ -65,7 +65,7 @@ def test_a_causal_language_model(gpt2: Path) -> None:
     assert attn.shape.causal
     assert attn.shape.tokens is None
     assert attn.port.returns == 2
-    assert _site(found, "transformer.h.1.mlp").slot == "module"  # its maps are no nn.Linear
+    assert _site(found, "transformer.h.1.mlp").slot == "mlp"
 
 
 def test_edits_of_a_language_model_are_proved(gpt2: Path, compiler: object) -> None:
