@@ -75,7 +75,10 @@ def _items(tree: Seq, indent: int, depth: int) -> Iterator[str]:
             yield from lines_above(above, indent, first=number == 0)
             yield from _map_item(item, indent, depth)
             continue
-        yield from lines_above(item.comments.above, indent, first=number == 0)
+        if isinstance(item, Seq):
+            inner, item = _lifted(item)
+            above += inner
+        yield from lines_above(above, indent, first=number == 0)
         if isinstance(item, Scalar):
             yield f"{' ' * indent}- {_scalar(item, flow=False)}{behind}"
         elif not has_comments(item):
@@ -90,12 +93,23 @@ def _items(tree: Seq, indent: int, depth: int) -> Iterator[str]:
     yield from lines_above(tree.comments.end, indent, first=False)
 
 
-def _nested(item: Map | Seq, indent: int, depth: int) -> Iterator[str]:
-    """Print a list within a list, or a map that holds comments alone."""
-    if isinstance(item, Seq):
-        yield from _items(item, indent, depth)
-    else:
-        yield from lines_above(item.comments.end, indent, first=False)
+def _lifted(tree: Seq) -> tuple[tuple[str, ...], Seq]:
+    """Return the comments above the first item of a list within a list, and the list without them: where both begin
+    at one place they read back as comments above the list."""
+    if not tree.items:
+        return (), tree
+    first: Tree = tree.items[0]
+    inner: tuple[str, ...] = ()
+    if isinstance(first, Seq):
+        inner, first = _lifted(first)
+    elif isinstance(first, Map) and first.entries:
+        entry = first.entries[0]
+        inner = tuple(line for line in entry.comments.above if line != BLANK)
+        entry = replace(entry, comments=replace(entry.comments, above=()))
+        first = replace(first, entries=(entry, *first.entries[1:]))
+    said = tuple(line for line in first.comments.above if line != BLANK)
+    first = replace(first, comments=replace(first.comments, above=()))
+    return (*said, *inner), replace(tree, items=(first, *tree.items[1:]))
 
 
 def _map_item(item: Map, indent: int, depth: int) -> Iterator[str]:

@@ -77,8 +77,8 @@ def test_mergekit_rounds_each_step_and_keeps_any_of_equal_magnitudes(case: str, 
 
 @pytest.mark.parametrize("case", HALF_CASES)
 def test_ours_differs_beyond_rounding_only_at_cuts(case: str, models: Path) -> None:
-    """Ours keeps the first of equal magnitudes, mergekit others. Without a cut nothing differs beyond rounding, but where
-    kept deltas cancel: there rounding alone elects the sign."""
+    """Ours keeps the first of equal magnitudes, mergekit others. Without a cut nothing differs beyond rounding,
+    but where kept deltas cancel: there rounding alone elects the sign."""
     _, density, _ = HALF_SETTINGS[case]
     ours, count, beyond, elsewhere = merged(case, models), 0, 0, 0
     for name, tensor in ours.items():
