@@ -77,7 +77,7 @@ def _items(tree: Seq, indent: int, depth: int) -> Iterator[str]:
             continue
         if isinstance(item, Seq):
             inner, item = _lifted(item)
-            above += inner
+            above, behind = (*above, *inner), text_behind(item.comments.behind)
         yield from lines_above(above, indent, first=number == 0)
         if isinstance(item, Scalar):
             yield f"{' ' * indent}- {_scalar(item, flow=False)}{behind}"
@@ -95,7 +95,7 @@ def _items(tree: Seq, indent: int, depth: int) -> Iterator[str]:
 
 def _lifted(tree: Seq) -> tuple[tuple[str, ...], Seq]:
     """Return the comments above the first item of a list within a list, and the list without them: where both begin
-    at one place they read back as comments above the list."""
+    at one place they read back as comments above the list. So does one behind a dash that stands alone."""
     if not tree.items:
         return (), tree
     first: Tree = tree.items[0]
@@ -109,7 +109,10 @@ def _lifted(tree: Seq) -> tuple[tuple[str, ...], Seq]:
         first = replace(first, entries=(entry, *first.entries[1:]))
     said = tuple(line for line in first.comments.above if line != BLANK)
     first = replace(first, comments=replace(first.comments, above=()))
-    return (*said, *inner), replace(tree, items=(first, *tree.items[1:]))
+    rest = replace(tree, items=(first, *tree.items[1:]))
+    if rest.comments.behind and has_comments(rest):
+        return (rest.comments.behind, *said, *inner), replace(rest, comments=replace(rest.comments, behind=""))
+    return (*said, *inner), rest
 
 
 def _map_item(item: Map, indent: int, depth: int) -> Iterator[str]:
