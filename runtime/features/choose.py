@@ -37,6 +37,11 @@ class Taken:
         source = self.source
         return self.pairs.target[source] if self.pairs is not None and self.graft.position == "matched" else source
 
+    @property
+    def match(self) -> Tensor:
+        """(n,) the image tokens of the target that they are most like, or stand for where nothing is matched."""
+        return self.source if self.pairs is None else self.pairs.target[self.source]
+
     def landing(self, inside: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return (n,) tokens of the donor and (n,) tokens of the target, each of these once and within `inside`: what
         is to be changed by what. With matches each target takes the donor token that is most like it."""
@@ -62,7 +67,8 @@ def choose(
     """Return what a sample takes of each donor. `of(row)`: the tokens of a row of the batch; `own`: the target's."""
     rows = {name: session.row_of(name, target) for name in graft.donors}
     tokens = {
-        name: of(row) if row is not None else session.store.find(name, session.time, site) for name, row in rows.items()
+        name: of(row) if row is not None else session.store.find(session.shared[name], session.time, site)
+        for name, row in rows.items()
     }
     pairs = {name: _pairs(session, graft, site, target, name, one, own) for name, one in tokens.items()}
     owned = _owned(session, pairs)
@@ -71,6 +77,8 @@ def choose(
         keep = _keep(session, graft, site, name, pairs[name], owned.get(name))
         if keep.any():
             found.append(Taken(graft, one, keep, pairs[name], rows[name]))
+            if session.watch:
+                session.watch(name, found[-1].source, found[-1].match)
     return found
 
 
@@ -82,9 +90,7 @@ def _owned(session: Session, pairs: Mapping[str, Pairs | None]) -> dict[str, Ten
     return dict(zip(whole, owners(list(whole.values())), strict=True))
 
 
-def _keep(
-    session: Session, graft: Graft, site: str, name: str, pairs: Pairs | None, owned: Tensor | None
-) -> Tensor:
+def _keep(session: Session, graft: Graft, site: str, name: str, pairs: Pairs | None, owned: Tensor | None) -> Tensor:
     rows, columns = session.grid
     words = (name, *_scope(session, site, graft.gate.scope))
     keep = kept(graft.gate, rows * columns, session.time, session.injection.seed, words, session.masks.get(name))
@@ -118,4 +124,5 @@ def _pairs(
 
 
 def _scope(session: Session, site: str, every: str) -> tuple[int | str, ...]:
-    return {"site": (site, session.evaluation), "step": (session.step,), "run": ()}[every]
+    here = (site, session.evaluation, session.branch)
+    return {"site": here, "step": (session.step, session.branch), "run": (session.branch,)}[every]

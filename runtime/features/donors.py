@@ -91,7 +91,9 @@ class Trajectory:
         near = min(self.recorded, key=lambda known: abs(known - time))
         if abs(near - time) > TOLERANCE:
             hint = "invert with the solver, steps and scheduler that are sampled with"
-            raise fail("AS756", f"the donor's inversion has no latent at time {time:.4f}; the next is {near:.4f}", None, hint)
+            raise fail(
+                "AS756", f"the donor's inversion has no latent at time {time:.4f}; the next is {near:.4f}", None, hint
+            )
         return self.recorded[near]
 
     def time(self, time: float) -> float:

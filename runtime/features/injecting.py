@@ -41,16 +41,14 @@ def inject(model: nn.Module, injection: Injection, donors: Mapping[str, DonorInp
 class Injecting(AbstractContextManager["Injecting"]):
     """See `inject`. `session` tells of the run; `restart()` begins another with the same donors."""
 
-    def __init__(
-        self, model: nn.Module, injection: Injection, donors: Mapping[str, DonorInput], **extra: Any
-    ) -> None:
+    def __init__(self, model: nn.Module, injection: Injection, donors: Mapping[str, DonorInput], **extra: Any) -> None:
         self.model, self.injection, self.donors = model, injection, donors
         self.port = port_of(model)
         self.sites = sorted({site for graft in injection.grafts for site in graft.sites})
         self.signature = inspect.signature(model.forward)
         masks = {name: donor.mask for name, donor in donors.items() if donor.mask is not None}
         store = Store(injection.cache, wanted(injection))
-        self.session = Session(injection, masks, store=store, **extra)
+        self.session = Session(injection, masks, store=store, shared=_shared(donors), **extra)
         self._undo: list[Any] = []
         self._originals: dict[str, Any] = {}
 
@@ -90,14 +88,16 @@ class Injecting(AbstractContextManager["Injecting"]):
             raise fail("AS758", f"there is no attention of the host's at '{site}'", None, hint)
         return self.port.processor(self.session, site, attention.processor, self.model)
 
-    def _before(self, _: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+    def _before(
+        self, _: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]]:
         """Put the donors' rows behind the caller's."""
         given = dict(self.signature.bind(*args, **keywords).arguments)
         given |= given.pop("kwargs", {})
         batch = len(given[SAMPLE])
         timestep = torch.as_tensor(given[TIME])
         time = float(timestep.flatten()[-1]) / self.port.times
-        beside = tuple(name for name, donor in self.donors.items() if donor.latents is not None)
+        beside = tuple(dict.fromkeys(self.session.shared.values()))
         if beside and all(self.session.store.has(name, time) for name in beside):
             beside = ()
         grid = self.port.grid(self.model, given)
@@ -114,11 +114,15 @@ class Injecting(AbstractContextManager["Injecting"]):
         sample: Tensor = given[SAMPLE]
         latents = donor.latents.at(time).to(sample)
         if latents.shape[1:] != sample.shape[1:]:
-            message = f"donor '{name}' has latents of shape {tuple(latents.shape[1:])}, the target {tuple(sample.shape[1:])}"
+            message = (
+                f"donor '{name}' has latents of shape {tuple(latents.shape[1:])}, the target {tuple(sample.shape[1:])}"
+            )
             raise fail("AS755", message, None, "bring the donor's image to the size that is drawn")
         told = torch.as_tensor(given[TIME])
         told = told.expand(len(sample)) if told.ndim == 0 else told
-        own = {SAMPLE: latents, TIME: told.new_full((1,), donor.latents.time(time) * self.port.times)} | dict(donor.condition)
+        own = {SAMPLE: latents, TIME: told.new_full((1,), donor.latents.time(time) * self.port.times)} | dict(
+            donor.condition
+        )
         return {key: self._row(name, key, value, own.get(key), batch) for key, value in (given | {TIME: told}).items()}
 
     def _row(self, name: str, key: str, value: Any, own: Tensor | None, batch: int) -> Any:
@@ -154,7 +158,9 @@ class Injecting(AbstractContextManager["Injecting"]):
         return answer
 
     def _block(self, site: str) -> Any:
-        def before(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def before(
+            _: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             if SAMPLE in keywords:
                 return args, keywords | {SAMPLE: copy(site, keywords[SAMPLE], self.session)}
             return (copy(site, args[0], self.session), *args[1:]), keywords
@@ -162,11 +168,18 @@ class Injecting(AbstractContextManager["Injecting"]):
         return before
 
 
+def _shared(donors: Mapping[str, DonorInput]) -> dict[str, str]:
+    """Return donor -> the first one of the same latents and condition: they are one row."""
+    first: dict[tuple[int, int], str] = {}
+    beside = {name: donor for name, donor in donors.items() if donor.latents is not None}
+    return {name: first.setdefault((id(donor.latents), id(donor.condition)), name) for name, donor in beside.items()}
+
+
 def port_of(model: nn.Module) -> HostPort:
     """Return how the host is called. AS757 for one that takes no injection."""
-    config = dict(getattr(model, "config", {}))
+    config: Any = getattr(model, "config", {})
     name = type(model).__name__.removeprefix("Grafted")
-    family = family_of(config | {"_class_name": name})
+    family = family_of(dict(config) | {"_class_name": name}) if "_class_name" in config else None
     port = HOSTS.get(family.name) if family else None
     if port is None:
         raise fail("AS757", f"{name} takes no injection", None, f"families that do: {', '.join(HOSTS)}")

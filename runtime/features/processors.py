@@ -68,7 +68,11 @@ class FluxProcessor(Processor):
         q, k, v = (normed(norm, heads(to(hidden_states), attn.head_dim)) for to, norm in parts)
         feature = hidden_states[:, -rows * columns :]
         if encoder_hidden_states is not None:
-            added = [(attn.add_q_proj, attn.norm_added_q), (attn.add_k_proj, attn.norm_added_k), (attn.add_v_proj, None)]
+            added = [
+                (attn.add_q_proj, attn.norm_added_q),
+                (attn.add_k_proj, attn.norm_added_k),
+                (attn.add_v_proj, None),
+            ]
             before = (normed(norm, heads(to(encoder_hidden_states), attn.head_dim)) for to, norm in added)
             q, k, v = (torch.cat([one, other], dim=2) for one, other in zip(before, (q, k, v), strict=True))
         image = slice(q.shape[2] - rows * columns, q.shape[2])
@@ -86,7 +90,9 @@ class FluxProcessor(Processor):
             return Fixed()
         places = self.session.places
         assert places is not None
-        return Tables(table, image, lambda x, own: apply_rotary_emb(x, own, sequence_dim=2), places, self.host.pos_embed)
+        return Tables(
+            table, image, lambda x, own: apply_rotary_emb(x, own, sequence_dim=2), places, self.host.pos_embed
+        )
 
 
 class JointProcessor(Processor):
@@ -108,7 +114,11 @@ class JointProcessor(Processor):
         q, k, v = (normed(norm, heads(to(hidden_states), size)) for to, norm in parts)
         image = slice(0, q.shape[2])
         if encoder_hidden_states is not None:
-            added = [(attn.add_q_proj, attn.norm_added_q), (attn.add_k_proj, attn.norm_added_k), (attn.add_v_proj, None)]
+            added = [
+                (attn.add_q_proj, attn.norm_added_q),
+                (attn.add_k_proj, attn.norm_added_k),
+                (attn.add_v_proj, None),
+            ]
             behind = (normed(norm, heads(to(encoder_hidden_states), size)) for to, norm in added)
             q, k, v = (torch.cat([one, other], dim=2) for one, other in zip((q, k, v), behind, strict=True))
         call = Call(self.site, q, k, v, image, hidden_states, Fixed())

@@ -7,7 +7,7 @@ halves, unconditional and conditional, as diffusers lays them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,8 @@ from archspec.injection import Graft, Injection
 from archspec.runtime.features.match import Grid, Pairs
 from archspec.runtime.features.store import Store
 
+Watch = Callable[[str, Tensor, Tensor], None]
+"""Told of every donor that gives tokens: its name, (n,) its tokens, (n,) the target tokens that they stand for."""
 EPSILON = 1e-6
 """Times that are closer are the same."""
 
@@ -32,6 +34,8 @@ class Session:
     """(image tokens,) bool."""
     guided: bool = False
     store: Store = field(default_factory=Store)
+    shared: Mapping[str, str] = field(default_factory=dict)
+    """Donor that runs beside -> the donor whose row is its own: those of one collage differ in their masks alone."""
     evaluations: tuple[tuple[int, str], ...] = ()
     """(step, `first`, `last` or `only`) of every evaluation of the solver; none: each is a step of its own."""
 
@@ -44,12 +48,16 @@ class Session:
     """Donors whose rows stand behind them."""
     time: float = 1.0
     evaluation: int = -1
+    branch: int = 0
+    """Calls at this time before this one: pipelines that call the host for each branch of guidance begin with the
+    conditional one."""
     blocks: dict[str, Tensor] = field(default_factory=dict)
     """Site -> (batch, image tokens, width), what its block was given."""
     pairs: dict[tuple[object, ...], Pairs] = field(default_factory=dict)
     cumulative: dict[str, Tensor] = field(default_factory=dict)
     taken: dict[tuple[str, int], int] = field(default_factory=dict)
     """(site, row) -> donor tokens taken in this evaluation."""
+    watch: Watch | None = None
 
     def restart(self) -> None:
         """Forget a run; what is cached of donors stays."""
@@ -59,7 +67,9 @@ class Session:
 
     def begin(self, time: float, grid: Grid, batch: int, beside: tuple[str, ...]) -> None:
         """Open the next evaluation."""
-        self.evaluation += 1
+        again = self.evaluation >= 0 and abs(time - self.time) < EPSILON
+        self.branch = self.branch + 1 if again else 0
+        self.evaluation += not again
         self.time, self.grid, self.batch, self.beside = time, grid, batch, beside
         self.blocks.clear()
         self.taken.clear()
@@ -95,6 +105,8 @@ class Session:
 
     def targets(self, graft: Graft) -> Iterator[int]:
         """Yield the rows that a graft changes: no donor's own."""
+        if self.branch and graft.rows == "conditional":
+            return
         own = {donor.row for donor in self.injection.donors.values() if donor.state == "batch"}
         first = self.half if self.guided and graft.rows == "conditional" else 0
         yield from (row for row in range(first, self.batch) if row % self.half not in own)
@@ -103,7 +115,8 @@ class Session:
         """Return the row of a donor beside a target; None for one whose tokens are in the store."""
         donor = self.injection.donors[name]
         if donor.state != "batch":
-            return self.batch + self.beside.index(name) if name in self.beside else None
+            first = self.shared.get(name, name)
+            return self.batch + self.beside.index(first) if first in self.beside else None
         assert donor.row is not None
         return target // self.half * self.half + donor.row
 

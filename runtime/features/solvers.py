@@ -49,8 +49,8 @@ class FlowSolver(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
         self._base: Tensor | None = None
         self._number = 0
 
-    @property
-    def evaluations(self) -> tuple[Evaluation, ...]:
+    @staticmethod
+    def evaluations(steps: int) -> tuple[Evaluation, ...]:
         """Return the step of every evaluation."""
         raise NotImplementedError
 
@@ -79,9 +79,9 @@ class FlowSolver(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
 class EulerScheduler(FlowSolver):
     """x' = x + dt v(x, t)."""
 
-    @property
-    def evaluations(self) -> tuple[Evaluation, ...]:
-        return tuple((step, "only") for step in range(len(self.grid) - 1))
+    @staticmethod
+    def evaluations(steps: int) -> tuple[Evaluation, ...]:
+        return tuple((step, "only") for step in range(steps))
 
     def _times(self, grid: Tensor) -> Tensor:
         return grid[:-1]
@@ -95,9 +95,9 @@ class MidpointScheduler(FlowSolver):
 
     order = 2
 
-    @property
-    def evaluations(self) -> tuple[Evaluation, ...]:
-        return tuple((step, word) for step in range(len(self.grid) - 1) for word in ("first", "last"))
+    @staticmethod
+    def evaluations(steps: int) -> tuple[Evaluation, ...]:
+        return tuple((step, word) for step in range(steps) for word in ("first", "last"))
 
     def _times(self, grid: Tensor) -> Tensor:
         return torch.stack([grid[:-1], _middles(grid)], dim=1).flatten()
@@ -115,9 +115,9 @@ class FireFlowScheduler(FlowSolver):
 
     order = 1
 
-    @property
-    def evaluations(self) -> tuple[Evaluation, ...]:
-        rest = ((step, "only") for step in range(1, len(self.grid) - 1))
+    @staticmethod
+    def evaluations(steps: int) -> tuple[Evaluation, ...]:
+        rest = ((step, "only") for step in range(1, steps))
         return ((0, "first"), (0, "last"), *rest)
 
     def _times(self, grid: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import ArchspecError
 from archspec.injection import Donor, Gate, Graft, Injection, Match
+from archspec.runtime.families import family
 from archspec.runtime.features.donors import Clean, DonorInput, Noised, Trajectory
 from archspec.runtime.features.injecting import inject
-from archspec.runtime.families import family
 from archspec.runtime.packing import places
 
 FAMILIES = ("dit", "pixart", "sd3", "flux")
@@ -244,8 +244,9 @@ def test_replacing_an_identical_samples_own_keys_changes_nothing(make: Make, nam
 
 def test_a_key_at_its_match_is_rotated_for_that_place(make: Make) -> None:
     """A target that is the donor rolled by two columns, with matched places, has the scores of the donor unrolled."""
-    from archspec.runtime.features.positions import Tables
     from diffusers.models.embeddings import apply_rotary_emb
+
+    from archspec.runtime.features.positions import Tables
 
     host = make("flux")
     where = places(5, 7).double()
@@ -260,7 +261,9 @@ def test_a_key_at_its_match_is_rotated_for_that_place(make: Make) -> None:
     torch.testing.assert_close((rotated * at).sum(-1), (q[:, tokens] * k).sum(-1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(rotary.moved(k, torch.arange(35), (0, 0), 0), rotary.own(k[None])[0], rtol=0, atol=0)
     inner = torch.tensor([8, 9, 15])
-    torch.testing.assert_close(rotary.moved(k[:, :3], inner, (1, -1), 0), rotary.at(k[:, :3], inner + 6), rtol=0, atol=0)
+    torch.testing.assert_close(
+        rotary.moved(k[:, :3], inner, (1, -1), 0), rotary.at(k[:, :3], inner + 6), rtol=0, atol=0
+    )
 
 
 def test_dropout_keeps_what_is_expected_and_everything_at_the_end() -> None:
@@ -300,7 +303,10 @@ def test_noised_and_clean_donors(make: Make) -> None:
 )
 def test_donors_that_do_not_fit_are_refused(make: Make, change: dict[str, Any], code: str) -> None:
     host = make("flux")
-    with inject(host.model, program(host), {"it": replace(host.donor, **change)}), pytest.raises(ArchspecError) as error:
+    with (
+        inject(host.model, program(host), {"it": replace(host.donor, **change)}),
+        pytest.raises(ArchspecError) as error,
+    ):
         host()
     assert error.value.diagnostics[0].code == code
     assert host().shape == host.inputs["hidden_states"][:2].shape, "the host is whole again"
@@ -323,6 +329,12 @@ def test_hosts_without_such_attention_are_refused(tiny_llama: Path, make: Make) 
 def test_an_injection_is_data(make: Make) -> None:
     injection = program(make("flux"))
     assert Injection.from_json(injection.to_json()) == injection
-    for wrong in ({"grafts": [{"op": "no"}]}, {"grafts": 3}, {"grafts": [], "more": 1}, [], {"grafts": [], "version": 9}):
+    for wrong in (
+        {"grafts": [{"op": "no"}]},
+        {"grafts": 3},
+        {"grafts": [], "more": 1},
+        [],
+        {"grafts": [], "version": 9},
+    ):
         with pytest.raises(ValueError, match="injection|version"):
             Injection.from_json(wrong)
