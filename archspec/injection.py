@@ -94,9 +94,38 @@ class Graft:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How a donor is laid into a collage: see `archspec.runtime.collage`."""
+
+    phrase: str | None = None
+    """What a detector looks for; None: the donor's name."""
+    place: str | None = None
+    """File of the mask of its place; None: where the template's own one is found."""
+    scale: float = 1.0
+    angle: float = 0.0
+    """Degrees counterclockwise."""
+    flip: bool = False
+    align: Literal["centroid", "top", "bottom", "left", "right"] = "centroid"
+    shift: tuple[float, float] = (0.0, 0.0)
+    """Pixels to the right and down."""
+
+
+@dataclass(frozen=True)
+class Collage:
+    """What a collage is made with: files and models, by path relative to the spec, or hub ids."""
+
+    template: str | None = None
+    detector: str | None = None
+    segmenter: str | None = None
+    inpainter: str = "opencv"
+    box_threshold: float = 0.35
+    text_threshold: float = 0.25
+
+
+@dataclass(frozen=True)
 class Donor:
-    """Where features come from. `inverted`: its latents along an inversion by the solver; `noised`: mixed with one noise
-    up to each time; `clean`: as they are, at time 0; `batch`: another sample of the batch that is drawn."""
+    """Where features come from. `inverted`: its latents along an inversion by the solver; `noised`: mixed with one
+    noise up to each time; `clean`: as they are, at time 0; `batch`: another sample of the batch that is drawn."""
 
     state: State = "inverted"
     image: str | None = None
@@ -109,6 +138,7 @@ class Donor:
     """Of state batch."""
     seed: int = 0
     """Of state noised."""
+    layout: Layout = Layout()
 
 
 @dataclass(frozen=True)
@@ -117,6 +147,8 @@ class Injection:
 
     grafts: tuple[Graft, ...]
     donors: Mapping[str, Donor] = field(default_factory=dict)
+    state: State = "inverted"
+    """Of donors that are named only when it is run; none are named here then, and grafts take from all of them."""
     competition: Literal["none", "owner"] = "none"
     cache: int = 0
     """Budget of donors' tokens kept from run to run, bytes; 0: donors run beside the target each time."""
@@ -124,6 +156,7 @@ class Injection:
     steps: int = 25
     guidance: float = 1.0
     noise: Literal["random", "donor", "collage"] = "random"
+    collage: Collage = Collage()
     seed: int = 0
     preset: str | None = None
     version: int = VERSION

@@ -6,8 +6,8 @@ CODES = (
     Code(
         "AS750",
         "an injection of nothing",
-        "`inject` needs a preset or grafts, and donors that its grafts take from: each is named once under `donors`, or "
-        "given to `archspec inject --donor`.",
+        "`inject` needs a preset or grafts, and donors that its grafts take from: each is named once under `donors` "
+        "or given to `archspec inject --donor`.",
         bad="inject: {donors: {cat: cat.png}, grafts: [{op: append, donors: [dog]}]}",
         good="inject: {donors: {cat: cat.png}, grafts: [{op: append, donors: [cat]}]}",
     ),
@@ -22,8 +22,9 @@ CODES = (
     Code(
         "AS752",
         "positions that the host or the graft does not have",
-        "Donors' keys can stand at other places (`matched`, `offset`, `frame`) only where the host rotates keys by their "
-        "places. Where places are in the tokens, `same` is all there is. `matched` needs a `match`; frames are FLUX's.",
+        "Donors' keys can stand at other places (`matched`, `offset`, `frame`) only where the host rotates keys by "
+        "their places. Where places are in the tokens, `same` is all there is. `matched` needs a `match`; frames are "
+        "FLUX's.",
         bad="base: facebook/DiT-XL-2-256\ninject: {position: matched, match: {}, grafts: [append]}",
         good="base: facebook/DiT-XL-2-256\ninject: {position: same, match: {}, grafts: [append]}",
     ),
@@ -89,8 +90,8 @@ CODES = (
     Code(
         "AS761",
         "a state that the host's donors cannot be in",
-        "Inversion and the solvers follow a flow: of hosts that predict noise, donors are noised, clean, or drawn in the "
-        "same batch.",
+        "Inversion and the solvers follow a flow: of hosts that predict noise, donors are noised, clean, or drawn in "
+        "the same batch.",
         bad="base: facebook/DiT-XL-2-256\ninject: {state: inverted, grafts: [append]}",
         good="base: facebook/DiT-XL-2-256\ninject: {state: noised, grafts: [append]}",
     ),
@@ -112,7 +113,7 @@ CODES = (
     Code(
         "AS764",
         "a host that cannot be drawn from in this way",
-        "`archspec inject` needs a pipeline: prompts are encoded by its text encoders, classes are drawn by their number.",
+        "`archspec inject` needs a pipeline: prompts are encoded by its text encoders, classes drawn by their number.",
         bad="archspec inject spec.yaml --prompt 'a cat'  # the base is a transformer alone",
         good="base: the folder of the whole pipeline, and `subfolder: transformer`",
     ),

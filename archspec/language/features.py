@@ -99,7 +99,7 @@ class Graft(Node):
     match: Match | None = arg("default: the stanza's; none: each token stands for the one at its place", default=None)
     gate: Gate | None = arg("default: the stanza's", default=None)
     position: Position | None = arg(
-        "where donors' keys stand: at their matches, at their own places, moved, in another frame; default: the stanza's",
+        "where donors' keys stand: at their matches, their own places, moved, in another frame; default: the stanza's",
         default=None,
     )
     offset: tuple[int, ...] = arg("position offset: rows and columns", default=(0, 0))

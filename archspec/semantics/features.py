@@ -17,7 +17,7 @@ from archspec.diagnostics import Collector, nearest
 from archspec.families import FAMILIES
 from archspec.host.structure import JOINT, Site, Structure
 from archspec.language.build import build
-from archspec.language.features import Donor, Gate, Graft, Inject, Match
+from archspec.language.features import Donor, Graft, Inject, Match
 from archspec.language.fields import Node
 from archspec.language.selectors import Selector
 from archspec.source import Source, Span
@@ -111,12 +111,14 @@ class _Resolver:
         return data.Injection(
             grafts=grafts,
             donors=donors,
+            state=whole.state,
             competition=whole.competition,
             cache=whole.cache,
             solver=whole.sampler.solver,
             steps=whole.sampler.steps,
             guidance=whole.sampler.guidance,
             noise=whole.noise,
+            collage=_same(whole.collage, data.Collage),
             seed=whole.seed,
             preset=whole.preset,
         )
@@ -141,7 +143,11 @@ class _Resolver:
             hint = "write `state: noised` or `state: clean`"
             message = f"{self.structure.architecture} predicts noise, and inversion follows a flow"
             self.problems.report("AS761", message, self.at(donor, "state"), hint)
-        return data.Donor(state, donor.image, donor.mask, donor.prompt, donor.guidance, donor.row, donor.seed)
+        if len(donor.shift) != 2:
+            self.problems.report("AS760", "a shift is right and down", donor.span("shift"), "write `shift: [0, 12]`")
+        shift = donor.shift[0], donor.shift[-1]
+        layout = data.Layout(donor.phrase, donor.place, donor.scale, donor.angle, donor.flip, donor.align, shift)
+        return data.Donor(state, donor.image, donor.mask, donor.prompt, donor.guidance, donor.row, donor.seed, layout)
 
     def _flows(self) -> bool:
         """Whether the family's hosts are flows. DiT's may be either: its pipeline's scheduler tells when it is run."""
@@ -240,7 +246,7 @@ def _attentions(sites: Sequence[Site]) -> Iterator[Site]:
     return (site for site in sites if site.slot in ATTENTIONS)
 
 
-def _same(node: Match | Gate, cls: Any) -> Any:
+def _same(node: Node, cls: Any) -> Any:
     """Return the data of a node: fields of the same names."""
     return cls(**{f.name: getattr(node, f.name) for f in fields(cls)})
 

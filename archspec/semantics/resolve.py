@@ -94,6 +94,7 @@ class ResolvedSpec:
             data["probe"] = {"file": self.structure.probe.file, "digest": self.structure.probe.digest}
         if data["finetune"] and data["finetune"]["lora"]:
             data["finetune"]["lora"]["sites"] = [site.path for site in self.adapted]
+        del data["inject"]
         if self.injection:
             data["inject"] = self.injection.to_json()
         if data["distill"]:

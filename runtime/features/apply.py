@@ -86,7 +86,8 @@ def _grafted(call: Call, session: Session, row: int, taken: list[Taken]) -> Tens
 
 def _keys(call: Call, session: Session, taken: Taken) -> Keys:
     graft, tokens, source = taken.graft, taken.tokens, taken.source
-    assert tokens.k is not None and tokens.v is not None
+    assert tokens.k is not None
+    assert tokens.v is not None
     k, v = tokens.k[:, source], tokens.v[:, source]
     if graft.position == "offset":
         k = call.rotary.moved(k, source, graft.offset, 0)
@@ -104,7 +105,8 @@ def _adapted(call: Call, session: Session, row: int, taken: list[Taken]) -> tupl
     q, k = call.q[row], call.k[row]
     for one in (one for one in taken if one.graft.op == "adain"):
         tokens, source = one.tokens, one.source
-        assert tokens.q is not None and tokens.k is not None
+        assert tokens.q is not None
+        assert tokens.k is not None
         inside = torch.zeros(q.shape[1], dtype=torch.bool, device=q.device)
         inside[call.image] = session.inside(one.graft, q.device)
         q, k = q.clone(), k.clone()

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys and values of donors for one sample. `queries` (tokens,) bool: those that see them. `replaces`: these queries
-    see them in place of the sample's own image tokens."""
+    """Keys and values of donors for one sample. `queries` (tokens,) bool: those that see them. `replaces`: these see
+    them in place of the sample's own image tokens."""
 
     k: Tensor
     v: Tensor
@@ -49,7 +49,7 @@ def attend_grafted(
     for number, one in enumerate(keys):
         seen |= one.queries.long() << number
     out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype, device=q.device)
-    for code in seen.unique().tolist():
+    for code in set(seen.tolist()):
         rows = (seen == code).nonzero()[:, 0]
         chosen = [one for number, one in enumerate(keys) if code >> number & 1]
         own = None if mask is None else mask.expand(q.shape[0], q.shape[1], k.shape[1])[:, rows]

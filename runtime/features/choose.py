@@ -17,7 +17,7 @@ from archspec.runtime.features.store import Tokens
 
 @dataclass(frozen=True)
 class Taken:
-    """`keep` (image tokens,) bool: the donor's tokens that are taken; `pairs`: all matches, None where none are made."""
+    """`keep` (image tokens,) bool: the donor's tokens that are taken; `pairs`: matches, None where none are made."""
 
     graft: Graft
     tokens: Tokens
@@ -47,8 +47,9 @@ class Taken:
         is to be changed by what. With matches each target takes the donor token that is most like it."""
         if self.pairs is None:
             return self._moved(inside, grid)
-        best, threshold = self.pairs, self.graft.match and self.graft.match.threshold
-        fits = self.keep[best.donor] & (best.reverse > (-torch.inf if threshold is None else threshold)) & inside
+        best, match = self.pairs, self.graft.match
+        threshold = -torch.inf if match is None or match.threshold is None else match.threshold
+        fits = self.keep[best.donor] & (best.reverse > threshold) & inside
         place = fits.nonzero()[:, 0]
         return best.donor[place], place
 

@@ -102,8 +102,9 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class DonorInput:
-    """A donor as it is given to a run. `condition`: the host's keywords beside sample and time, each of batch 1; what it
-    leaves out is as for the last target. `mask`: (image tokens,) bool, on the CPU. `latents`: none of state batch."""
+    """A donor as it is given to a run. `condition`: the host's keywords beside sample and time, each of batch 1; what
+    it leaves out is as for the last target.
+    `mask`: (image tokens,) bool, on the CPU. `latents`: none of state batch."""
 
     latents: Latents | None = None
     condition: Mapping[str, Tensor] = field(default_factory=dict)

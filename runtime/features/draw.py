@@ -30,13 +30,14 @@ from archspec.runtime.learn.draws import generator
 
 Progress = Callable[[str], None]
 Mask = NDArray[np.bool_]
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Of a donor. `image`: (1, channels, height, width) in [-1, 1]; `mask`: (height, width) of its subject."""
+    """Of a donor. `image`: (height, width, 3) uint8; `mask`: (height, width) of its subject."""
 
-    image: Tensor
+    image: Pixels
     mask: Mask | None = None
 
 
@@ -62,7 +63,7 @@ def draw(
     progress: Progress = lambda _: None,
 ) -> Drawn:
     """Draw samples with features of donors. `noise` and `donors`: those that were made before, in place of new ones."""
-    donors = donors or prepare(injection, runner, ask, pictures, progress)
+    donors = prepare(injection, runner, ask, pictures, progress) if donors is None else donors
     noise = first_noise(injection, runner, ask, donors, samples) if noise is None else noise
     grid = grid_of(runner, noise, ask)
     votes = {name: torch.zeros(grid[0] * grid[1], grid[0] * grid[1], dtype=torch.int32) for name in donors}
@@ -112,7 +113,7 @@ def prepare(
 def _tokens(picture: Picture | None, runner: Runner, ask: Ask) -> Tensor | None:
     if picture is None or picture.mask is None:
         return None
-    latents = runner.encode(picture.image)
+    latents = runner.encode(tensor(picture.image, runner))
     return torch.from_numpy(to_tokens(picture.mask, *grid_of(runner, latents, ask)))
 
 
@@ -120,10 +121,10 @@ def _state(
     injection: Injection, runner: Runner, ask: Ask, donor: Donor, picture: Picture
 ) -> tuple[Latents, dict[str, Tensor]]:
     """Return the latents of a donor at each time, and what its branch is told."""
-    clean = runner.encode(picture.image)
+    clean = runner.encode(tensor(picture.image, runner))
     own = replace(ask, prompt=donor.prompt, label=None, guidance=donor.guidance)
     if donor.state == "inverted":
-        return invert(runner, own, clean, _solver(injection, runner).inverted())
+        return invert(runner, own, clean, solver_of(injection, runner).inverted())
     with Recorder(runner.model) as recorder:  # one step, for what the pipeline tells the host of the prompt
         runner.run(replace(own, steps=1), clean)
     if donor.state == "clean":
@@ -132,21 +133,34 @@ def _state(
     return Noised(clean, noise, _mixer(runner)), recorder.condition
 
 
+def tensor(image: Pixels, runner: Runner) -> Tensor:
+    """Return (1, channels, height, width) in [-1, 1], grey for hosts of one channel."""
+    found = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return found.mean(dim=1, keepdim=True) if runner.channels == 1 else found
+
+
+def pixels(image: Tensor) -> Pixels:
+    """Return (height, width, 3) uint8 of (channels, height, width) in [-1, 1]."""
+    wide = image.expand(3, *image.shape[1:]) if len(image) == 1 else image
+    found: Pixels = ((wide + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return found
+
+
 def invert(runner: Runner, ask: Ask, latents: Tensor, solver: FlowSolver) -> tuple[Trajectory, dict[str, Tensor]]:
     """Follow the flow from a sample to the noise that leads to it; return its latents by time and what the host was
     told."""
     with Recorder(runner.model) as recorder:
-        noise = runner.run(replace(ask, guidance=ask.guidance), latents, solver)
+        noise = runner.run(ask, latents, solver)
     recorder.trajectory.record(float(solver.grid[-1]), noise)
     return recorder.trajectory, recorder.condition
 
 
 def sampler(injection: Injection, runner: Runner) -> Any:
     """Return the scheduler that targets are drawn with."""
-    return runner.scheduler() if injection.solver == "host" else _solver(injection, runner)
+    return runner.scheduler() if injection.solver == "host" else solver_of(injection, runner)
 
 
-def _solver(injection: Injection, runner: Runner) -> FlowSolver:
+def solver_of(injection: Injection, runner: Runner) -> FlowSolver:
     """Return the solver of a flow, over the times of the host's own scheduler."""
     own = runner.scheduler()
     if not _flows(own):
@@ -195,7 +209,7 @@ def first_noise(
 def grid_of(runner: Runner, latents: Tensor, ask: Ask) -> Grid:
     """Return the image's (rows, columns) of tokens."""
     if port_of(runner.model).processor is not FluxProcessor:
-        patch = int(runner.model.config.patch_size)  # type: ignore[union-attr, arg-type]
+        patch = int(runner.model.config.patch_size)
         return latents.shape[-2] // patch, latents.shape[-1] // patch
     if ask.size is None:
         side = round(latents.shape[1] ** 0.5)

@@ -65,7 +65,7 @@ def pair(
 
 
 def accepted(pairs: Pairs, match: Match, grid: Grid) -> Tensor:
-    """Return (n,) bool: the donor tokens whose match passes threshold, cycle and mutual filter. `grid`: of the donor."""
+    """Return (n,) bool: the donor tokens whose match passes threshold, cycle and mutual filter; `grid`: the donor's."""
     keep = pairs.similarity > (-torch.inf if match.threshold is None else match.threshold)
     if match.mutual:
         keep &= pairs.back == torch.arange(len(keep), device=keep.device)
@@ -86,7 +86,7 @@ def distance(back: Tensor, grid: Grid, unit: str = "token") -> Tensor:
 
 
 def owners(pairs: list[Pairs]) -> list[Tensor]:
-    """Of several donors, return for each (n,) bool: the tokens whose match is most like this donor of all. Of equals the
-    first wins."""
+    """Of several donors, return for each (n,) bool: the tokens whose match is most like this donor of all. Of equals
+    the first wins."""
     best = torch.stack([one.reverse for one in pairs]).argmax(dim=0)
     return [best[one.target] == number for number, one in enumerate(pairs)]

@@ -38,7 +38,7 @@ class Processor(ABC):
 
 def heads(x: Tensor, head_dim: int) -> Tensor:
     """(batch, tokens, width) -> (batch, heads, tokens, head_dim)"""
-    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], -1, head_dim).transpose(1, 2)
 
 
 def joined(x: Tensor) -> Tensor:
@@ -47,7 +47,8 @@ def joined(x: Tensor) -> Tensor:
 
 
 def normed(norm: Any, x: Tensor) -> Tensor:
-    return x if norm is None else norm(x)  # type: ignore[no-any-return]
+    found: Tensor = x if norm is None else norm(x)
+    return found
 
 
 class FluxProcessor(Processor):

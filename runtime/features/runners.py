@@ -43,7 +43,15 @@ class Ask:
 class Runner(Protocol):
     """See the module's text. `scheduler`: None for the pipeline's own."""
 
-    model: nn.Module
+    model: Any
+
+    @property
+    def channels(self) -> int:
+        """Of its pictures: 1 or 3."""
+
+    @property
+    def native(self) -> Size | None:
+        """Size that it was made for, None where any will do."""
 
     @property
     def guided_halves(self) -> bool:
@@ -103,7 +111,7 @@ class PipelineRunner:
     """A pipeline that takes `latents` and a prompt: FLUX's, SD3's, PixArt's."""
 
     pipe: Any
-    model: nn.Module = field(init=False)
+    model: Any = field(init=False)
 
     def __post_init__(self) -> None:
         self.model = self.pipe.transformer
@@ -115,9 +123,20 @@ class PipelineRunner:
         return "true_cfg_scale" not in self._takes
 
     @property
+    def channels(self) -> int:
+        return int(getattr(self.pipe.vae.config, "in_channels", 3))
+
+    @property
+    def native(self) -> Size | None:
+        if self.packing:
+            return None
+        side = int(self.model.config.sample_size) * self.pipe.vae_scale_factor
+        return side, side
+
+    @property
     def packing(self) -> Packing | None:
         packed = hasattr(self.pipe, "_pack_latents")
-        return Packing(self.model.config.in_channels) if packed else None  # type: ignore[union-attr, arg-type]
+        return Packing(self.model.config.in_channels) if packed else None
 
     def scheduler(self) -> Any:
         return type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
@@ -180,8 +199,22 @@ class ClassRunner:
     """A host of classes (DiT): its pipeline takes no latents, so the loop is here, with both branches in one batch."""
 
     place: Home
-    model: nn.Module
+    model: Any
     guided_halves: bool = True
+
+    @property
+    def channels(self) -> int:
+        coder = _autoencoder(self.place)
+        assert self.place.shape is not None
+        return self.place.shape[0] if coder is None else int(coder.config.in_channels)
+
+    @property
+    def native(self) -> Size | None:
+        """Latents of an autoencoder are eight times smaller, as diffusers' own are."""
+        assert self.place.shape is not None
+        _, rows, columns = self.place.shape
+        scale = 1 if _autoencoder(self.place) is None else 8
+        return scale * rows, scale * columns
 
     def scheduler(self) -> Any:
         return make_scheduler(self.place)

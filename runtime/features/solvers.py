@@ -10,7 +10,7 @@ the noise that leads to it.
 |---|---|---|
 | `EulerScheduler` | n | 1 |
 | `MidpointScheduler` | 2 n | 2 |
-| `FireFlowScheduler` (https://arxiv.org/abs/2412.07517) | n + 1 | 2: each step's midpoint is reached by the velocity at the last one |
+| `FireFlowScheduler` | n + 1 | 2: each step's midpoint is reached by the velocity at the last one |
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FlowSolver(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
     def set_timesteps(self, *args: Any, **keywords: Any) -> None:
         """As diffusers' own, then the times of evaluations in place of those of steps."""
         super().set_timesteps(*args, **keywords)
-        self.grid = self.sigmas.flip(0) if self.backwards else self.sigmas
+        self.grid: Tensor = self.sigmas.flip(0) if self.backwards else self.sigmas
         times = self._times(self.grid)
         self.timesteps = times * self.config.num_train_timesteps
         self._base: Tensor | None = None
@@ -70,8 +70,13 @@ class FlowSolver(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
         self._number += 1
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=found) if return_dict else (found,)
 
+    def _half(self, step: int, velocity: Tensor) -> Tensor:
+        """Return half of step `step`."""
+        return (self.grid[step + 1] - self.grid[step]).to(velocity) / 2 * velocity
+
     def _advance(self, velocity: Tensor, step: int) -> Tensor:
         """Take step `step` whole with one velocity."""
+        assert self._base is not None
         self._base = self._base + (self.grid[step + 1] - self.grid[step]).to(velocity) * velocity
         return self._base
 
@@ -106,7 +111,7 @@ class MidpointScheduler(FlowSolver):
         step, second = divmod(number, 2)
         if second:
             return self._advance(velocity, step)
-        return sample + (self.grid[step + 1] - self.grid[step]).to(velocity) / 2 * velocity
+        return sample + self._half(step, velocity)
 
 
 class FireFlowScheduler(FlowSolver):
@@ -125,11 +130,11 @@ class FireFlowScheduler(FlowSolver):
 
     def _next(self, velocity: Tensor, sample: Tensor, number: int) -> Tensor:
         if number == 0:
-            return sample + (self.grid[1] - self.grid[0]).to(velocity) / 2 * velocity
+            return sample + self._half(0, velocity)
         base = self._advance(velocity, number - 1)
         if number == len(self.grid) - 1:
             return base
-        return base + (self.grid[number + 1] - self.grid[number]).to(velocity) / 2 * velocity
+        return base + self._half(number, velocity)
 
 
 def _middles(grid: Tensor) -> Tensor:

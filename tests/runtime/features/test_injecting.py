@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from archspec.diagnostics import ArchspecError
 from archspec.injection import Donor, Gate, Graft, Injection, Match
@@ -27,7 +27,7 @@ class Host:
     """A tiny host with two samples to draw, and a donor."""
 
     name: str
-    model: nn.Module
+    model: Any
     inputs: dict[str, Any]
     donor: DonorInput
     sites: tuple[str, ...]
@@ -71,13 +71,13 @@ def make(tiny_dit: Path, tiny_pixart: Path, tiny_sd3: Path, tiny_flux: Path) -> 
     return host
 
 
-def _host(name: str, model: nn.Module) -> Host:
+def _host(name: str, model: Any) -> Host:
     tokens = 24 if name == "flux" else None
     inputs = family(name).example(model, 3, 16 if name == "flux" else tokens, dtype=torch.float64, seed=1)
     half = 0.5 if name == "flux" else 500.0
     inputs["timestep"] = torch.full((3,), half, dtype=torch.float64 if name == "flux" else torch.long)
     if name == "flux":  # 4 rows and 6 columns: no square, no power of two
-        inputs["hidden_states"] = torch.randn(3, 24, 16 if False else inputs["hidden_states"].shape[-1]).double()
+        inputs["hidden_states"] = torch.randn(3, 24, inputs["hidden_states"].shape[-1]).double()
         inputs["img_ids"] = places(4, 6).double()
     latents = inputs["hidden_states"][2:]
     condition = {
@@ -95,7 +95,7 @@ def _host(name: str, model: nn.Module) -> Host:
 
 def program(host: Host, **changes: Any) -> Injection:
     position = "matched" if host.name == "flux" else "same"
-    fields = {"match": Match(), "position": position} | changes
+    fields: dict[str, Any] = {"match": Match(), "position": position} | changes
     return Injection((Graft("append", host.sites, ("it",), **fields),), {"it": Donor()})
 
 
@@ -201,7 +201,8 @@ def test_a_cached_donor_gives_the_same_and_runs_no_more(make: Make, name: str) -
     with inject(host.model, replace(injection, cache=1000), {"it": host.donor}) as run:
         host()
         third = host()
-        assert run.session.store.size <= 1000 and not run.session.store.complete
+        assert run.session.store.size <= 1000
+        assert not run.session.store.complete
     torch.testing.assert_close(first, third, rtol=0, atol=0)
 
 
@@ -271,7 +272,8 @@ def test_dropout_keeps_what_is_expected_and_everything_at_the_end() -> None:
 
     gate = Gate(dropout=0.4)
     share = [float(kept(gate, 20_000, t, 0, (i,), None).float().mean()) for i, t in enumerate((1.0, 0.5, 0.0))]
-    assert share[0] == pytest.approx(0.6, abs=0.02) and share[1] == pytest.approx(0.8, abs=0.02)
+    assert share[0] == pytest.approx(0.6, abs=0.02)
+    assert share[1] == pytest.approx(0.8, abs=0.02)
     assert share[2] == 1.0
     again = kept(gate, 100, 0.7, 0, ("a", 3), None)
     assert torch.equal(again, kept(gate, 100, 0.7, 0, ("a", 3), None))
@@ -329,6 +331,7 @@ def test_hosts_without_such_attention_are_refused(tiny_llama: Path, make: Make) 
 def test_an_injection_is_data(make: Make) -> None:
     injection = program(make("flux"))
     assert Injection.from_json(injection.to_json()) == injection
+    wrong: Any
     for wrong in (
         {"grafts": [{"op": "no"}]},
         {"grafts": 3},
@@ -336,5 +339,5 @@ def test_an_injection_is_data(make: Make) -> None:
         [],
         {"grafts": [], "version": 9},
     ):
-        with pytest.raises(ValueError, match="injection|version"):
+        with pytest.raises(ValueError, match=r"injection|version"):
             Injection.from_json(wrong)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -64,8 +67,9 @@ def test_half_precision_is_matched_in_float32() -> None:
 def test_thresholds_and_cycles_are_monotone() -> None:
     found = pair(features(64), features(64, seed=1))
     for name, values in (("threshold", [0.6, 0.4, 0.2, -1.0]), ("cycle", [0.0, 1.0, 3.0, 99.0])):
-        kept = [accepted(found, Match(**{name: value}), (8, 8)) for value in values]
-        for tight, loose in zip(kept, kept[1:], strict=False):
+        changes: list[dict[str, Any]] = [{name: value} for value in values]
+        kept = [accepted(found, Match(**change), (8, 8)) for change in changes]
+        for tight, loose in itertools.pairwise(kept):
             assert not (tight & ~loose).any()
         assert kept[0].sum() < kept[-1].sum()
 
@@ -88,7 +92,8 @@ def test_candidates_are_within_their_masks() -> None:
     donor, target = features(30), features(30, seed=1)
     donors, targets = torch.arange(30) < 10, torch.arange(30) >= 20
     found = pair(donor, target, 7, donors, targets)
-    assert (found.target[:10] >= 20).all() and (found.donor[20:] < 10).all()
+    assert (found.target[:10] >= 20).all()
+    assert (found.donor[20:] < 10).all()
     assert not accepted(found, Match(), (5, 6))[10:].any()
 
 
@@ -97,4 +102,5 @@ def test_a_token_has_one_owner() -> None:
     near, far = target + 0.01 * features(30, seed=3), target + 0.5 * features(30, seed=4)
     pairs = [pair(far, target), pair(near, target)]
     owned = owners(pairs)
-    assert owned[1].all() and not owned[0].any()
+    assert owned[1].all()
+    assert not owned[0].any()

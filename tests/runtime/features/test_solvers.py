@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_error_falls_with_the_order(name: str, order: int) -> None:
         solver = SOLVERS[name]()
         end, _ = solve(solver, START, steps)
         errors.append(float((end - exact(START, float(solver.grid[0]), 0.0)).norm()))
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert coarse / fine > 0.8 * 2**order
 
 
@@ -58,7 +59,8 @@ def test_there_and_back_is_of_second_order(name: str) -> None:
         noise, _ = solve(SOLVERS[name]().inverted(), START, steps)
         back, _ = solve(SOLVERS[name](), noise, steps)
         errors.append(float((back - START).norm()))
-    assert errors[0] / errors[1] > 3 and errors[1] / errors[2] > 3
+    assert errors[0] / errors[1] > 3
+    assert errors[1] / errors[2] > 3
 
 
 @pytest.mark.parametrize("name", list(SOLVERS))
