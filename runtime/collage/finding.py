@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from archspec.diagnostics import Collector, fail
+from archspec.diagnostics import Collector
 from archspec.runtime.collage.masks import Mask, Pixels, overlap
-from archspec.runtime.collage.opening import opened
+from archspec.runtime.collage.opening import check_whole, opened
 
 Box = tuple[float, float, float, float]
 SAME = 0.8
@@ -142,12 +142,11 @@ class Finder:
 
 
 def _load(cls: Any, source: Path | str, what: str, device: str | torch.device) -> tuple[Any, Any]:
-    """Return model and processor. No code of the source is run, and no weights are drawn in place of missing ones."""
+    """Return model and processor. No code of the source is run."""
     from transformers import AutoProcessor
 
     processor = opened(what, source, lambda: AutoProcessor.from_pretrained(source, trust_remote_code=False))
     options = {"trust_remote_code": False, "output_loading_info": True}
     model, report = opened(what, source, lambda: cls.from_pretrained(source, **options))
-    if missing := sorted(report["missing_keys"]):
-        raise fail("AS773", f"'{source}' lacks {len(missing)} tensors, '{missing[0]}' among them", None, "copy it anew")
+    check_whole(source, report["missing_keys"])
     return model.to(device).eval(), processor

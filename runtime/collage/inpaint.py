@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from archspec.diagnostics import fail
 from archspec.runtime.collage.masks import Mask, Pixels
-from archspec.runtime.collage.opening import opened
+from archspec.runtime.collage.opening import check_whole, opened
 
 EXTRA = "features"
 SIDE = 16
@@ -98,6 +99,9 @@ def _open(source: Path | str) -> Any:
 
     what = "inpainting pipeline of diffusers"
     pipe = opened(what, source, lambda: DiffusionPipeline.from_pretrained(source))
+    modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    tensors = {f"{name}/{path}": p for name, part in modules.items() for path, p in part.named_parameters()}
+    check_whole(source, [name for name, p in tensors.items() if p.is_meta])
     if "mask_image" in inspect.signature(pipe.__call__).parameters:
         return pipe
     return opened(what, source, lambda: AutoPipelineForInpainting.from_pipe(pipe))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +21,10 @@ def opened(what: str, source: Path | str, load: Callable[[], Any]) -> Any:
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, SafetensorError) as error:
         first = str(error).strip().partition("\n")[0]
         raise fail("AS773", f"'{source}' is no {what}: {first}", None, hint) from error
+
+
+def check_whole(source: Path | str, missing: Collection[str]) -> None:
+    """Raise AS773 where tensors are missing: the libraries would draw them at random, or leave them without data."""
+    if missing:
+        message = f"'{source}' lacks {len(missing)} of its tensors, '{min(missing)}' among them"
+        raise fail("AS773", message, None, "copy or download it anew")

@@ -124,7 +124,7 @@ def test_weights_that_are_not_there(sam: Path, tmp_path: Path) -> None:
     weights = load_file(sam / "model.safetensors")
     weights.pop("mask_decoder.iou_token.weight")
     save_file(weights, tmp_path / "part" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ArchspecError, match=r"AS773.*lacks 1 tensors, 'mask_decoder.iou_token.weight'"):
+    with pytest.raises(ArchspecError, match=r"AS773.*lacks 1 of its tensors, 'mask_decoder.iou_token.weight'"):
         Segmenter(tmp_path / "part")
     (tmp_path / "part" / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ArchspecError, match=r"AS773"):

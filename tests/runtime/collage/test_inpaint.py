@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from archspec.diagnostics import ArchspecError
 from archspec.runtime.collage import DiffusersInpainter
@@ -68,6 +70,16 @@ def test_a_blackened_picture_is_no_background(stable_diffusion: Path, picture: P
 def test_a_pipeline_that_fails(stable_diffusion: Path, picture: Pixels, letter: Mask) -> None:
     with pytest.raises(ArchspecError, match=r"AS779.*StableDiffusionInpaintPipeline failed"):
         DiffusersInpainter(stable_diffusion / "inpaint", steps=2000)(picture, letter)
+
+
+def test_weights_that_are_not_there(stable_diffusion: Path, tmp_path: Path) -> None:
+    shutil.copytree(stable_diffusion / "inpaint", tmp_path / "part")
+    file = tmp_path / "part" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights.pop("conv_in.weight")
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ArchspecError, match=r"AS773.*lacks 1 of its tensors, 'unet/conv_in.weight'"):
+        DiffusersInpainter(tmp_path / "part")
 
 
 def test_no_inpainting_pipeline(tmp_path: Path) -> None:
