@@ -37,7 +37,7 @@ CODES = (
     Code(
         "AS774",
         "a placement that cannot be",
-        "Scale is a positive number, angle and shift are finite ones. A subject is aligned by its centroid or by one of "
+        "Scale is positive, angle and shift are finite numbers. A subject is aligned by its centroid or by one of "
         "its four edges. It may be larger than the picture, but not more than four times.",
         bad="place: {scale: 0, align: middle}",
         good="place: {scale: 1.2, align: centroid}",
@@ -68,7 +68,7 @@ CODES = (
     Code(
         "AS778",
         "a mask that is of no use to the tokens",
-        "A token of a diffusion transformer is a square of pixels. Tokens must tile the picture, and the mask must hold "
+        "A token of a diffusion transformer is a square. Tokens must tile the picture, and the mask must hold "
         "the least share of at least one of them.",
         bad="a template of 500 x 512 pixels for 32 x 32 tokens",
         good="a template of 512 x 512 pixels for 32 x 32 tokens",

@@ -7,6 +7,7 @@ sorted by score; of masks that overlap by more than 0.8 the better one stays.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from PIL import Image
 
-from archspec.diagnostics import Collector, fail
+from archspec.diagnostics import Collector
 from archspec.runtime.collage.masks import Mask, Pixels, overlap
+from archspec.runtime.collage.opening import check_whole, opened
 
 Box = tuple[float, float, float, float]
 SAME = 0.8
@@ -52,14 +54,13 @@ class Detector:
     @torch.no_grad()
     def candidates(self, image: Pixels, phrase: str, text_threshold: float = 0.25) -> list[Candidate]:
         """Return all boxes of which a word of the phrase has a score above `text_threshold`, the best first."""
-        inputs = self.processor(images=image, text=[[phrase]], return_tensors="pt").to(self.model.device)
-        found = self.processor.post_process_grounded_object_detection(
-            self.model(**inputs),
-            inputs.input_ids,
-            threshold=0.0,
-            text_threshold=text_threshold,
-            target_sizes=[image.shape[:2]],
-        )[0]
+        picture = Image.fromarray(image)
+        inputs = self.processor(images=picture, text=[[phrase]], return_tensors="pt").to(self.model.device)
+        told = {"input_ids": inputs["input_ids"], "text_threshold": text_threshold, "text_labels": [[phrase]]}
+        boxes_of = self.processor.post_process_grounded_object_detection
+        known = inspect.signature(boxes_of).parameters  # which differ: OWL's scores are of phrases, not of words
+        told = {name: value for name, value in told.items() if name in known}
+        found = boxes_of(self.model(**inputs), threshold=0.0, target_sizes=[image.shape[:2]], **told)[0]
         named = zip(found["boxes"].tolist(), found["scores"].tolist(), found["text_labels"], strict=True)
         return sorted((Candidate(tuple(b), s) for b, s, label in named if label), key=lambda c: -c.score)
 
@@ -78,7 +79,8 @@ class Segmenter:
         """Return the mask of what each box holds, (boxes, H, W)."""
         if not boxes:
             return np.zeros((0, *image.shape[:2]), dtype=bool)
-        inputs = self.processor(images=image, input_boxes=[[list(box) for box in boxes]], return_tensors="pt")
+        picture = Image.fromarray(image)
+        inputs = self.processor(images=picture, input_boxes=[[list(box) for box in boxes]], return_tensors="pt")
         device = self.model.device
         found = self.model(
             pixel_values=inputs["pixel_values"].to(device),
@@ -132,23 +134,19 @@ class Finder:
         return kept
 
     def _advice(self, candidates: Sequence[Candidate]) -> str:
-        weak = [each.score for each in candidates if each.score <= self.box_threshold]
-        others = f"the next box has a score of {weak[0]:.2f}: lower the box threshold of {self.box_threshold:g}, or "
-        return f"{others if weak else ''}use another word or seed, or give a mask"
+        weak = max((each.score for each in candidates if each.score <= self.box_threshold), default=None)
+        advice = "use another word or seed, or give a mask"
+        if weak is None:
+            return advice
+        return f"the next box has a score of {weak:.2f}: lower the box threshold of {self.box_threshold:g}, or {advice}"
 
 
 def _load(cls: Any, source: Path | str, what: str, device: str | torch.device) -> tuple[Any, Any]:
-    """Return model and processor; random weights in place of missing ones are refused, and no code is fetched."""
+    """Return model and processor. No code of the source is run."""
     from transformers import AutoProcessor
 
-    hint = f"give the folder or hub id of a {what} of transformers, with its processor"
-    try:
-        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-        model, report = cls.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise fail("AS773", f"'{source}' is no {what}: {first}", None, hint) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise fail("AS773", f"'{source}' lacks {len(missing)} tensors, '{missing[0]}' among them", None, hint)
+    processor = opened(what, source, lambda: AutoProcessor.from_pretrained(source, trust_remote_code=False))
+    options = {"trust_remote_code": False, "output_loading_info": True}
+    model, report = opened(what, source, lambda: cls.from_pretrained(source, **options))
+    check_whole(source, report["missing_keys"])
     return model.to(device).eval(), processor

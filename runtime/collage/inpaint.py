@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from archspec.diagnostics import fail
 from archspec.runtime.collage.masks import Mask, Pixels
+from archspec.runtime.collage.opening import check_whole, opened
 
 EXTRA = "features"
 SIDE = 16
-"""Pipelines of latents take sizes that their autoencoder and patches divide; pictures are padded to a multiple of this."""
+"""Pictures are padded to a multiple of this, which autoencoders and patches divide."""
 
 
 class Inpainter(Protocol):
@@ -38,7 +39,7 @@ class TeleaInpainter:
         except ImportError as error:
             hints = (f'pip install "archspec-compiler[{EXTRA}]"', "or give an inpainting pipeline of diffusers")
             raise fail(
-                "AS777", "removing subjects from a template takes OpenCV, which is missing", None, *hints
+                "AS777", "removing a template's subjects takes OpenCV, which is missing", None, *hints
             ) from error
         self._cv2: Any = cv2
         self.radius = radius
@@ -96,16 +97,11 @@ def _open(source: Path | str) -> Any:
     """Return the pipeline; of a folder with another one, the inpainting pipeline that is made of the same parts."""
     from diffusers import AutoPipelineForInpainting, DiffusionPipeline
 
-    pipe = _loaded(lambda: DiffusionPipeline.from_pretrained(source), source)
+    what = "inpainting pipeline of diffusers"
+    pipe = opened(what, source, lambda: DiffusionPipeline.from_pretrained(source))
+    modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    tensors = {f"{name}/{path}": p for name, part in modules.items() for path, p in part.named_parameters()}
+    check_whole(source, [name for name, p in tensors.items() if p.is_meta])
     if "mask_image" in inspect.signature(pipe.__call__).parameters:
         return pipe
-    return _loaded(lambda: AutoPipelineForInpainting.from_pipe(pipe), source)
-
-
-def _loaded(load: Callable[[], Any], source: Path | str) -> Any:
-    try:
-        return load()
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        first = str(error).partition("\n")[0]
-        hint = "give a folder with the model_index.json of an inpainting pipeline"
-        raise fail("AS773", f"diffusers has no inpainting pipeline of '{source}': {first}", None, hint) from error
+    return opened(what, source, lambda: AutoPipelineForInpainting.from_pipe(pipe))

@@ -50,8 +50,8 @@ def make_collage(
 ) -> Collage:
     """Return the template with each subject in its place, later ones over earlier ones.
 
-    The template's own subjects are removed first: their masks, grown by a fifth of the root of their area, are painted by
-    `inpainter` (by default OpenCV's). All other pixels of the template stay as they are, bit by bit. Raises AS770 and
+    The template's own subjects are removed first: their masks, grown by `dilated`, are painted over by `inpainter`
+    (by default OpenCV's). All other pixels of the template stay as they are, bit by bit. Raises AS770 and
     AS771 for each wrong mask, AS774 and AS775 for each subject that cannot be drawn or would not be seen.
     """
     _check_masks(template, places, subjects)
@@ -126,7 +126,8 @@ def _findings(owners: Owners, drawn: Sequence[Drawn], names: Sequence[str]) -> t
         whole, within, left = np.count_nonzero(each.mask), len(over), np.count_nonzero(over == number)
         hints = ("move it by 'shift', or let it be smaller",)
         if not left:
-            how = "lies outside of the picture" if not within else "is covered by later subjects"
+            how = "is covered by later subjects" if within else "lies outside of the picture"
+            how = how if whole else "is too small to have a pixel"
             problems.report("AS775", f"'{name}' {how}", None, *hints)
             continue
         if within < whole:

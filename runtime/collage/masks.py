@@ -63,7 +63,7 @@ def _levels(image: Image.Image) -> tuple[NDArray[np.integer], int]:
 
 
 def wrong_mask(mask: Mask, size: tuple[int, ...], what: str, brightest: str = "") -> Diagnostic | None:
-    """Return what is wrong with a mask of `what`, whose picture is of `size` (height, width): its size, or emptiness."""
+    """Return what is wrong with a mask, whose picture is of `size` (height, width): its size, or emptiness."""
     if mask.shape != tuple(size):
         (rows, columns), (height, width) = mask.shape, size
         message = f"the mask {what} is of {columns} x {rows} pixels, its picture of {width} x {height}"
@@ -94,4 +94,5 @@ def dilated(mask: Mask, share: float = 0.2) -> Mask:
     140
     """
     radius = share * np.sqrt(np.count_nonzero(mask)) / 2
-    return mask | (ndimage.distance_transform_edt(~mask) <= radius)
+    grown: Mask = mask | (ndimage.distance_transform_edt(~mask) <= radius)
+    return grown

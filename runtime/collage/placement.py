@@ -1,9 +1,9 @@
 """Where a subject goes: the affine map from a donor's pixels to the collage's, and the subject drawn by it.
 
 A subject is mirrored, turned and scaled, then moved so that its centroid falls on the place's, or one of its edges on
-the place's edge. By default it gets the place's area. It is drawn once, by a spline of order 5 (over twelve turns of
-30 degrees it keeps photographs 3 dB closer than cubic ones do) of the subject's own colours: what lies outside of its mask is filled
-with the nearest of them first, so that no halo of the donor's background comes along.
+the place's edge. By default it gets the place's area. It is drawn once, by a spline of order 5 (which keeps photographs
+closer than OpenCV's and torch's kernels do), of the subject's own colours alone: what lies outside of its mask is first
+filled with the nearest of them, so that no halo of the donor's background comes along.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ Affine = NDArray[np.float64]
 """(2, 3): a point (x, y, 1) of the donor -> (x, y) of the collage."""
 ORDER = 5
 MARGIN = 16
+FARTHEST = 2**20
 LARGEST = 4
 """A subject may be this many times as wide and high as the picture, of which it then shows a part."""
 
@@ -47,9 +48,10 @@ class Placement:
         problems = Collector()
         if not (math.isfinite(self.scale) and self.scale > 0):
             problems.report("AS774", f"a subject cannot be scaled by {self.scale:g}", None, "write a positive number")
-        for name, value in (("angle", self.angle), ("shift", sum(self.shift))):
-            if not math.isfinite(value):
-                problems.report("AS774", f"'{name}' is not a finite number", None, f"leave '{name}' out")
+        if not math.isfinite(self.angle):
+            problems.report("AS774", f"a subject cannot be turned by {self.angle:g} degrees", None, "write a number")
+        if not all(abs(pixels) < FARTHEST for pixels in self.shift):
+            problems.report("AS774", f"no picture is as large as a shift of {self.shift} pixels", None, "write pixels")
         if self.align not in get_args(Align):
             hints = nearest(self.align, get_args(Align)) or (f"use one of {', '.join(get_args(Align))}",)
             problems.report("AS774", f"subjects are not aligned by '{self.align}'", None, *hints)
@@ -96,7 +98,7 @@ def box_place(box: tuple[float, float, float, float], size: tuple[int, int]) -> 
 def draw(name: str, image: Pixels, mask: Mask, placement: Placement, place: Place) -> Drawn:
     """Return the subject of a donor's `image` as `placement` puts it into `place`.
 
-    Raises AS774 of a subject much larger than the picture, AS775 of one too small to have a pixel.
+    Raises AS774 of a subject much larger than the picture, AS775 of one smaller than a pixel.
     """
     linear = _linear(mask, placement, place)
     moved = np.c_[linear, _anchor(place.mask, place.fit) - _anchor(mask, place.fit, linear) + placement.shift]
@@ -104,9 +106,6 @@ def draw(name: str, image: Pixels, mask: Mask, placement: Placement, place: Plac
         moved[:, 2] = np.rint(moved[:, 2])  # turned by right angles at its size, it is copied pixel by pixel
     corner, shape = _patch(name, mask, moved, place.mask.shape)
     pixels, inside = _resample(image, mask, moved, corner, shape)
-    if not inside.any():
-        hint = "let the scale or the place be larger"
-        raise fail("AS775", f"'{name}' is too small to have a pixel in the collage", None, hint)
     step = _to_edge(inside, corner, placement, place.mask)
     moved[:, 2] += step
     return Drawn(pixels, inside, (corner[0] + step[0], corner[1] + step[1]), moved)
@@ -133,16 +132,19 @@ def _bounds(mask: Mask, linear: Affine) -> NDArray[np.float64]:
     y, x = np.nonzero(mask)
     points = linear @ np.stack([x, y])
     half = np.abs(linear).sum(1) / 2
-    return np.concatenate([points.min(1) - half, points.max(1) + half])
+    bounds: NDArray[np.float64] = np.concatenate([points.min(1) - half, points.max(1) + half])
+    return bounds
 
 
 def _anchor(mask: Mask, fit: str, linear: Affine | None = None) -> NDArray[np.float64]:
     """Return the point that is aligned: the centroid, or the middle of the box; under a linear map."""
     linear = np.eye(2) if linear is None else linear
+    found: NDArray[np.float64]
     if fit == "box":
-        return _bounds(mask, linear).reshape(2, 2).mean(0)
-    y, x = np.nonzero(mask)
-    found: NDArray[np.float64] = linear @ np.array([x.mean(), y.mean()])
+        found = _bounds(mask, linear).reshape(2, 2).mean(0)
+    else:
+        y, x = np.nonzero(mask)
+        found = linear @ np.array([x.mean(), y.mean()])
     return found
 
 
@@ -153,6 +155,8 @@ def _patch(name: str, mask: Mask, moved: Affine, size: tuple[int, ...]) -> tuple
     if max(x1 - x0, y1 - y0) > LARGEST * max(size):
         message = f"'{name}' would be of {x1 - x0} x {y1 - y0} pixels in a picture of {size[1]} x {size[0]}"
         raise fail("AS774", message, None, "write a smaller 'scale'")
+    if np.count_nonzero(mask) * abs(np.linalg.det(moved[:, :2])) < 1:
+        raise fail("AS775", f"'{name}' would be smaller than a pixel", None, "write a larger 'scale'")
     return (int(x0), int(y0)), (int(y1 - y0), int(x1 - x0))
 
 
@@ -165,30 +169,37 @@ def _resample(
     part = np.s_[y0 : bottom + MARGIN, x0 : right + MARGIN]
     inverse = np.linalg.inv(moved[:, :2])
     offset = inverse @ (np.array(corner) - moved[:, 2]) - (x0, y0)
-    blur = max((1 / math.sqrt(abs(np.linalg.det(moved[:, :2]))) - 1) / 2, 0.0)  # what shrinking must average over
+    colours, share = _averaged(image[part], mask[part], 1 / math.sqrt(abs(np.linalg.det(moved[:, :2]))))
 
-    def sample(values: NDArray[np.generic], order: int, mode: str) -> NDArray[np.float64]:
-        smooth = ndimage.gaussian_filter(values.astype(np.float64), blur, mode=mode)
+    def sample(values: NDArray[np.float64], order: int, mode: str) -> NDArray[np.float64]:
         found: NDArray[np.float64] = ndimage.affine_transform(
-            smooth, inverse[::-1, ::-1], offset[::-1], output_shape=shape, order=order, mode=mode
+            values, inverse[::-1, ::-1], offset[::-1], output_shape=shape, order=order, mode=mode
         )
         return found
 
-    inside = sample(mask[part], 1, "grid-constant") >= 0.5
-    filled = _spread(image[part], mask[part])
-    channels = [sample(filled[..., c], ORDER, "nearest") for c in range(3)]
-    return np.rint(np.stack(channels, -1)).clip(0, 255).astype(np.uint8), inside
+    drawn = np.stack([sample(colours[..., c], ORDER, "nearest") for c in range(3)], -1)
+    return np.rint(drawn).clip(0, 255).astype(np.uint8), sample(share, 1, "grid-constant") >= 0.5
 
 
-def _spread(image: Pixels, mask: Mask) -> Pixels:
-    """Return the picture with each pixel outside of the mask in the colour of the nearest one inside."""
+def _averaged(image: Pixels, mask: Mask, shrink: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the subject's colours (h, w, 3) and its share of each pixel (h, w), averaged over what becomes one pixel.
+
+    Colours are averaged within the mask only; each pixel outside of it has the colour of the nearest one inside.
+    """
+
+    def average(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = ndimage.gaussian_filter(values, max(shrink - 1, 0.0) / 2, mode="constant")
+        return found
+
+    share = average(mask.astype(np.float64))
+    sums = np.stack([average(np.where(mask, image[..., c], 0.0)) for c in range(3)], -1)
     rows, columns = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    return image[rows, columns]
+    return (sums / np.where(mask, share, 1.0)[..., None])[rows, columns], share
 
 
 def _to_edge(inside: Mask, corner: tuple[int, int], placement: Placement, place: Mask) -> tuple[int, int]:
     """Return the whole pixels (x, y) by which what is drawn must move for its edge to fall on the place's."""
-    if placement.align == "centroid":
+    if placement.align == "centroid" or not inside.any():
         return (0, 0)
     side = ("left", "top", "right", "bottom").index(placement.align)
     axis = side % 2
