@@ -8,7 +8,7 @@ from pathlib import Path
 from archspec.diagnostics import fail
 from archspec.host.locate import check_fingerprint, find_base, folder_of, structure_of
 from archspec.injection import Donor, Injection
-from archspec.language.parse import load
+from archspec.language.parse import load, read_source
 from archspec.language.spec import Spec
 from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.store.home import Home, home
@@ -40,6 +40,19 @@ class Injected:
         free = tuple(donors)
         grafts = tuple(replace(g, donors=g.donors if injection.donors else free) for g in injection.grafts)
         return replace(self, injection=replace(injection, donors=donors, grafts=grafts))
+
+    def texts(self) -> dict[str, str]:
+        """Return what each donor says, of hosts of text: its file's text, else its prompt. AS762."""
+        found = {}
+        for name, donor in self.injection.donors.items():
+            text = donor.prompt
+            if donor.image is not None:
+                text = read_source(self.near / donor.image).text
+            if not text or not text.strip():
+                hint = f"write `{name}: {{prompt: ...}}`, what it says, or --donor {name}=FILE"
+                raise fail("AS762", f"donor '{name}' says nothing", None, hint)
+            found[name] = text
+        return found
 
 
 def _like(injection: Injection, name: str) -> Donor:

@@ -46,11 +46,13 @@ def _size(_: click.Context, __: click.Parameter, value: str | None) -> Size | No
 @click.option("--prompt", help="What is drawn; of hosts that read text.")
 @click.option("--class", "label", help="Class that is drawn, by number or name; of hosts of classes.")
 @click.option("--donor", "donors", multiple=True, callback=_donors, metavar="NAME=IMAGE[:MASK]",
-              help="A donor's picture, and the mask of its subject: white is inside (may be repeated).")  # fmt: skip
+              help="A donor's picture, and the mask of its subject (white); of hosts of text, its text.")  # fmt: skip
 @click.option("--mask", type=click.Path(path_type=Path, dir_okay=False), help="Mask of the target.")
 @click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True, help="How many images.")
 @click.option("--size", callback=_size, metavar="WIDTHxHEIGHT", help="Pixels.  [default: the host's, else the donor's]")
 @click.option("--seed", type=int, help="Seed in place of the spec's.")
+@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Hosts of text: new tokens.")
+@click.option("--temperature", type=click.FloatRange(0), default=0.0, help="Hosts of text; 0: the likeliest token.")
 @click.option("--matches", type=click.Path(path_type=Path, dir_okay=False),
               help="PNG that shows which tokens of each donor stood for which of the first image.")  # fmt: skip
 @click.option(
@@ -75,7 +77,33 @@ def command(path: Path, donors: Given, device: str | None, as_json: bool, **opti
     job = injected(path).with_donors(donors)
     console = Console(stderr=True)
     with console.status("opening the host") as status:
-        _draw(job, device, options, as_json, status.update)
+        act = _say if job.place.is_language_model else _draw
+        act(job, device, options, as_json, status.update)
+
+
+def _say(job: Injected, device: str | None, options: dict[str, Any], as_json: bool, tell: Any) -> None:
+    """Go on from a prompt with donors' texts in sight."""
+    import torch
+
+    from archspec.runtime.features.texts import inject_text
+    from archspec.runtime.measure.sample import continue_texts, load_tokenizer
+    from archspec.runtime.store.opening import best_device, open_model
+
+    if options["prompt"] is None:
+        hint = 'write --prompt "Once upon a time"'
+        raise fail("AS764", f"{job.place.architecture} goes on from a prompt", None, hint)
+    model, tokenizer = open_model(job.place, device or best_device()), load_tokenizer(job.place)
+    donors = {name: torch.tensor(tokenizer(text).input_ids) for name, text in job.texts().items()}
+    seed = job.injection.seed if options["seed"] is None else options["seed"]
+    tell("reading donors")
+    with inject_text(model, job.injection, donors):
+        tell("drawing")
+        prompts = [options["prompt"]] * options["samples"]
+        texts = continue_texts(model, tokenizer, prompts, options["tokens"], seed, options["temperature"])
+    if as_json:
+        click.echo(json.dumps({"texts": texts, "donor_tokens": {n: len(ids) for n, ids in donors.items()}}, indent=2))
+    else:
+        click.echo("\n".join(texts))
 
 
 def _draw(job: Injected, device: str | None, options: dict[str, Any], as_json: bool, tell: Any) -> None:

@@ -99,6 +99,7 @@ class _Resolver:
     ) -> None:
         self.whole, self.own, self.structure, self.replaced = whole, own, structure, replaced
         self.select, self.problems, self.rotary = select, problems, rotary
+        self.text = FAMILIES[structure.family].task == "text"
 
     def injection(self) -> data.Injection:
         whole = self.whole
@@ -111,7 +112,7 @@ class _Resolver:
         return data.Injection(
             grafts=grafts,
             donors=donors,
-            state=whole.state,
+            state="clean" if self.text else whole.state,
             competition=whole.competition,
             cache=whole.cache,
             solver=whole.sampler.solver,
@@ -125,9 +126,10 @@ class _Resolver:
 
     def at(self, node: Node, key: str) -> Span | None:
         """Return where a key is written, else the name of the preset: its own text is nobody's mistake."""
-        inside = node.origin is not None and self.own.origin is not None
-        same = inside and node.origin.span.source == self.own.origin.span.source  # type: ignore[union-attr]
-        return node.span(key) if same else self.own.span("preset")
+        own, entry = self.own.origin, node.origin.entry(key) if node.origin else None
+        if own and entry and entry.value.span.source == own.span.source:
+            return entry.value.span
+        return self.own.span("preset" if self.own.preset else None)
 
     def donor(self, name: str, donor: Donor) -> data.Donor:
         state = donor.state or self.whole.state
@@ -139,6 +141,13 @@ class _Resolver:
         if state != "batch" and donor.row is not None:
             message = f"donor '{name}' has a row, but is of state {state}"
             self.problems.report("AS760", message, donor.span("row"), "write `state: batch`, or leave the row out")
+        if self.text:
+            if state != "clean" and _states(donor, "state"):
+                self.problems.report("AS761", f"a text is of no state '{state}'", donor.span("state"), "leave it out")
+            if not donor.prompt:
+                hint = f"write `{name}: {{prompt: ...}}`, what it says, or --donor {name}=FILE"
+                self.problems.report("AS762", f"donor '{name}' says nothing", donor.span(), hint)
+            return data.Donor("clean", prompt=donor.prompt)
         if state == "inverted" and not self._flows():
             hint = "write `state: noised` or `state: clean`"
             message = f"{self.structure.architecture} predicts noise, and inversion follows a flow"
@@ -162,7 +171,10 @@ class _Resolver:
                 hints = nearest(name, whole.donors) or (f"donors are {', '.join(whole.donors)}",)
                 self.problems.report("AS750", f"no donor '{name}'", graft.span("donors"), *hints)
         position = graft.position or whole.position or ("matched" if self.rotary and match is not None else "same")
-        self._position(graft, position, match)
+        if self.text:
+            self._text(graft, position, match)
+        else:
+            self._position(graft, position, match)
         self._operation(graft, match)
         strength = whole.strength if graft.strength is None else graft.strength
         return data.Graft(
@@ -207,6 +219,21 @@ class _Resolver:
             self.problems.report("AS752", "position 'matched' without a match", span, "write `match: {}` beside it")
         elif position == "frame" and self.structure.family != "flux":
             self.problems.report("AS752", "frames are of FLUX's places", span, "write `position: offset`")
+
+    def _text(self, graft: Graft, position: str, match: Match | None) -> None:
+        """Of decoders: donors are texts, whose keys are seen beside the own, at their places or moved."""
+        name = self.structure.architecture
+        if graft.op != "append":
+            message = f"'{graft.op}' pairs tokens of images, and {name} reads texts"
+            self.problems.report("AS760", message, self.at(graft, "op"), "write `append`")
+        if match is not None:
+            span = self.at(graft if _states(graft, "match") else self.whole, "match")
+            self.problems.report("AS760", f"texts of {name} are not matched", span, "leave match out")
+        allowed = ("same", "offset") if self.rotary else ("same",)
+        if position not in allowed:
+            span = self.at(graft if graft.position else self.whole, "position")
+            hint = f"write `position: {allowed[-1]}`"
+            self.problems.report("AS752", f"position '{position}' in {name}", span, hint)
 
     def _operation(self, graft: Graft, match: Match | None) -> None:
         if graft.op == "copy" and match is not None and match.tap != "block_input":
