@@ -122,12 +122,14 @@ def _findings(owners: Owners, drawn: Sequence[Drawn], names: Sequence[str]) -> t
     """Return warnings of what is hidden, border and covering apart; raise AS775 for each subject hidden as a whole."""
     problems = Collector()
     for number, (each, name) in enumerate(zip(drawn, names, strict=True)):
-        whole, over = np.count_nonzero(each.mask), owners[_inside(each, owners.shape)]
+        whole, over = int(np.count_nonzero(each.mask)), owners[_inside(each, owners.shape)]
         if not (over == number).any():
             problems.report("AS775", f"'{name}' {_hidden(whole, len(over))}", None, HINT)
             continue
         parts = {"lies outside of the picture": whole - len(over)}
-        parts |= {f"is covered by '{names[n]}'": np.count_nonzero(over == n) for n in np.unique(over[over != number])}
+        parts |= {
+            f"is covered by '{names[n]}'": int(np.count_nonzero(over == n)) for n in np.unique(over[over != number])
+        }
         for how, pixels in parts.items():
             if pixels:
                 message = f"{pixels / whole:.1%} of '{name}' {how}"
