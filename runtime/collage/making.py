@@ -14,6 +14,7 @@ from archspec.runtime.collage.masks import Mask, Pixels, dilated, wrong_mask
 from archspec.runtime.collage.placement import Affine, Drawn, Place, Placement, draw
 
 Owners = NDArray[np.int16]
+HINT = "write another 'shift' or 'scale'"
 
 
 @dataclass(frozen=True)
@@ -121,21 +122,23 @@ def _findings(owners: Owners, drawn: Sequence[Drawn], names: Sequence[str]) -> t
     """Return warnings of what is hidden, border and covering apart; raise AS775 for each subject hidden as a whole."""
     problems = Collector()
     for number, (each, name) in enumerate(zip(drawn, names, strict=True)):
-        rows, columns = _inside(each, owners.shape)
-        over = owners[rows, columns]
-        whole, within, left = np.count_nonzero(each.mask), len(over), np.count_nonzero(over == number)
-        hints = ("move it by 'shift', or let it be smaller",)
-        if not left:
-            how = "is covered by later subjects" if within else "lies outside of the picture"
-            how = how if whole else "is too small to have a pixel"
-            problems.report("AS775", f"'{name}' {how}", None, *hints)
+        whole, over = int(np.count_nonzero(each.mask)), owners[_inside(each, owners.shape)]
+        if not (over == number).any():
+            problems.report("AS775", f"'{name}' {_hidden(whole, len(over))}", None, HINT)
             continue
-        if within < whole:
-            message = f"{1 - within / whole:.1%} of '{name}' lies outside of the picture"
-            problems.report("AS776", message, None, *hints, severity=Severity.WARNING)
-        for later in np.unique(over[over != number]):
-            share = np.count_nonzero(over == later) / whole
-            message = f"{share:.1%} of '{name}' is covered by '{names[later]}'"
-            problems.report("AS776", message, None, *hints, severity=Severity.WARNING)
+        parts = {"lies outside of the picture": whole - len(over)}
+        parts |= {
+            f"is covered by '{names[n]}'": int(np.count_nonzero(over == n)) for n in np.unique(over[over != number])
+        }
+        for how, pixels in parts.items():
+            if pixels:
+                message = f"{pixels / whole:.1%} of '{name}' {how}"
+                problems.report("AS776", message, None, HINT, severity=Severity.WARNING)
     problems.raise_if_errors()
     return tuple(problems)
+
+
+def _hidden(whole: int, within: int) -> str:
+    if not whole:
+        return "is too small to have a pixel"
+    return "is covered by later subjects" if within else "lies outside of the picture"

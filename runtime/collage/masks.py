@@ -89,6 +89,7 @@ def extents(mask: Mask) -> tuple[int, int, int, int]:
 def dilated(mask: Mask, share: float = 0.2) -> Mask:
     """Return the mask grown by a disc of diameter `share` times the square root of its area.
 
+    >>> import numpy as np
     >>> grown = dilated(np.pad(np.ones((10, 10), bool), 5))     # a disc of diameter 2
     >>> int(grown.sum())
     140
