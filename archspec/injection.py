@@ -101,6 +101,8 @@ class Layout:
     """What a detector looks for; None: the donor's name."""
     place: str | None = None
     """File of the mask of its place; None: where the template's own one is found."""
+    erase: bool = True
+    """What stands at `place` is removed from the template first."""
     scale: float = 1.0
     angle: float = 0.0
     """Degrees counterclockwise."""

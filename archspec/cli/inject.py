@@ -129,6 +129,8 @@ def _draw(job: Injected, device: str | None, options: dict[str, Any], as_json: b
     if injection.noise == "collage":
         laid = lay(injection, runner, ask, pictures, job.near, tell)
         mask = laid.mask if mask is None else mask
+        for finding in laid.collage.findings:
+            click.echo(str(finding), err=True)
     else:
         pictures = {name: _sized(picture, ask) for name, picture in pictures.items()}
     given = laid.donors if laid else None

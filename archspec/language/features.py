@@ -39,6 +39,7 @@ class Donor(Node):
         "what a detector looks for, here and in the template; default: the donor's name", default=None
     )
     place: str | None = arg("mask of the place that it is put to in a collage", default=None, path=True)
+    erase: bool = arg("of a collage: what the template shows at `place` is removed first", default=True)
     scale: float = arg("of a collage: size, beside that of the place", default=1.0, above=0)
     angle: float = arg("of a collage: turn, degrees counterclockwise", default=0.0)
     flip: bool = arg("of a collage: mirrored left to right", default=False)

@@ -155,7 +155,9 @@ class _Resolver:
         if len(donor.shift) != 2:
             self.problems.report("AS760", "a shift is right and down", donor.span("shift"), "write `shift: [0, 12]`")
         shift = donor.shift[0], donor.shift[-1]
-        layout = data.Layout(donor.phrase, donor.place, donor.scale, donor.angle, donor.flip, donor.align, shift)
+        layout = data.Layout(
+            donor.phrase, donor.place, donor.erase, donor.scale, donor.angle, donor.flip, donor.align, shift
+        )
         return data.Donor(state, donor.image, donor.mask, donor.prompt, donor.guidance, donor.row, donor.seed, layout)
 
     def _flows(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from archspec.diagnostics import Collector
+from archspec.diagnostics import ArchspecError, Collector
 from archspec.injection import Collage as Settings
 from archspec.injection import Donor, Injection
 from archspec.runtime.collage import (
@@ -70,8 +70,11 @@ def lay(
         runner, own, runner.encode(tensor(collage.image, runner)), solver_of(injection, runner).inverted()
     )
     grid = grid_of(runner, latents.noise, ask)
-    masks = (torch.from_numpy(to_tokens(collage.owners == i, *grid)) for i in range(len(donors)))
-    return Laid(collage, {name: DonorInput(latents, condition, mask) for name, mask in zip(donors, masks, strict=True)})
+    found = {}
+    for number, name in enumerate(donors):
+        mask = to_tokens(collage.owners == number, *grid, name=name)
+        found[name] = DonorInput(latents, condition, torch.from_numpy(mask))
+    return Laid(collage, found)
 
 
 def _complete(donors: Mapping[str, Donor], pictures: Mapping[str, Picture], finder: Finder | None) -> None:
@@ -118,22 +121,27 @@ def _template(
 
 
 def _subjects(donors: Mapping[str, Donor], pictures: Mapping[str, Picture], finder: Finder | None) -> list[Subject]:
-    found = []
+    found, problems = [], Collector()
     for name, donor in donors.items():
         layout, picture = donor.layout, pictures[name]
         mask = picture.mask
         if mask is None:
             assert finder is not None
-            mask = finder.locate(picture.image, [layout.phrase or name], f"the picture of '{name}'")[0].mask
+            try:
+                mask = finder.locate(picture.image, [layout.phrase or name], f"the picture of '{name}'")[0].mask
+            except ArchspecError as error:
+                problems.add(error.diagnostics)
+                continue
         placement = Placement(layout.scale, layout.angle, layout.flip, layout.align, layout.shift)
         found.append(Subject(name, picture.image, mask, placement))
+    problems.raise_if_errors()
     return found
 
 
 def _places(donors: Mapping[str, Donor], template: Pixels, finder: Finder | None, near: Path) -> list[Place]:
     """Return where each donor goes: by a mask of its own, or where the template's like is found."""
     stated = {
-        name: Place(read_mask(near / donor.layout.place, (template.shape[0], template.shape[1])))
+        name: Place(read_mask(near / donor.layout.place, (template.shape[0], template.shape[1])), donor.layout.erase)
         for name, donor in donors.items()
         if donor.layout.place is not None
     }
