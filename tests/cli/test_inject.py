@@ -84,8 +84,8 @@ def test_a_mask_takes_fewer_tokens(folder: Path) -> None:
 
 def test_a_collage_is_made_inverted_and_shown(folder: Path) -> None:
     donors = "zero: {image: zero.png, mask: left.png, place: left.png, shift: [3, 0]}"
-    inject = f"noise: collage, collage: {{template: zero.png}}, donors: {{{donors}}}, match: {{}}, grafts: [append], {SAMPLER}"
-    spec = write(folder, inject)
+    collage = "noise: collage, collage: {template: zero.png}"
+    spec = write(folder, f"{collage}, donors: {{{donors}}}, match: {{}}, grafts: [append], {SAMPLER}")
     out = run("inject", spec, "--class", 3, "-o", folder / "a.png", "--collage", folder / "c.png")
     assert "wrote" in out
     assert pixels(folder / "c.png").shape == (8, 8, 3)
