@@ -179,7 +179,7 @@ def port_of(model: nn.Module) -> HostPort:
     """Return how the host is called. AS757 for one that takes no injection."""
     config: Any = getattr(model, "config", {})
     name = type(model).__name__.removeprefix("Grafted")
-    family = family_of(dict(config) | {"_class_name": name}) if "_class_name" in config else None
+    family = family_of(dict(config) | {"_class_name": name}) if isinstance(config, Mapping) else None
     port = HOSTS.get(family.name) if family else None
     if port is None:
         raise fail("AS757", f"{name} takes no injection", None, f"families that do: {', '.join(HOSTS)}")

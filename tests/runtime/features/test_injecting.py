@@ -328,6 +328,14 @@ def test_hosts_without_such_attention_are_refused(tiny_llama: Path, make: Make) 
     assert error.value.diagnostics[0].code == "AS758"
 
 
+def test_a_host_that_was_never_saved_is_known_by_its_class() -> None:
+    from diffusers import DiTTransformer2DModel
+
+    model = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=8, num_layers=1, sample_size=8)
+    with inject(model, Injection(()), {}) as run:
+        assert run.port.times == 1000.0
+
+
 def test_an_injection_is_data(make: Make) -> None:
     injection = program(make("flux"))
     assert Injection.from_json(injection.to_json()) == injection
