@@ -3,8 +3,8 @@
     python -m benchmarks.bench_features [--tokens 1024 4096] [--rounds 3] [--out table.md]
 
 The model is diffusers' FluxTransformer2DModel with the widths of FLUX.1 dev and one block of either kind, random
-weights, float32, one thread, 512 tokens of text. All forms are called in turn; times are CPU seconds, memory is what a call's
-resident peak adds to what stands before it (reset by /proc/self/clear_refs, so on Linux).
+weights, float32, one thread, 512 tokens of text. All forms are called in turn; times are CPU seconds, memory is what a
+call adds to what stands before it at its resident peak (reset by /proc/self/clear_refs, so on Linux).
 
     plain       one target
     two rows    target and donor in one batch, nothing grafted: what the branches alone cost
