@@ -61,7 +61,8 @@ def _kept(report: Mapping[str, Any]) -> str:
     by = {"loss": "loss", "teacher": "distance to the base's output"}[report["judged_by"]]
     stayed = f"The weights after step {report['kept']}" if report["kept"] else "The weights before the first step"
     told = f"{values[0]:.4g} before, {values[report['kept']]:.4g} kept, {values[report['steps']]:.4g} at the end"
-    return f"{stayed} of {report['steps']} of the finetuning were kept: on held-out examples their {by} was least ({told})."
+    kept = f"{stayed} of {report['steps']} of the finetuning were kept"
+    return f"{kept}: on held-out examples their {by} was least ({told})."
 
 
 def _is_done(workspace: Workspace, key: str, wanted: bool) -> bool:

@@ -137,7 +137,7 @@ def _rows(done: Done) -> list[tuple[str, ...]]:
 
 
 def _losses(report: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return what a finetuning did: its last loss, or of one that keeps the best what held-out examples said, and when."""
+    """Return what a finetuning did: its last loss; where it kept the best, what held-out examples said, and when."""
     if "judged" in report:
         values = dict(map(tuple, report["judged"]))
         before, after = (f"held-out {values[step]:.4f}" for step in (0, report["kept"]))

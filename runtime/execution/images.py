@@ -12,8 +12,8 @@ def images_of(tasks: Iterable[Any], held_out: int) -> int:
     """Return how many examples these tasks run a model on, each pass and the `held_out` ones counted.
 
     Tasks of a wave share the teacher's passes; a fit that chooses neurons needs two, and all two judgements. A cached
-    regression sees each example once; a finetuning that keeps its best weights sees its held-out ones at every judgement.
-    Evaluations count nothing.
+    regression sees each example once; a finetuning that keeps its best weights runs on held-out ones whenever it
+    judges. Evaluations count nothing.
     """
     passes: dict[tuple[str, str], int] = {}
     for task in tasks:

@@ -105,8 +105,8 @@ class Finetuning:
             raise fail("AS732", f"a batch of {batch} does not divide among {processes} processes", None, hint)
 
     def run(self) -> dict[str, Any]:
-        """Train to the end, from the last checkpoint if there is one, and leave averaged weights in the model: the last, or
-        the best."""
+        """Train to the end, from the last checkpoint if there is one, and leave averaged weights in the model: the
+        last, or the best."""
         s, first = self.settings, self._resume()
         sums: list[dict[str, float]] = []
         with torch.random.fork_rng(devices=[]):

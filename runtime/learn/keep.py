@@ -3,8 +3,9 @@
 `finetune: {keep: best}` judges the weights that would stay (the moving average, where there is one) before the first
 step, every so many steps and after the last, each time on the same noised examples, which no step trains on; what is
 measured on them is what the finetuning minimises, or the distance to the teacher. The best stay, the earliest of equal
-ones, so a finetuning never ends worse than it began by that measure. This is early stopping by validation (Prechelt 1998,
-"Early Stopping - But When?") that runs to the end: `restore_best_weights` of Keras, `load_best_model_at_end` of transformers.
+ones, so a finetuning never ends worse than it began by that measure. This is early stopping by validation (Prechelt
+1998, "Early Stopping - But When?") that runs to the end: Keras' `restore_best_weights`, transformers'
+`load_best_model_at_end`.
 """
 
 from __future__ import annotations
