@@ -20,6 +20,8 @@ from archspec.runtime.measure.intervals import half_width
 from archspec.runtime.store.files import writing
 
 SEED = "seed"
+Name = frozenset[tuple[str, str]]
+"""Labels without the seed."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,18 @@ class Row:
 
 def rows_of(runs: Iterable[Run]) -> list[Row]:
     """Return a row per group of runs that differ in their seed alone, in order."""
-    groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    groups: dict[Name, list[Run]] = {}
     for run in runs:
         groups.setdefault(_name(run.labels), []).append(run)
-    return [_row(dict(name), found) for name, found in groups.items()]
+    return [_row(found) for found in groups.values()]
 
 
-def _row(labels: Mapping[str, str], runs: Sequence[Run]) -> Row:
+def _row(runs: Sequence[Run]) -> Row:
     by_seed = {run.labels[SEED]: run for run in runs}
     errors = [run.error for run in runs if run.error is not None]
     kept = {seed: run.kept for seed, run in by_seed.items() if run.kept is not None}
     return Row(
-        labels,
+        {axis: value for axis, value in runs[0].labels.items() if axis != SEED},
         {seed: round(run.fd / run.host, 5) for seed, run in by_seed.items()},
         runs[0].images,
         round(mean(run.cpu for run in runs), 1),
@@ -94,8 +96,8 @@ def _row(labels: Mapping[str, str], runs: Sequence[Run]) -> Row:
     )
 
 
-def _name(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((axis, value) for axis, value in labels.items() if axis != SEED)
+def _name(labels: Mapping[str, str]) -> Name:
+    return frozenset((axis, value) for axis, value in labels.items() if axis != SEED)
 
 
 def merged(known: Sequence[Row], found: Iterable[Row]) -> list[Row]:
