@@ -140,9 +140,9 @@ alone, in as many steps as the others finetune, on as many images, or for as man
 - **error of stage 1**: |y - y*| / |y*| at the edited sites, y* the teacher's output, on held-out images, before
   finetuning. **CPU s**: process time of one thread; the machine had other work, which it does not count.
 - **images**: noised images that a plan runs a model on, those that it is judged on among them, and their part of
-  what the host was trained on; *drawn*: those that the host drew itself, which cost none of the data. Fits one after the
-  other run the host again for each site, so in the tables of both recipes ours counts {low:.1f} to {high:.1f} times as
-  many: the comparison is of CPU seconds and steps, not at equal images.
+  what the host was trained on; *drawn*: those that the host drew itself, which cost none of the data. Fits one after
+  the other run the host again for each site, so in the tables of both recipes ours counts {low:.1f} to {high:.1f} times
+  as many: the comparison is of CPU seconds and steps, not at equal images.
 - **kept**: the step whose weights stayed, seed by seed, where a finetuning keeps its best.
 
 """
