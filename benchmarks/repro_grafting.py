@@ -110,6 +110,8 @@ GOALS = (
     Goal("attention hybrids of half of the blocks", "tab4_attention", 1.10, tuple((op, "half") for op in MIXERS)),
     Goal("the same, places and forms chosen", "tab4_chosen", 1.10, tuple((op,) for op in MIXERS), ""),
     Goal("parallel pairs at half depth", "tab6_parallel", 1.20, (("ours",),), ""),
+    Goal("the same, regressed first and finetuned cooler", "tab6_parallel", 1.20, (("cool",),), ""),
+    Goal("the same, on images that the host draws", "tab6_parallel", 1.20, (("drawn",),), ""),
 )
 
 VERDICTS = """\
