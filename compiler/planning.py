@@ -19,6 +19,7 @@ the keys of what it needs) and nothing else, such as names, paths or waves: anot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ from archspec.instructions import Install, Instruction, Relist, added, to_json
 from archspec.language.spec import Distill, Freeze, Init
 from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
 from archspec.quantity import quantity
+from archspec.runtime.learn.keep import judged_steps
 from archspec.runtime.learn.least_squares import gram_bytes
 from archspec.semantics.resolve import ResolvedSpec, explicit
 
@@ -206,13 +208,25 @@ class _Planner:
         objective = self._objective(stage)
         for name in ("times", "label_dropout"):
             del stage[name]
-        lora, alone = stage.pop("lora"), stage.pop("train") == "new"
+        lora, alone, keep = stage.pop("lora"), stage.pop("train") == "new", stage.pop("keep")
         new = [list(part.sites) for part in self.parts] + self._added if alone or lora else None
         low = {"lora": self._lora(lora)} if lora else {}
-        seen = stage["steps"] * stage["batch"]
-        flops = seen * (3 * self.prices.result + (self.prices.host if stage["distill_weight"] else 0))
-        settings = {**stage, "objective": objective, "new": new, "frozen": self.frozen, **low}
+        taught, seen = self.prices.host if stage["distill_weight"] else 0, stage["steps"] * stage["batch"]
+        flops = seen * (3 * self.prices.result + taught)
+        judged = self._judged(stage["steps"], keep) if keep["which"] == "best" else {}
+        if judged:
+            times = len(judged_steps(stage["steps"], judged["keep"]["every"]))
+            taught = self.prices.host if keep["by"] == "teacher" else taught
+            flops += times * keep["samples"] * (self.prices.result + taught)
+        settings = {**stage, "objective": objective, "new": new, "frozen": self.frozen, **low, **judged}
         return Task("finetune", "finetune", "", (), needs, settings, Cost(seen, flops))
+
+    def _judged(self, steps: int, keep: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how the best weights of so many steps are told, and that in words."""
+        every = keep["every"] or math.ceil(steps / 10)
+        by = {"loss": "the loss", "teacher": "the distance to the teacher"}[keep["by"]]
+        why = f"keeps the best by {by} on {keep['samples']} held-out examples: before, every {every} steps, at the end"
+        return {"keep": {"by": keep["by"], "every": every, "samples": keep["samples"]}, "why": why}
 
     def _lora(self, stage: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of low-rank training, its targets as the sites that hold old weights."""

@@ -133,8 +133,16 @@ def _rows(done: Done) -> list[tuple[str, ...]]:
         )
         for o in done.report.get("outcomes", [])
     ]
-    loss = f"loss {done.report['loss']:.4f}" if "loss" in done.report else ""
-    return found or [(done.task.id, done.state, "", loss, "", seconds)]
+    return found or [(done.task.id, done.state, *_losses(done.report), seconds)]
+
+
+def _losses(report: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what a finetuning did: its last loss; where it kept the best, what held-out examples said, and when."""
+    if "judged" in report:
+        values = dict(map(tuple, report["judged"]))
+        before, after = (f"held-out {values[step]:.4f}" for step in (0, report["kept"]))
+        return before, after, f"step {report['kept']} of {report['steps']}" if report["kept"] else "start"
+    return "", f"loss {report['loss']:.4f}" if "loss" in report else "", ""
 
 
 def _divergence(outcome: Mapping[str, Any]) -> str:

@@ -233,6 +233,28 @@ class Lora(Node):
 
 
 @node
+class Keep(Node):
+    """Which weights of a finetuning stay (moving averages, where there are)."""
+
+    shorthand: ClassVar[str | None] = "which"
+    which: Literal["last", "best"] = arg(
+        "last: those after the last step; best: those that did best on held-out examples, those before the first step "
+        "among them",
+        default="last",
+    )
+    by: Literal["loss", "teacher"] = arg(
+        "best: what is measured on them: loss, all that is minimised; teacher, the distance to its output alone",
+        default="loss",
+    )
+    every: int | None = arg(
+        "best: steps between two measurements; start and end are measured besides; default: a tenth of all",
+        default=None,
+        least=1,
+    )
+    samples: int = arg("best: held-out examples of a measurement, the same each time", default=256, least=1)
+
+
+@node
 class Finetune(Node):
     """Training of the whole model on its task (stage 2 of 2506.05340, Eq. 1)."""
 
@@ -253,6 +275,7 @@ class Finetune(Node):
     times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", default="logit_normal")
     label_dropout: float = arg("part of examples with the null label", default=0.1, least=0, most=1)
     distill_weight: float = arg("weight of an added loss to the teacher's output; 0: none", default=0.0, least=0)
+    keep: Keep = arg("which weights stay", default_factory=Keep)
     train: Literal["all", "new"] = arg("which weights train", default="all")
     lora: Lora | None = arg(
         "train additions to old weights in their place; new parts train whole; merged at the end", default=None

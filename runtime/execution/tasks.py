@@ -147,6 +147,7 @@ def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
     """Finetune the whole model, from the last checkpoint if a run was killed."""
     from archspec.runtime.learn.draws import seed_of
     from archspec.runtime.learn.finetune import Course, FinetuneSettings, choose_trainable, finetune
+    from archspec.runtime.learn.keep import KeepSettings
     from archspec.runtime.learn.lora import LoraSettings, adapt, merge
 
     (task,) = tasks
@@ -169,8 +170,9 @@ def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
     log.last = 0  # type: ignore[attr-defined]
     dataset = context.dataset(task.settings.get("data"), task.settings.get("fraction", 1.0))
     objective = context.objective(task.settings.get("objective", {}))
-    teacher = context.host if settings.distill_weight else None
-    course = Course(dataset, objective, context.workspace.work(task.key), context.device, teacher, log)
+    keep = settings_of(KeepSettings, replace(task, settings=task.settings["keep"])) if "keep" in task.settings else None
+    teacher = context.host if settings.distill_weight or (keep and keep.by == "teacher") else None
+    course = Course(dataset, objective, context.workspace.work(task.key), context.device, teacher, keep, log)
     with context.journal.progress("finetune", settings.steps):
         facts = finetune(model, course, settings)
     merged = set(merge(model)) if lora else set()
