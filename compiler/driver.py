@@ -30,6 +30,7 @@ from archspec.compiler.capture.model import build_structure, edited_paths
 from archspec.compiler.drawn import Teacher, named_teacher, with_weights
 from archspec.compiler.emission.card import Row, card
 from archspec.compiler.emission.emit import BaseContent, Emission, check_output, emit, read_content
+from archspec.compiler.inputs import content as content_of
 from archspec.compiler.planning import Sources, make_plan
 from archspec.compiler.pricing.cost import CostReport, price
 from archspec.compiler.proof.prove import Proof, lowered_model, prove
@@ -45,7 +46,7 @@ from archspec.language.parse import load, read_source
 from archspec.language.spec import Spec
 from archspec.plan import Plan, digest
 from archspec.quantity import quantity
-from archspec.runtime.data.describe import describe
+from archspec.runtime.data.describe import identity
 from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.families import family
 from archspec.runtime.objectives import told
@@ -209,7 +210,7 @@ def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool, drawn: Located |
     with clock("plan"):
         sources, absent = _sources(resolved, located, content, path.parent, whole)
         if teacher:
-            sources = replace(sources, fingerprint=digest([content.fingerprint, teacher.fingerprint]))
+            sources = replace(sources, fingerprint=digest([sources.fingerprint, teacher.fingerprint]))
         plan = make_plan(resolved, derived.program, sources, derived.cost.prices())
     return Prepared(
         **vars(replace(derived, warnings=(*derived.warnings, *absent))),
@@ -301,7 +302,7 @@ def _sources(
     absent: list[Diagnostic] = []
     for stage, data in found.items():
         try:
-            identities |= {stage: describe(explicit(data), near).identity} if data else {}
+            identities |= {stage: identity(explicit(data), near)} if data else {}
         except ArchspecError as error:
             if whole:
                 raise
@@ -309,7 +310,28 @@ def _sources(
     base = {**spec["base"], "fingerprint": content.fingerprint}
     place = Home(_folder(located), located.pipeline)
     objective = told(place) if needs_data else "none"
-    return Sources(base, content.fingerprint, objective, spec["data"], identities), list(dict.fromkeys(absent))
+    files, around = _files(resolved, near), _around(place)
+    fingerprint = digest([content.fingerprint, around]) if around else content.fingerprint
+    return Sources(base, fingerprint, objective, spec["data"], identities, files), list(dict.fromkeys(absent))
+
+
+def _files(resolved: ResolvedSpec, near: Path) -> dict[str, str]:
+    """Return path, as the spec writes it -> identity of the files that tasks depend on: weights that parts begin with,
+    the classifier that measures."""
+    stage = resolved.spec.eval
+    named = {edit.init.from_ for edit in resolved.edits if edit.init} | {stage.classifier if stage else None}
+    return {name: content_of(near / name) for name in named if name and (near / name).exists()}
+
+
+AROUND = ("scheduler", "vae")
+READING = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt")
+
+
+def _around(place: Home) -> list[list[str]]:
+    """Return name and content of what stands beside a base and decides what it is fed, or how it draws: of a pipeline
+    its schedule of noise and its autoencoder, of a language model its tokenizer."""
+    parts = [folder for name in AROUND if (folder := place.part(name))]
+    return [[path.name, content_of(path)] for path in (*parts, *map(place.model.joinpath, READING)) if path.exists()]
 
 
 def _emission(ready: Prepared) -> Emission:

@@ -27,8 +27,8 @@ from archspec.language.matrix import Member
 from archspec.plan import digest
 from archspec.runtime.execution.execute import execute, read_plan
 from archspec.runtime.execution.journal import Journal
-from archspec.runtime.execution.workspace import Workspace, replace_text
-from archspec.runtime.store.files import writing
+from archspec.runtime.execution.workspace import Workspace
+from archspec.runtime.store.files import replace_text, writing
 from archspec.syntax.tree import plain
 
 NAME = "sweep.json"

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from archspec.plan import Plan
-from archspec.runtime.execution.workspace import Workspace, replace_text
+from archspec.runtime.execution.workspace import Workspace
+from archspec.runtime.store.files import replace_text
 from archspec.runtime.store.publish import relock
 
 CARD = "README.md"

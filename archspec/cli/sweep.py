@@ -148,7 +148,7 @@ def _write(out: Path, spec: Path, found: Sequence[Result], report: dict[str, Any
     from archspec.cli.sweep_page import page_of
     from archspec.compiler.leaderboard import board
     from archspec.render.board import markdown
-    from archspec.runtime.execution.workspace import replace_text
+    from archspec.runtime.store.files import replace_text
 
     table = board(found)
     replace_text(out / "leaderboard.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")

@@ -1,8 +1,9 @@
 """What a `data` stanza stands for: its kind, its place and its content identity, found without torch.
 
-The kind is told from the name where the spec says `auto`. The identity goes into the keys of a plan's tasks: it covers
-the path (relative), the size and the first and last 4 KiB of every file, of at most 4,096 evenly chosen files in a
-folder, so that a folder of a million images is identified in seconds. A set on a hub is identified by its name.
+The kind is told from the name where the spec says `auto`. The identity goes into the keys of a plan's tasks, together
+with the settings that choose examples (`identity`). It covers the path (relative), the size and the first and last
+4 KiB of every file, of at most 4,096 evenly chosen files in a folder, so that a folder of a million images is identified
+in seconds. A set on a hub is identified by its name.
 """
 
 from __future__ import annotations
@@ -65,6 +66,19 @@ def describe(data: Mapping[str, Any], near: Path) -> Description:
         return _remote(name, kind, path, data)
     kind = _kind_of(path, name) if kind == "auto" else kind
     return Description(kind, name, digest([kind, setting(data, "split", "train"), fingerprint(path)]), path)
+
+
+CHOOSING: Mapping[str, Any] = {"column": None, "label": None, "fraction": 1.0, "seed": 0}
+"""Keys of a stanza that decide which examples of the same data there are, with their defaults."""
+
+
+def identity(data: Mapping[str, Any], near: Path) -> str:
+    """Return the identity of the examples that a stanza stands for: of the content, and of what is taken of it. The
+    seed decides nothing where everything is taken."""
+    chosen = {name: setting(data, name, default) for name, default in CHOOSING.items()}
+    if chosen["fraction"] == 1:
+        del chosen["seed"]
+    return digest([describe(data, near).identity, chosen])
 
 
 def _bundled(name: str, data: Mapping[str, Any]) -> Description:

@@ -196,7 +196,7 @@ def run_evaluate(context: Context, tasks: Sequence[Task], main: bool) -> None:
     from archspec.runtime.measure.kept import Kept
 
     for task in tasks:
-        watch, kept = _Watch(), Kept(context.workspace, str(context.lock.host.get("fingerprint")))
+        watch, kept = _Watch(), Kept(context.workspace.artifacts, str(context.lock.host.get("fingerprint")))
         found = evaluate(context.folder, context.host_home.top, task.settings, context.near, context.device, kept=kept)
         context.workspace.keep(task.key, _report(task, [], watch.lap(), measured=found))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from archspec.runtime.learn.taps import Record
+from archspec.runtime.store.files import reserve, writing
 
 MEMORY_SHARE = 0.25
 """Part of the free memory that a cache may take before it goes to disk."""
@@ -98,6 +99,8 @@ class ActivationCache:
             self._free -= needed
             return torch.empty(shape, dtype=dtype)
         path = self.folder / f"{len(self._arrays):05d}.bin"
+        with writing(path), path.open("wb") as file:
+            reserve(file.fileno(), needed)
         return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
 
     def read(self, name: str, rows: Sequence[int], device: torch.device | str = "cpu") -> Record:
