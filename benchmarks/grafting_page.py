@@ -66,7 +66,7 @@ def finished(table: Table, specs: Path, out: Path) -> list[Run]:
     from archspec.language.parse import load_members
 
     members = load_members(specs / f"{table.spec}.yaml", Collector())
-    return [_run(result, out / table.spec) for result in results(out / table.spec, members) if result.measured]
+    return [_run(result, out / table.spec) for result in results(out / table.spec, members, specs) if result.measured]
 
 
 def _run(result: Any, out: Path) -> Run:

@@ -13,14 +13,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from archspec.compiler.sweep import Place
+from archspec.compiler.place import Place
 from archspec.language.matrix import Member
 from archspec.plan import Plan, Task, digest
 from archspec.quantity import quantity
 from archspec.render.board import Board, Row
 from archspec.runtime.execution.execute import read_plan
 from archspec.runtime.execution.images import images_of
-from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.measure.intervals import half_width
 from archspec.runtime.store.lock import read_lock
 
@@ -67,16 +66,16 @@ class Result:
         }
 
 
-def results(out: Path, members: Iterable[Member]) -> list[Result]:
-    """Return what the folder knows of each member. `state`: finished, waits or failed."""
-    return [_result(Place(out, member)) for member in members]
+def results(out: Path, members: Iterable[Member], near: Path) -> list[Result]:
+    """Return what the folder knows of each member; `near` is the spec's. `state`: finished, waits or failed."""
+    return [_result(Place(out, member, near)) for member in members]
 
 
 def _result(place: Place) -> Result:
     folder, problems = place.folder.relative_to(place.out), tuple(place.known.get("problems", ()))
     if not place.is_compiled:
         return Result(place.member, folder, "failed" if problems else "waits", problems)
-    plan, lock, workspace = read_plan(place.folder), read_lock(place.folder), Workspace(place.folder)
+    plan, lock, workspace = read_plan(place.folder), read_lock(place.folder), place.workspace
     finished = all(workspace.finished(task.key) for task in plan.tasks)
     reports = {task.key: workspace.report(task.key) for task in plan.tasks if workspace.finished(task.key)}
     taught = [task for task in plan.tasks if task.kind != "evaluate"]

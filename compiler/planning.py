@@ -126,7 +126,12 @@ class _Planner:
                 self._depends(task),
             ]
             keys[task.id] = digest(parts)
-        return tuple(replace(task, key=keys[task.id]) for task in tasks)
+        return tuple(replace(task, key=keys[task.id], settings=self._told(task)) for task in tasks)
+
+    def _told(self, task: Task) -> Mapping[str, Any]:
+        """Return a task's settings with the identity of its examples, which a run holds the data to."""
+        found = self.sources.identities.get(_stage(task))
+        return {**task.settings, "examples": found} if found else task.settings
 
     def _depends(self, task: Task) -> list[Any]:
         """What a task's result hangs on beside its settings: its part of the program, or all of it, and the data."""
@@ -137,8 +142,7 @@ class _Planner:
             for part in self.parts
             if whole or inside(part.sites, task.sites)
         ]
-        stage = {"finetune": "finetune", "evaluate": "eval"}.get(task.kind, "distill")
-        found = [to_json(tuple(program)), first, self.sources.identities.get(stage)]
+        found = [to_json(tuple(program)), first, self.sources.identities.get(_stage(task))]
         return [*found, self._file(task.settings.get("classifier"))] if task.kind == "evaluate" else found
 
     def _read(self, init: Init) -> list[str | None]:
@@ -306,6 +310,11 @@ def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     mute = ("checkpoint", "passes", "why", "teacher", "data", "classifier")
     found = {name: value for name, value in settings.items() if name not in mute}
     return found | ({"cache": settings["cache"] > 0} if "cache" in settings else {})
+
+
+def _stage(task: Task) -> str:
+    """Return the stage whose data a task sees."""
+    return {"finetune": "finetune", "evaluate": "eval"}.get(task.kind, "distill")
 
 
 def _chosen(init: Init) -> list[str]:

@@ -2,8 +2,8 @@
 
 The kind is told from the name where the spec says `auto`. The identity goes into the keys of a plan's tasks, together
 with the settings that choose examples (`identity`). It covers the path (relative), the size and the first and last
-4 KiB of every file, of at most 4,096 evenly chosen files in a folder, so that a folder of a million images is identified
-in seconds. A set on a hub is identified by its name.
+4 KiB of every file, of at most 4,096 evenly chosen files in a folder: a folder of a million images is identified in
+seconds. A set on a hub is identified by its name.
 """
 
 from __future__ import annotations

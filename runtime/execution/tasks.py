@@ -20,6 +20,7 @@ from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.outcome import Outcome
 from archspec.runtime.learn.parts import Part, find_part, places
 from archspec.runtime.learn.settings import read_settings
+from archspec.runtime.learn.shown import Shown
 
 if TYPE_CHECKING:
     from archspec.runtime.execution.execute import Context
@@ -132,9 +133,11 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
 
     frozen = {part.name: _frozen_inside(context, part, task) for task, part in by_name.values()}
     pairs, feed = list(zip(parts, settings, strict=True)), _feed(context, group[0])
+    keys = {name: str(task.settings["teacher"]) for name, (task, _) in by_name.items() if "teacher" in task.settings}
+    shown = Shown(context.workspace.artifacts, keys, context.teachers)
     total = settings[0].steps * len(group)
     with context.workspace.scratch(group[0].key) as scratch, context.journal.progress(f"regress {_many(group)}", total):
-        regress(pairs, context.host, feed, scratch, frozen, log, finished)
+        regress(pairs, context.host, feed, scratch, frozen, log, finished, shown)
 
 
 def _frozen_inside(context: Context, part: Part, task: Task) -> list[str]:

@@ -102,21 +102,30 @@ class Workspace:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def remember_origin(self, base: Path, near: Path) -> None:
-        """Note where the base (a model folder) and the spec are, also from this folder: the two may move together."""
-        self.root.mkdir(exist_ok=True)
-        places = {"base": base.resolve(), "near": near.resolve()}
-        found = {name: [os.path.relpath(path, self.folder.resolve()), str(path)] for name, path in places.items()}
+    def remember_origin(self, base: Path, spec: Path) -> None:
+        """Note where the base (a model folder) and the file of the spec are, also as seen from this folder: all may
+        move together."""
+        with writing(self.root):
+            self.root.mkdir(exist_ok=True)
+        places = {"base": base.resolve(), "spec": spec.resolve()}
+        seen = {name: os.path.relpath(path, self.folder.resolve()) for name, path in places.items()}
+        found = {"seen": seen, **{name: str(path) for name, path in places.items()}}
         replace_text(self.root / "origin.json", json.dumps(found, indent=1) + "\n")
 
     def origin(self) -> dict[str, Path]:
-        """Return `base` and `near`, as far as they are known and still there."""
-        path, found = self.root / "origin.json", dict[str, Path]()
-        for name, places in (read_json(path, "AS721") if path.is_file() else {}).items():
-            known = [self.folder / place for place in places if isinstance(place, str)]
-            if there := [place.resolve() for place in known if place.exists()]:
-                found[name] = there[0]
-        return found
+        """Return `base`, and `near`, the folder of the spec, as far as they are known and still there."""
+        path = self.root / "origin.json"
+        noted = read_json(path, "AS721") if path.is_file() else {}
+        seen = noted["seen"] if isinstance(noted.get("seen"), dict) else {}
+        places = {name: self._there(seen.get(name), noted.get(name)) for name in ("base", "spec")}
+        near = places["spec"] or Path(str(noted.get("spec")))  # the folder is of use when the file is gone
+        found = {"base": places["base"], "near": near.parent if near.is_absolute() and near.parent.is_dir() else None}
+        return {name: place for name, place in found.items() if place}
+
+    def _there(self, *places: object) -> Path | None:
+        """Return the first of these places, as seen from this folder, where something is."""
+        known = (self.folder / place for place in places if isinstance(place, str))
+        return next((place.resolve() for place in known if place.exists()), None)
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:

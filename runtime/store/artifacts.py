@@ -72,8 +72,7 @@ class Artifacts:
 
         with self._making(key) as partial:
             if tensors:
-                unique = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-                save_file(unique, partial / WEIGHTS)
+                save_file(_apart(tensors), partial / WEIGHTS)
             (partial / REPORT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", "utf-8")
 
     def once(self, key: str, report: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -143,6 +142,19 @@ def open_store(path: Path) -> Path:
         if not (path / MARK).is_file():
             replace_text(path / MARK, json.dumps({"format": 1}) + "\n")
     return path
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, those that share memory with an earlier one copied: a file of safetensors holds
+    each by itself."""
+    found: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in memory else own
+        memory.add(place)
+    return found
 
 
 def _is_whole(folder: Path, key: str) -> bool:
