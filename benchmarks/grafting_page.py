@@ -70,6 +70,7 @@ def finished(table: Table, specs: Path, out: Path) -> list[Run]:
 
 
 def _run(result: Any, out: Path) -> Run:
+    from archspec.compiler.leaderboard import cpu_of
     from archspec.runtime.execution.execute import read_plan
     from archspec.runtime.execution.workspace import Workspace
 
@@ -78,7 +79,7 @@ def _run(result: Any, out: Path) -> Run:
     reports = [workspace.report(task.key) for task in tasks]
     outcomes = [outcome for report in reports for outcome in report["outcomes"]]
     errors = [outcome["after" if outcome["kept"] else "before"] for outcome in outcomes]
-    first = sum(report["cpu_seconds"] for report in reports)
+    first = sum(map(cpu_of, reports))
     host, fd = (float(result.measured[side]["fd"]) for side in ("host", "result"))
     return Run(dict(result.member.labels), host, fd, result.images, result.cpu, mean(errors) if errors else None, first)
 

@@ -124,7 +124,8 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
 
     def finished(outcome: Outcome) -> None:
         task, part = by_name[outcome.site]
-        report = _report(task, [outcome], watch.lap(), held_out=feed.held_out)
+        borrowed = {"borrowed_cpu_seconds": s} if (s := shown.borrowed.get(outcome.site)) else {}
+        report = _report(task, [outcome], watch.lap(), held_out=feed.held_out, **borrowed)
         context.workspace.keep(task.key, report, _kept(part))
 
     def log(name: str, step: int, numbers: Mapping[str, float]) -> None:
