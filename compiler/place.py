@@ -52,13 +52,13 @@ class Place:
     @property
     def known(self) -> dict[str, Any]:
         """What the last run noted, if the member was the same."""
-        found = read_json(self.state, "AS816") if self.state.is_file() else {}
-        return found if found.get("source") == self.source else {}
+        source, found = self.source, read_json(self.state, "AS816") if self.state.is_file() else {}
+        return found if found.get("source") == source else {}
 
     @property
     def is_compiled(self) -> bool:
-        there = is_compiled(self.folder) and (self.folder / PLAN).is_file()
-        return there and bool(self.known.get("compiled"))
+        noted = bool(self.known.get("compiled"))
+        return noted and is_compiled(self.folder) and (self.folder / PLAN).is_file()
 
     def note(self, **what: Any) -> None:
         with writing(self.state):
