@@ -96,4 +96,5 @@ FAMILY = Family(
     },
     ignored=frozenset(),
     anatomy=_anatomy,
+    places="rotary",
 )

@@ -12,6 +12,7 @@ from dataclasses import field
 from typing import Any, ClassVar, Literal, get_args
 
 from archspec.language.expectations import Expectation
+from archspec.language.features import Inject
 from archspec.language.fields import Node, arg, node
 from archspec.language.selectors import Selector
 
@@ -456,4 +457,5 @@ class Spec(Node):
     pack: Pack | None = arg("what `archspec pack` makes; absent or `none`: nothing", default=None)
     attach: Attach | None = arg("packs on the base; absent or `none`: none", default=None)
     route: Route | None = arg("what `archspec route` makes; absent or `none`: nothing", default=None)
+    inject: Inject | None = arg("features of donors, while it draws; absent or `none`: none", default=None)
     expect: tuple[Expectation, ...] = arg("assertions about the result", default=())

@@ -255,7 +255,8 @@ def _paths(spec: Spec) -> Iterator[tuple[Node, str, str]]:
     """Yield (node, key, text) of every written path but those of base and extends, which are read before."""
     stages = (spec.data, spec.finetune and spec.finetune.data, spec.eval, spec.eval and spec.eval.data)
     inits = (e.init for e in spec.edits if _has_init(e))
-    for node in (n for n in (*stages, *inits) if n is not None):
+    donors = (spec.inject.collage, *spec.inject.donors.values()) if spec.inject else ()
+    for node in (n for n in (*stages, *inits, *donors) if n is not None):
         for field in declared(type(node)):
             value = getattr(node, field.name)
             if field.metadata.get("path") and isinstance(value, str):
