@@ -62,6 +62,8 @@ class Sources:
     data: Mapping[str, Any] | None = None
     identities: Mapping[str, str] = field(default_factory=dict)
     """Of the data of `distill`, `finetune` and `eval`."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Path, as the spec writes it -> content, of weights that parts begin with, and of the classifier."""
 
 
 def make_plan(
@@ -126,19 +128,31 @@ class _Planner:
                 self._depends(task),
             ]
             keys[task.id] = digest(parts)
-        return tuple(replace(task, key=keys[task.id]) for task in tasks)
+        return tuple(replace(task, key=keys[task.id], settings=self._told(task)) for task in tasks)
+
+    def _told(self, task: Task) -> Mapping[str, Any]:
+        """Return a task's settings with the identity of its examples, which a run holds the data to."""
+        found = self.sources.identities.get(_stage(task))
+        return {**task.settings, "examples": found} if found else task.settings
 
     def _depends(self, task: Task) -> list[Any]:
         """What a task's result hangs on beside its settings: its part of the program, or all of it, and the data."""
         whole = not task.sites or task.settings.get("sequential")
         program = [i for i in self.program if whole or _concerns(i, task.sites)]
         first = [
-            [part.sites, part.init.kind, part.init.seed, *_chosen(part.init)]
+            [part.sites, part.init.kind, part.init.seed, *_chosen(part.init), *self._read(part.init)]
             for part in self.parts
             if whole or inside(part.sites, task.sites)
         ]
-        stage = {"finetune": "finetune", "evaluate": "eval"}.get(task.kind, "distill")
-        return [to_json(tuple(program)), first, self.sources.identities.get(stage)]
+        found = [to_json(tuple(program)), first, self.sources.identities.get(_stage(task))]
+        return [*found, self._file(task.settings.get("classifier"))] if task.kind == "evaluate" else found
+
+    def _read(self, init: Init) -> list[str | None]:
+        """What weights that are read from a file add to what first weights hang on."""
+        return [self._file(init.from_)] if init.kind == "artifact" else []
+
+    def _file(self, name: str | None) -> str | None:
+        return self.sources.files.get(name, name) if name else None
 
     def _within(self, part: Taught) -> list[Taught]:
         return [other for other in self.parts if other is not part and inside(other.sites, part.sites)]
@@ -178,7 +192,15 @@ class _Planner:
             settings["loss"] = self.distill["loss"].get(part.site.role, "l2")
             settings["frozen"] = [p for p in self.frozen if p not in replaced and inside((p,), part.sites)]
             settings["objective"] = self._objective(self.distill)
+            if cached:
+                settings["teacher"] = self._teacher(part, settings)
             yield self._task("regress", part, needs, settings, self._regress_cost(part, cached))
+
+    def _teacher(self, part: Taught, settings: Mapping[str, Any]) -> str:
+        """Return the key of what the teacher shows a part: equal for all parts, whatever they are, that imitate the
+        same site on the same examples."""
+        fed = {name: settings[name] for name in ("samples", "batch", "seed", "gate_weighted", "objective")}
+        return digest(["teacher", self.sources.fingerprint, self.sources.identities.get("distill"), part.sites, fed])
 
     def _cached(self, part: Taught) -> tuple[bool, str]:
         """Return whether the teacher's activations are cached, and why."""
@@ -297,9 +319,16 @@ def waves(tasks: Sequence[Task], budget: int) -> list[Task]:
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what decides nothing about the result: how often work is saved, how large the cache is (if there is
-    one), how often the teacher runs, and why."""
-    found = {name: value for name, value in settings.items() if name not in ("checkpoint", "passes", "why")}
+    one), how often the teacher runs, what it shows (that hangs on settings that are here), and why. Data and classifier
+    are not known by their names, but by their content."""
+    mute = ("checkpoint", "passes", "why", "teacher", "data", "classifier")
+    found = {name: value for name, value in settings.items() if name not in mute}
     return found | ({"cache": settings["cache"] > 0} if "cache" in settings else {})
+
+
+def _stage(task: Task) -> str:
+    """Return the stage whose data a task sees."""
+    return {"finetune": "finetune", "evaluate": "eval"}.get(task.kind, "distill")
 
 
 def _chosen(init: Init) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from archspec.plan import Plan
-from archspec.runtime.execution.workspace import Workspace, replace_text
+from archspec.runtime.execution.workspace import Workspace
+from archspec.runtime.store.files import replace_text
 from archspec.runtime.store.publish import relock
 
 CARD = "README.md"

@@ -80,19 +80,13 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
 
 
 def _base(out: Path) -> Path | None:
-    """Return the base where the lock's name for it leads: beside the folder, or in the hub's cache."""
-    from archspec.host.locate import locate
-    from archspec.language.spec import Base
+    """Return the base where the lock's name for it leads, of a folder that does not remember where it was."""
+    from archspec.host.locate import recorded
     from archspec.runtime.execution.workspace import Workspace
     from archspec.runtime.store.lock import read_lock
 
-    if "base" in Workspace(out).origin():
-        return None
-    named = read_lock(out).host
-    name = named.get("from")
-    if not isinstance(name, str) or not ((out / name).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
-        return None
-    return locate(Base(from_=name, subfolder=named.get("subfolder"), revision=named.get("revision")), out).folder
+    origin = Workspace(out).origin()
+    return None if "base" in origin else recorded(read_lock(out).host, origin.get("near", out), out)
 
 
 def _plain(report: RunReport) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from archspec.plan import digest
 from archspec.runtime.data.describe import fingerprint
 from archspec.runtime.data.examples import Example, Examples, Shape
 from archspec.runtime.data.needs import Needs
+from archspec.runtime.store.files import reserve, writing
 from archspec.runtime.store.home import read_json
 
 
@@ -51,7 +52,6 @@ class Encoded(Examples):
         self.labels, self.classes = images.labels, images.classes
         self._coder: Any = None
         place = cache_folder() / "latents" / self.identity
-        place.mkdir(parents=True, exist_ok=True)
         self._rows = _array(place / "rows.npy", (len(images), *shape), np.float16)
         self._done = _array(place / "done.npy", (len(images),), np.uint8)
 
@@ -85,12 +85,19 @@ class Encoded(Examples):
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: Any) -> Any:
-    """Open a mapped array for writing; make it, full of zeros, if it is not there in this form."""
-    if path.exists():
-        try:
-            found = np.lib.format.open_memmap(path, mode="r+")
-        except (ValueError, OSError):
-            found = None
-        if found is not None and found.shape == shape and found.dtype == dtype:
-            return found
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    """Open a mapped array for writing; make it, full of zeros, if it is not there in this form. AS631."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = _opened(path)
+        if found is None or found.shape != shape or found.dtype != dtype:
+            found = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        with path.open("r+b") as file:
+            reserve(file.fileno(), path.stat().st_size)
+    return found
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return np.lib.format.open_memmap(path, mode="r+") if path.exists() else None
+    except (ValueError, OSError):
+        return None

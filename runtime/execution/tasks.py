@@ -20,6 +20,7 @@ from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.outcome import Outcome
 from archspec.runtime.learn.parts import Part, find_part, places
 from archspec.runtime.learn.settings import read_settings
+from archspec.runtime.learn.shown import Shown
 
 if TYPE_CHECKING:
     from archspec.runtime.execution.execute import Context
@@ -123,7 +124,8 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
 
     def finished(outcome: Outcome) -> None:
         task, part = by_name[outcome.site]
-        report = _report(task, [outcome], watch.lap(), held_out=feed.held_out)
+        borrowed = {"borrowed_cpu_seconds": s} if (s := shown.borrowed.get(outcome.site)) else {}
+        report = _report(task, [outcome], watch.lap(), held_out=feed.held_out, **borrowed)
         context.workspace.keep(task.key, report, _kept(part))
 
     def log(name: str, step: int, numbers: Mapping[str, float]) -> None:
@@ -132,9 +134,11 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
 
     frozen = {part.name: _frozen_inside(context, part, task) for task, part in by_name.values()}
     pairs, feed = list(zip(parts, settings, strict=True)), _feed(context, group[0])
+    keys = {name: str(task.settings["teacher"]) for name, (task, _) in by_name.items() if "teacher" in task.settings}
+    shown = Shown(context.workspace.artifacts, keys, context.teachers)
     total = settings[0].steps * len(group)
     with context.workspace.scratch(group[0].key) as scratch, context.journal.progress(f"regress {_many(group)}", total):
-        regress(pairs, context.host, feed, scratch, frozen, log, finished)
+        regress(pairs, context.host, feed, scratch, frozen, log, finished, shown)
 
 
 def _frozen_inside(context: Context, part: Part, task: Task) -> list[str]:
@@ -198,7 +202,7 @@ def run_evaluate(context: Context, tasks: Sequence[Task], main: bool) -> None:
     from archspec.runtime.measure.kept import Kept
 
     for task in tasks:
-        watch, kept = _Watch(), Kept(context.workspace, str(context.lock.host.get("fingerprint")))
+        watch, kept = _Watch(), Kept(context.workspace.artifacts, str(context.lock.host.get("fingerprint")))
         found = evaluate(context.folder, context.host_home.top, task.settings, context.near, context.device, kept=kept)
         context.workspace.keep(task.key, _report(task, [], watch.lap(), measured=found))
 

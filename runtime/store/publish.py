@@ -20,10 +20,10 @@ from torch import Tensor
 from archspec.host.fingerprint import digest_of, hasher
 from archspec.host.headers import read_folder, read_header
 from archspec.plan import Plan, Task, digest
-from archspec.runtime.execution.workspace import Workspace, replace_text
+from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.learn.install import homes, learned
 from archspec.runtime.store.checkpoint import live, rewrite, stem_of
-from archspec.runtime.store.files import hash_file, link_or_copy, writing
+from archspec.runtime.store.files import hash_file, link_or_copy, replace_text, writing
 from archspec.runtime.store.lock import NAME, FileRecord, Lock, Provenance, read_lock
 
 LEARNED, MEASURED = "learned", "measured"
