@@ -133,7 +133,7 @@ def finished(spec: Path, out: Path) -> list[Run]:
     """Read the finished members of a sweep."""
     from archspec.compiler.leaderboard import results
 
-    return [_run(result, out) for result in results(out, _members(spec)) if result.measured]
+    return [_run(result, out) for result in results(out, _members(spec), spec.parent) if result.measured]
 
 
 def _members(spec: Path) -> Sequence[Any]:
@@ -144,6 +144,7 @@ def _members(spec: Path) -> Sequence[Any]:
 
 
 def _run(result: Any, out: Path) -> Run:
+    from archspec.compiler.leaderboard import cpu_of
     from archspec.runtime.execution.execute import read_plan
     from archspec.runtime.execution.workspace import Workspace
 
@@ -155,7 +156,7 @@ def _run(result: Any, out: Path) -> Run:
     errors = [outcome["after" if outcome["kept"] else "before"] for outcome in outcomes]
     host, fd = (float(result.measured[side]["fd"]) for side in ("host", "result"))
     real, drawn = _images(plan, reports)
-    seconds = sum(report["cpu_seconds"] for report in first)
+    seconds = sum(map(cpu_of, first))
     kept = reports["finetune"].get("kept") if "finetune" in reports else None
     error = mean(errors) if errors else None
     return Run(dict(result.member.labels), host, fd, real, result.cpu, error, seconds, drawn, kept)
