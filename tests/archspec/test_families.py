@@ -597,6 +597,7 @@ def test_two_lists_of_flux() -> None:
     assert mixer.port.streams == ()
     assert mixer.teacher.keys() >= {"q.weight", "k.weight", "v.bias", "q_norm.weight"}
     assert "o.weight" not in mixer.teacher
+    assert (mixer.shape.out_map, mixer.shape.rotary, mixer.port.interleaved) == (False, True, True)
 
 
 def test_two_streams_of_sd3() -> None:
@@ -610,6 +611,12 @@ def test_two_streams_of_sd3() -> None:
     assert joint is not None
     assert context is not None
     assert (joint.name, joint.role, joint.port.output) == ("blocks[0].joint_attn", "attn", 0)
+    assert joint.teacher["beside.q.weight"].to_json() == "transformer_blocks.0.attn.add_q_proj.weight"
+    assert joint.teacher["beside.o.bias"].to_json() == "transformer_blocks.0.attn.to_add_out.bias"
+    end = structure.site("transformer_blocks.23.attn")
+    assert end is not None
+    assert (joint.shape.beside, end.shape.beside, end.port.ended) == ("whole", "read", ("encoder_hidden_states",))
+    assert "beside.o.weight" not in end.teacher
     assert (context.name, context.role, context.shape.tokens) == ("blocks[0].context_mlp", "mlp", None)
     assert attn(structure).path == "transformer_blocks.0.attn2"
     assert [s.index for s in structure.sites if s.slot == "attn"] == list(range(13))

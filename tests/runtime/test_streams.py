@@ -32,12 +32,16 @@ EDITS = {
         "own attention": '  - {replace: "blocks[0:2].attn", with: {op: local_attention, window: 1, layout: grid}}\n',
         "pairs": '  - {parallelize: "blocks[0:4]", by: 2, merge: linear}\n',
         "again": '  - {repeat: "blocks[1]", times: 2}\n  - {repeat: "blocks[2]", times: 2, tie: true}\n',
+        "joint": '  - {replace: "blocks[1::2].joint_attn", with: {op: local_attention, window: 1, layout: grid}}\n'
+        '  - {replace: "blocks[0].joint_attn", with: mamba2}\n  - {replace: "blocks[2].joint_attn", with: hyena_x}\n',
         "dropped": '  - {drop: "blocks[3]"}\n  - {replace: "blocks[1]", with: identity}\n',
         "led": '  - {skip: "blocks[0:2]", to: "blocks[2:4]"}\n  - {insert: "blocks[0] | blocks[3]", with: hyena_x}\n',
     },
     "flux": {
         "mlps": NARROW + '  - {replace: "blocks[0].context_mlp", with: {op: low_rank, rank: 4}}\n',
         "mixer": '  - {replace: "single_blocks[1::2].attn", with: {op: hyena_x, layout: raster}}\n',
+        "joint": '  - {replace: "blocks[0:2].joint_attn", with: {op: local_attention, window: 1}}\n'
+        '  - {replace: "blocks[2].joint_attn | single_blocks[0].attn", with: linear_attention}\n',
         "pairs": '  - {parallelize: "single_blocks", by: 2}\n  - {parallelize: "blocks[1:3]", by: 2, merge: sum}\n',
         "again": '  - {repeat: "single_blocks[1]", times: 2, tie: true}\n  - {drop: "blocks[1] | single_blocks[3]"}\n',
         "led": '  - {skip: "single_blocks[0]", to: "single_blocks[3]"}\n  - {insert: "blocks[2]", with: attention}\n',
@@ -77,7 +81,25 @@ def test_what_is_not_edited_is_the_host(host: str, make: Make, request: pytest.F
     assert torch.equal(run(model, host), run(open_model(home(folder)), host))
 
 
-@pytest.mark.parametrize(("host", "edits"), [("sd3", "led"), ("sd3", "pairs"), ("sd3", "dropped"), ("flux", "pairs")])
+SELF = {"sd3": "blocks.joint_attn | blocks[0].attn", "flux": "blocks.joint_attn | single_blocks.attn"}
+
+
+@pytest.mark.parametrize("host", EDITS)
+@pytest.mark.parametrize("operator", ["attention", "{op: local_attention, window: 1000}"])
+def test_attention_that_inherits_is_the_host(
+    host: str, operator: str, make: Make, request: pytest.FixtureRequest
+) -> None:
+    """Of both streams' maps, norms, and FLUX's rotary tables; FLUX's single blocks keep their output map."""
+    folder = request.getfixturevalue(f"tiny_{host}")
+    out = make(folder, f'  - {{replace: "{SELF[host]}", with: {operator}, init: inherit}}\n')
+    wanted, found = run(open_model(home(folder)), host), run(archspec.load(out), host)
+    assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max()
+
+
+CHECKPOINTED = [(h, e) for h, e in CASES if e in ("pairs", "joint") or (h, e) in (("sd3", "led"), ("sd3", "dropped"))]
+
+
+@pytest.mark.parametrize(("host", "edits"), CHECKPOINTED)
 def test_gradient_checkpointing_calls_by_place(
     host: str, edits: str, make: Make, request: pytest.FixtureRequest
 ) -> None:
@@ -201,6 +223,53 @@ def test_plans_teach_both_streams(host: str, group: str, tmp_path: Path, request
     merges = {name.split(".")[-2] for name in before if ".merge" in name and name.endswith("weight")}
     assert merges == ({"merge"} if host == "sd3" else {"merge", "merge_encoder_hidden_states"})
     assert {name for name in before if ".merge" in name} <= changed
+
+
+TAUGHT = """
+archspec: 1
+name: joint
+base: {host}
+data: {{from: data.safetensors, kind: latents}}
+edits:
+  - replace: blocks[0].joint_attn
+    with: {{op: local_attention, window: 1}}
+    init: {{kind: least_squares, samples: 256}}
+  - replace: blocks[-1].joint_attn
+    with: hyena_x
+    init: {{kind: least_squares, samples: 256}}
+  - replace: blocks[1].joint_attn
+    with: attention
+    init: random
+distill: {{samples: 32, epochs: 2, batch: 16, lr: 1e-3, gate_weighted: true, cache: {cache}}}
+expect: [params <= 1.1x]
+"""
+
+
+@pytest.mark.parametrize(("host", "cache"), [("sd3", "2GiB"), ("flux", "0")])
+def test_plans_teach_joint_attention(host: str, cache: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Closed forms have a read-out for each stream; every map learns, from both outputs, weighed by both gates."""
+    from archspec.compiler.driver import compile_spec
+    from archspec.runtime.execution.execute import execute, read_plan
+    from archspec.runtime.execution.workspace import Workspace
+
+    data = {"x": draw(240, 4, 8, 8), "caption": draw(240, 5, 24, seed=1), "pooled": draw(240, 20, seed=2)}
+    save_file(data, tmp_path / "data.safetensors")
+    (tmp_path / "spec.yaml").write_text(TAUGHT.format(host=request.getfixturevalue(f"tiny_{host}"), cache=cache))
+    compile_spec(tmp_path / "spec.yaml", tmp_path / "out")
+    before = archspec.load(tmp_path / "out").state_dict()
+    assert execute(tmp_path / "out", device="cpu").complete
+    plan, workspace = read_plan(tmp_path / "out"), Workspace(tmp_path / "out")
+    found = {task.id: (task, workspace.report(task.key)["outcomes"][0]) for task in plan.tasks}
+    fits = [name for name in found if name.startswith("fit/")]
+    assert len(fits) == 2
+    assert all(found[name][1]["after"] < found[name][1]["before"] for name in fits)
+    own, both = (found[name][0].cost.cache_bytes for name in (fits[-1], fits[0]))
+    assert both == (2 * own if host == "sd3" else own), "the last block of SD3 fits one read-out"
+    assert {task.settings["loss"] for task, _ in found.values() if task.kind == "regress"} == {"l1"}
+    after = archspec.load(tmp_path / "out").state_dict()
+    new = {name for name in before if name.startswith("transformer_blocks.1.attn.")}
+    assert any(".beside." in name for name in new)
+    assert all(not torch.equal(before[name], after[name]) for name in new)
 
 
 def test_sd3_is_sampled_and_flux_is_not(tiny_sd3: Path, tiny_flux: Path) -> None:
