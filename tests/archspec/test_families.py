@@ -530,6 +530,7 @@ FLUX_DEV = json.loads((HOSTS / "flux.1-dev" / "transformer" / "config.json").rea
 PUBLISHED: dict[str, dict[str, Any]] = {
     "flux.1-dev": FLUX_DEV,
     "flux.1-schnell": {**FLUX_DEV, "guidance_embeds": False},
+    "sana-1600m": json.loads((HOSTS / "sana-1600m-1024px" / "transformer" / "config.json").read_text()),
     "sd3-medium": SD3_MEDIUM,
     "sd3.5-medium": {
         **SD3_MEDIUM, "dual_attention_layers": list(range(13)), "pos_embed_max_size": 384, "qk_norm": "rms_norm",
@@ -563,6 +564,7 @@ PARAMETERS = {
     "gpt2-xl": 1_557_611_200,
     "flux.1-dev": 11_901_408_320,
     "flux.1-schnell": 11_891_178_560,
+    "sana-1600m": 1_604_462_752,
     "sd3-medium": 2_028_328_000,
     "sd3.5-medium": 2_243_171_520,
     "sd3.5-large": 8_056_627_520,

@@ -104,6 +104,16 @@ def test_joint_attention_at_its_real_size(name: str) -> None:
     assert all(site.host.flops - site.result.flops == whole - window for site in sites if site.result)
 
 
+def test_sana_at_its_real_size() -> None:
+    """Derived in the spec's head."""
+    ready = prepare(SPECS / "sana_hyena.yaml")
+    width, cost = 2240, ready.cost
+    assert cost.host.params == 1_604_462_752
+    assert cost.result.params - cost.host.params == 10 * 33 * width + 2 * (2 * width**2 + width)
+    saved = 10 * (70 * 4 * 32 * 33 - 54 * width) - 2 * 4 * width**2
+    assert cost.host.flops - cost.result.flops == 1024 * saved
+
+
 def test_a_config_is_not_enough_to_compile(tmp_path: Path) -> None:
     with pytest.raises(ArchspecError, match="no weights") as caught:
         compile_spec(SPECS / "swa_all.yaml", tmp_path / "out")
