@@ -16,9 +16,9 @@ from archspec.diagnostics import ArchspecError
 from archspec.host.locate import Located, structure_of
 from archspec.runtime.families import family
 from archspec.runtime.learn.draws import generator
-from archspec.runtime.measure.sample import Request, sample
+from archspec.runtime.measure.sample import Request, first_noise, sample
 from archspec.runtime.objectives import make_objective
-from archspec.runtime.packing import places
+from archspec.runtime.packing import Packing, places
 from archspec.runtime.probing.measures import parse_measures
 from archspec.runtime.probing.probe import measure
 from archspec.runtime.store.home import home
@@ -272,14 +272,49 @@ def test_plans_teach_joint_attention(host: str, cache: str, tmp_path: Path, requ
     assert all(not torch.equal(before[name], after[name]) for name in new)
 
 
-def test_sd3_is_sampled_and_flux_is_not(tiny_sd3: Path, tiny_flux: Path) -> None:
-    """No config of FLUX says how large its samples are."""
-    place = home(tiny_sd3)
-    asked = Request(samples=2, steps=2, guidance=2.0, caption=draw(2, 5, 24))
-    assert sample(open_model(place), place, asked).shape == (2, 4, 8, 8)
-    place = home(tiny_flux)
-    with pytest.raises(ArchspecError, match="cannot sample images from FluxTransformer2DModel"):
-        sample(open_model(place), place, asked)
+@pytest.mark.parametrize("host", EDITS)
+def test_samples_are_those_of_the_pipeline(host: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Same noise, times and captions: times that are shifted by the number of tokens, guidance that FLUX is told."""
+    import diffusers
+
+    model = open_model(home(request.getfixturevalue(f"tiny_{host}")))
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=host == "flux")
+    rest: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None} if host == "sd3" else {}
+    name = "StableDiffusion3Pipeline" if host == "sd3" else "FluxPipeline"
+    pipe: Any = getattr(diffusers, name)(**parts(scheduler), transformer=model, **rest)
+    pipe.save_pretrained(tmp_path)
+    place, size, guidance = home(tmp_path), 8 if host == "sd3" else 12, 1.0 if host == "sd3" else 2.5
+    texts, pooled = draw(2, 5, 24), draw(2, 20, seed=1)
+    asked = Request(samples=2, steps=3, guidance=guidance, caption=texts, pooled=pooled, size=size)
+    found = sample(model, place, asked)
+    seeds = [torch.Generator().manual_seed(g.initial_seed()) for g in first_noise(0, 0, 2, ())[1]]
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(
+        prompt_embeds=texts, pooled_prompt_embeds=pooled, guidance_scale=guidance, num_inference_steps=3, height=size,
+        width=size, output_type="latent", generator=seeds,
+    ).images  # fmt: skip
+    drawn = drawn if host == "sd3" else Packing(16).unpack(drawn, size // 2)
+    torch.testing.assert_close(found, drawn, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("host", "size"), [("sd3", 7), ("sd3", 1024), ("flux", 9)])
+def test_sizes_that_are_not_drawn(host: str, size: int, request: pytest.FixtureRequest) -> None:
+    place = home(request.getfixturevalue(f"tiny_{host}"))
+    with pytest.raises(ArchspecError) as caught:
+        sample(open_model(place), place, Request(samples=1, steps=1, size=size))
+    assert caught.value.diagnostics[0].code == "AS352"
+
+
+def test_flux_is_measured_beside_its_host(tiny_flux: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the size of its pipeline, here a smaller one."""
+    from archspec.runtime.measure import sample as module
+    from archspec.runtime.measure.evaluate import evaluate
+
+    monkeypatch.setattr(module, "FLUX_SIDE", 8)
+    out = make(tiny_flux, '  - {replace: "blocks[0].joint_attn", with: {op: local_attention, window: 1}}\n')
+    found = evaluate(out, tiny_flux, {"samples": 2, "steps": 2, "metrics": ["paired"]}, out)
+    assert 0 < found["result"]["paired"] < 1
+    assert evaluate(tiny_flux, tiny_flux, {"samples": 2, "steps": 2}, out)["result"]["paired"] == 0
 
 
 def test_sd3_is_fed_texts_twice(tiny_sd3: Path) -> None:
@@ -302,6 +337,7 @@ def test_flux_is_fed_as_its_pipeline_does(tiny_flux: Path) -> None:
     x = draw(2, 4, 8, 6)
     keywords, target = objective.inputs({"x": x, "caption": draw(2, 5, 24)}, generator(0))
     assert objective.packing.pack(x).equal(FluxPipeline._pack_latents(x, 2, 4, 8, 6))
+    assert objective.packing.unpack(objective.packing.pack(x), 4).equal(x)
     assert keywords["img_ids"].equal(FluxPipeline._prepare_latent_image_ids(2, 4, 3, "cpu", torch.float32))
     assert keywords["img_ids"].equal(places(4, 3))
     assert 0 < float(keywords["timestep"].min()) < float(keywords["timestep"].max()) < 1
