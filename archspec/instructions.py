@@ -154,9 +154,16 @@ def to_json(program: tuple[Instruction, ...]) -> list[dict[str, Any]]:
 def _plain(instruction: Instruction) -> dict[str, Any]:
     data = {"do": instruction.do, **{k: v for k, v in asdict(instruction).items() if k != "do"}}
     operators = (entry["operator"] for entry in data.get("entries", ()))
-    ports = [data.get("port"), *(operator["port"] for operator in operators if operator)]
+    installs = [item for item in (data, *operators) if item and "port" in item]
+    ports, shapes = ([item[name] for item in installs] for name in ("port", "shape"))
     _omit((data, *ports), "streams", ())
-    _omit(ports, "places", ())
+    for tables, name, default in (
+        (ports, "places", ()),
+        (ports, "interleaved", False),
+        (shapes, "beside", None),
+        (shapes, "out_map", True),
+    ):
+        _omit(tables, name, default)
     for name, default in (("skip", None), ("operator", None), ("beside", ())):
         _omit(data.get("entries", ()), name, default)
     return data

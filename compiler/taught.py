@@ -31,7 +31,7 @@ class Taught:
     features: int
     """Inputs of the read-out or merge; 0 where there is none."""
     maps: int = 1
-    """Read-outs or merges, of so many inputs each: one for each stream of a group of blocks."""
+    """Read-outs or merges, of so many inputs each: one for each stream that comes out."""
     has_weights: bool = True
     experts: int = 0
     """Outputs of a router, which has a closed form of its own before the read-out has."""
@@ -64,12 +64,13 @@ def _operators(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterat
             continue
         for site, config in zip(edit.sites, edit.configs, strict=True):
             if site.path in installs:
-                tensors = config.tensors(installs[site.path].shape)
+                tensors = config.weights(installs[site.path].shape)
                 features = tensors["readout.weight"][1] if "readout.weight" in tensors else 0
+                maps = sum(name.endswith("readout.weight") for name in tensors)
                 init = edit.init or Init()
                 chosen = donor(site, config) if init.neurons in ("auto", "greedy") else None
                 experts = tensors["router.weight"][0] if "router.weight" in tensors else 0
-                yield Taught(site.name, site, (site.path,), init, features, 1, bool(tensors), experts, chosen)
+                yield Taught(site.name, site, (site.path,), init, features, maps or 1, bool(tensors), experts, chosen)
 
 
 def _groups(resolved: ResolvedSpec, program: Sequence[Instruction]) -> Iterator[Taught]:

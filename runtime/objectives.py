@@ -328,7 +328,7 @@ def _own(place: Home) -> str:
     from archspec.families import family_of
     from archspec.runtime.families import family
 
-    known = family_of(place.config)
+    known = family_of({**place.config, "_class_name": place.architecture})
     return family(known.name).objective if known else "epsilon"
 
 

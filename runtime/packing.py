@@ -32,11 +32,18 @@ class Packing:
         patches = torch.unflatten(torch.unflatten(x, 3, (-1, 2)), 2, (-1, 2))
         return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
-    def keywords(self, x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> dict[str, Any]:
+    def unpack(self, tokens: Tensor, rows: int) -> Tensor:
+        """What `pack` made of samples of 2 `rows` rows, back."""
+        patches = torch.unflatten(torch.unflatten(tokens, 2, (-1, 2, 2)), 1, (rows, -1))
+        return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+    def keywords(
+        self, x: Tensor, t: Tensor, condition: Mapping[str, Any], guidance: float = GUIDANCE
+    ) -> dict[str, Any]:
         """Return the host's inputs of noised samples at times `t` (batch,)."""
         where = places(x.shape[2] // 2, x.shape[3] // 2).to(x)
         text = x.new_zeros(condition["encoder_hidden_states"].shape[1], 3)
-        told = {"guidance": x.new_full((len(x),), GUIDANCE)} if self.guided else {}
+        told = {"guidance": x.new_full((len(x),), guidance)} if self.guided else {}
         return {"hidden_states": self.pack(x), "timestep": t, "img_ids": where, "txt_ids": text, **told, **condition}
 
 

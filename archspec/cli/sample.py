@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--classes", help="Classes to go round, by number or name: 0,3,7.  [default: all]")
 @click.option("--steps", type=click.IntRange(1), default=25, show_default=True, help="Steps of the sampler.")
 @click.option("--guidance", type=click.FloatRange(1), default=1.0, show_default=True, help="Guidance scale; 1: none.")
+@click.option("--size", type=click.IntRange(1), help="Side of a sample, in latent pixels.  [default: the host's own]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed; each sample hangs on it and its number.")
 @click.option("--batch", type=click.IntRange(1), default=250, show_default=True, help="Samples at a time.")
 @click.option("--prompt", "prompts", multiple=True, help="Language models: text to go on from (may be repeated).")
@@ -62,7 +63,13 @@ def _images(place: Home, device: str, options: dict[str, Any]) -> None:
     quiet_libraries()
     labels = parse_labels(options["classes"].split(","), place) if options["classes"] else None
     request = Request(
-        options["samples"], options["steps"], options["guidance"], options["seed"], options["batch"], labels
+        options["samples"],
+        options["steps"],
+        options["guidance"],
+        options["seed"],
+        options["batch"],
+        labels,
+        size=options["size"],
     )
     model = open_model(place, device)
     with Progress(transient=True) as progress:

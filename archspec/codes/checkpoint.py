@@ -156,14 +156,13 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "AS620",
-        "an operator in place of joint attention",
+        "an operator that cannot mix two streams",
         "In hosts of two streams (SD3, FLUX) one attention reads the image's tokens and the context's together and "
-        "gives an output for each. An operator gives one, so nothing could stand for the other. What can be edited "
-        "there: the MLPs `mlp` and `context_mlp`, an attention of one sequence (`attn`, in some blocks of SD3.5 and in "
-        "FLUX's single blocks), whole blocks; and `insert` puts a mixer of the image's tokens behind a block. "
-        "In a host of no known family the compiler finds such modules.",
-        bad="- replace: blocks[3].joint_attn\n  with: hyena_x",
-        good="- insert: blocks[3]\n  with: hyena_x",
+        "gives an output for each. Most operators can stand there, with maps for each stream; some have no place for a "
+        "second one, and the message says why. `insert` puts them behind a block, on the image's tokens alone. "
+        "In a host of no known family, the compiler refuses modules of which more than one output is read.",
+        bad="- replace: blocks[3].joint_attn\n  with: {op: low_rank, rank: 64}",
+        good="- replace: blocks[3].joint_attn\n  with: {op: local_attention, window: 8, layout: grid}",
     ),
     Code(
         "AS621",

@@ -136,4 +136,12 @@ CODES: tuple[Code, ...] = (
         bad="edits: [{replace: 'blocks[0].mlp', with: hyena_mlp}]\nexpect: [flops(tokens=1024) <= 1.1x]",
         good="edits: [{replace: 'blocks[0].mlp', with: hyena_mlp}]\nexpect: [flops(tokens=256) <= 1.1x]",
     ),
+    Code(
+        "AS352",
+        "samples of a size that the host cannot draw",
+        "A sample is cut into patches, which must fill it; and a host that keeps a table of positions draws nothing "
+        "beyond it.",
+        bad="archspec sample out/ --size 63      # patches of 2 x 2",
+        good="archspec sample out/ --size 64",
+    ),
 )

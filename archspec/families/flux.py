@@ -3,13 +3,14 @@
 First blocks of two streams (`blocks`), then single ones (`single_blocks`): these too are called with image and context
 and give back both, but lay them one behind the other (the context first) and read them as one sequence. Their MLP
 stands beside the attention, and one linear map (`proj_out`) reads both, so the MLP is no site; `attn` is: it maps the
-whole sequence to its like, though its output map lies in `proj_out`, so nothing can inherit its `o`. Rotary tables are
-of interleaved pairs, which no operator reads. Nothing in the config says how many tokens there are.
+whole sequence to its like, without an output map, which lies in `proj_out`. Rotary tables are of interleaved pairs, for
+the tokens of context and image. Nothing in the config says how many tokens there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from archspec.diagnostics import fail
@@ -22,14 +23,14 @@ from archspec.source import Span
 
 SINGLE = "single_transformer_blocks"
 GROUPS = {"blocks": BLOCKS, "single_blocks": SINGLE}
-TO_ALL = Port(mask="attention_mask")
+TO_ALL = Port(mask="attention_mask", rotary="image_rotary_emb", interleaved=True)
 ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "q_norm": "norm_q", "k_norm": "norm_k"}
 
 
 def _anatomy(_: str, values: Mapping[str, Any], span: Span | None) -> Anatomy:
     heads, size = values["num_attention_heads"], values["attention_head_dim"]
     _check(values["axes_dims_rope"], size, span)
-    sizes, width = Sizes(heads, size, True, SiteShape(heads * size)), heads * size
+    sizes, width = Sizes(heads, size, True, SiteShape(heads * size), TO_ALL), heads * size
     patch, channels, guided = values["patch_size"], values["in_channels"], values["guidance_embeds"]
     double, single = values["num_layers"], values["num_single_layers"]
     joint, pooled = values["joint_attention_dim"], values["pooled_projection_dim"]
@@ -74,7 +75,8 @@ def _sites(index: int, sizes: Sizes, tensors: Mapping[str, Shape]) -> Iterator[S
     yield Site(path, "block", sizes.image, CARRIES, group, index)
     yield norm_site(f"{path}.norm.norm", sizes.image, index, tensors, group=group)
     teacher = teachers(f"{path}.attn", ATTENTION, tensors)
-    yield Site(f"{path}.attn", "attn", sizes.attention(sizes.image), TO_ALL, group, index, teacher)
+    shape = replace(sizes.attention(sizes.image), out_map=False, out_bias=False)
+    yield Site(f"{path}.attn", "attn", shape, TO_ALL, group, index, teacher)
 
 
 FAMILY = Family(

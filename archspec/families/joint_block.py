@@ -2,8 +2,9 @@
 and its text's each have norms and an MLP of their own, and attend over both at once.
 
 A block is called with both and gives back (context, image). Its own stream is the image's. The attention gives an
-output for each stream, so it has a slot of its own (`joint_attn`) that no operator fills; the MLPs are `mlp` and
-`context_mlp`. `norm` sites are the LayerNorms within the modulating ones, and the plain ones before the MLPs.
+output for each stream and has a slot of its own, `joint_attn`: an operator there has maps for each stream and mixes
+them as one sequence, the context first; the MLPs are `mlp` and `context_mlp`. `norm` sites are the LayerNorms within
+the modulating ones, and the plain ones before the MLPs.
 """
 
 from __future__ import annotations
@@ -13,25 +14,34 @@ from dataclasses import dataclass, replace
 
 from archspec.families.base import Shape, linear, norm_site, prefixed, teachers
 from archspec.families.diffusers_block import timestep_embedding
-from archspec.host.structure import JOINT, Port, Site, SiteShape
+from archspec.host.structure import BESIDE, JOINT, Port, Site, SiteShape
 
 IMAGE, CONTEXT = "hidden_states", "encoder_hidden_states"
 CARRIES = Port(returns=2, streams=((IMAGE, 1), (CONTEXT, 0)))
 ENDS = Port(returns=2, streams=((IMAGE, 1), (CONTEXT, None)))
 """Of a last block that reads the context and gives none back."""
-ATTENDS = Port(mask="attention_mask", returns=2, streams=((IMAGE, 0), (CONTEXT, 1)))
+OWN = {"q": "to_q", "k": "to_k", "v": "to_v", "q_norm": "norm_q", "k_norm": "norm_k", "o": "to_out.0"}
+OTHER = {
+    **{role: f"add_{role}_proj" for role in "qkv"},
+    "q_norm": "norm_added_q",
+    "k_norm": "norm_added_k",
+    "o": "to_add_out",
+}
+"""Canonical projections of the image and of the context in a joint attention."""
 MLP = {"up": "net.0.proj", "down": "net.2"}
 ACTIVATION = "gelu_pytorch_tanh"
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the blocks of a host have in common. `image`: the contract of a module over the image's tokens."""
+    """What the blocks of a host have in common. `image`: the contract of a module over the image's tokens. `port`: how
+    an attention is called."""
 
     heads: int
     head_dim: int
     qk_norm: bool
     image: SiteShape
+    port: Port = Port(mask="attention_mask")
 
     @property
     def width(self) -> int:
@@ -44,7 +54,7 @@ class Sizes:
 
     def attention(self, plain: SiteShape) -> SiteShape:
         sizes = {"heads": self.heads, "kv_heads": self.heads, "head_dim": self.head_dim}
-        return replace(plain, **sizes, qk_norm=self.qk_norm)  # type: ignore[arg-type]
+        return replace(plain, **sizes, qk_norm=self.qk_norm, rotary=self.port.rotary is not None)  # type: ignore[arg-type]
 
 
 def attention(sizes: Sizes, *, out: bool = True) -> dict[str, Shape]:
@@ -96,13 +106,21 @@ def sites(
     yield Site(path, "block", image, ENDS if ends else CARRIES, index=index)
     yield norm_site(f"{path}.norm1.norm", image, index, tensors)
     yield norm_site(f"{path}.norm1_context.norm", context, index, tensors)
-    yield Site(f"{path}.attn", JOINT, sizes.attention(image), ATTENDS, index=index)
+    yield _joint(f"{path}.attn", index, sizes, tensors, ends)
     yield from between
     yield norm_site(f"{path}.norm2", image, index, tensors)
     yield _mlp(f"{path}.ff", "mlp", image, index, tensors)
     if not ends:
         yield norm_site(f"{path}.norm2_context", context, index, tensors)
         yield _mlp(f"{path}.ff_context", "context_mlp", context, index, tensors)
+
+
+def _joint(path: str, index: int, sizes: Sizes, tensors: Mapping[str, Shape], ends: bool) -> Site:
+    """Return the attention over both streams."""
+    shape = replace(sizes.attention(sizes.image), beside="read" if ends else "whole")
+    port = replace(sizes.port, returns=2, streams=((IMAGE, 0), (CONTEXT, None if ends else 1)))
+    roles = OWN | {f"{BESIDE}.{role}": module for role, module in OTHER.items()}
+    return Site(path, JOINT, shape, port, index=index, teacher=teachers(path, roles, tensors))
 
 
 def _mlp(path: str, slot: str, plain: SiteShape, index: int, tensors: Mapping[str, Shape]) -> Site:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from archspec.host.excerpt import Excerpt
 
@@ -44,6 +44,11 @@ class SiteShape:
     """Tokens before those of the grid (ViT's class token). A filter over the grid shows them nothing but themselves."""
     context: int | None = None
     """Width of what a cross attention reads beside the tokens: (batch, its tokens, context)."""
+    beside: Literal["whole", "read"] | None = None
+    """A second stream that the site mixes with its own, as one sequence in which it stands first: it has maps of its
+    own into the mixer and (`whole`) out of it; `read`: nothing of it comes out. The sizes here are the own stream's."""
+    out_map: bool = True
+    """Attention has an output projection. Where it has none, the identity stands for it."""
 
 
 Streams = tuple[tuple[str, int | None], ...]
@@ -60,7 +65,7 @@ class Port:
     """0: the module returns the tensor itself; n: a tuple of n in which the tensor stands first and the rest is None,
     unless `streams` says otherwise."""
     rotary: str | None = None
-    """Parameter that holds (cos, sin), each (batch or 1, tokens, head_dim)."""
+    """Parameter that holds (cos, sin), each ([batch or 1,] tokens, head_dim), of all tokens that are mixed."""
     mask: str | None = None
     """Parameter that holds the attention mask."""
     cache: str | None = None
@@ -73,6 +78,8 @@ class Port:
     """Where the host does a site's work in two modules (BERT: the last linear map stands in the next one): the second,
     by its path from the parent of the first. An operator does the work of both, and there the identity stands."""
 
+    interleaved: bool = False
+    """Rotary embeddings turn features 2i and 2i + 1 together; else i and i + head_dim / 2."""
     streams: Streams = ()
     """Of a module that carries several sequences (the tokens of an image and those of its caption): each of them, the
     site's own, `input`, before the others. They are the module's first parameters, in this order."""
@@ -100,7 +107,9 @@ class Port:
 EXIT = "exit"
 """The slot of a site's second module, which no selector names."""
 JOINT = "joint_attn"
-"""The slot of attention over two streams at once, with an output for each: no operator has this contract."""
+"""The slot of attention over two streams at once, with an output for each (`SiteShape.beside`)."""
+BESIDE = "beside"
+"""Under what an operator keeps the maps of a second stream, and a site's `teacher` its weights (`beside.q.weight`)."""
 ROLES: Mapping[str, str] = {JOINT: "attn", "context_mlp": "mlp"}
 """Slot -> the slot whose losses, measures and low-rank targets mean it too."""
 

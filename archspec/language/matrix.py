@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
+from math import prod
 
 from archspec.diagnostics import Collector, nearest
 from archspec.language.arms import ARM, ARMS, arms_of, under_arm
@@ -165,7 +166,9 @@ def _picks(tree: Map, axes: list[Axis], collector: Collector) -> list[Pick]:
         picks += [pick for pick in _unique(more) if pick not in picks]
     span = entry.key.span if entry else axes[0].span if axes else None
     if len(picks) > MOST:
-        collector.report("AS185", f"the matrix has more than {MOST} members", span, "leave out values, or an axis")
+        made = prod(len(axis.values) for axis in axes)
+        message = f"the matrix has more than {MOST} members: its axes make {made:,}"
+        collector.report("AS185", message, span, "leave out values, or an axis")
     if not picks and not collector.has_errors:
         collector.report("AS185", "the matrix has no member left", span, "exclude less")
     return picks

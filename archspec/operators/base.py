@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from archspec.host.structure import JOINT, Site, SiteShape
+from archspec.host.structure import BESIDE, Site, SiteShape
 from archspec.language.fields import Node, declared, written
 
 
@@ -47,11 +47,15 @@ class Signature(Node):
     """Paper and equation that define it."""
     inits: ClassVar[tuple[str, ...]]
     """Initializations it supports, the best that needs no data first."""
+    maps: ClassVar[frozenset[str]] = frozenset()
+    """Its parts that take tokens one by one. Where two streams are mixed (`SiteShape.beside`), each has its own."""
+    single: ClassVar[str] = ""
+    """Why it cannot mix two streams; empty where it can."""
 
     @classmethod
     def fills(cls, site: Site) -> bool:
-        """Whether its contract is that of the site's slot: joint attention has another."""
-        return site.slot != JOINT and site.role in cls.slots
+        """Whether its contract is that of the site's slot."""
+        return site.role in cls.slots and not (site.shape.beside and cls.single)
 
     @classmethod
     def native(cls, site: SiteShape) -> Self:
@@ -86,8 +90,21 @@ class Signature(Node):
         return next(kind for kind in self.inits if kind != "inherit" or not any(self.obstacles(site)))
 
     def tensors(self, site: SiteShape) -> Mapping[str, tuple[int, ...]]:
-        """Return parameter name -> shape of the (completed) operator at the site."""
+        """Return parameter name -> shape of the (completed) operator at the site, for one stream of tokens."""
         raise NotImplementedError
+
+    def weights(self, site: SiteShape) -> Mapping[str, tuple[int, ...]]:
+        """Return parameter name -> shape of the (completed) operator at the site, the maps of a second stream with
+        it."""
+        own = self.tensors(site)
+        twins = self.twins(site)
+        return {**own, **{f"{BESIDE}.{name}": s for name, s in own.items() if name.partition(".")[0] in twins}}
+
+    def twins(self, site: SiteShape) -> frozenset[str]:
+        """Return those of `maps` that a second stream has at the site."""
+        if site.beside is None:
+            return frozenset()
+        return self.maps if site.beside == "whole" else self.maps - {"readout"}
 
     def facts(self, site: SiteShape) -> Facts:
         raise NotImplementedError
@@ -99,6 +116,11 @@ class Signature(Node):
     def fill(self, **values: Any) -> Self:
         """Return the config with these values in place of those that are None."""
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
+
+
+def projections(site: SiteShape) -> tuple[str, ...]:
+    """Return the names of the maps of an attention."""
+    return ("q", "k", "v", *(("o",) if site.out_map else ()))
 
 
 def linear(name: str, rows: int, columns: int, bias: bool | None) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self
 
 from archspec.host.structure import SiteShape
 from archspec.language.fields import arg, node
-from archspec.operators.base import Facts, Problem, Signature, linear
+from archspec.operators.base import Facts, Problem, Signature, linear, projections
 
 Filters = Literal["random", "identity"]
 Layout = Literal["raster", "grid"]
@@ -23,6 +23,7 @@ class GatedConvolution(Signature):
 
     slots: ClassVar[frozenset[str]] = frozenset({"attn"})
     inits: ClassVar[tuple[str, ...]] = ("inherit", "random", "identity", "least_squares")
+    maps: ClassVar[frozenset[str]] = frozenset({"project", "readout"})
     source: ClassVar[str] = (
         "Grafting, https://arxiv.org/abs/2506.05340, Tab. 3; Hyena, https://arxiv.org/abs/2302.10866"
     )
@@ -64,7 +65,7 @@ class GatedConvolution(Signature):
             yield Problem(field, "the host is causal and this operator would see later tokens", "write causal true")
 
     def inherits(self, site: SiteShape) -> tuple[str, ...]:
-        return ("q", "k", "v", "o")
+        return projections(site)
 
     def obstacles(self, site: SiteShape) -> Iterator[Problem]:
         theirs = (site.heads or 0) * (site.head_dim or 0)

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 from archspec.host.structure import SiteShape
 from archspec.language.fields import arg, node
-from archspec.operators.base import Problem, Signature, linear
+from archspec.operators.base import Problem, Signature, linear, projections
 
 
 @node
@@ -20,6 +20,7 @@ class Heads(Signature):
 
     slots: ClassVar[frozenset[str]] = frozenset({"attn"})
     inits: ClassVar[tuple[str, ...]] = ("inherit", "random", "identity", "least_squares")
+    maps: ClassVar[frozenset[str]] = frozenset({"q", "k", "v", "q_norm", "k_norm", "readout"})
 
     heads: int | None = arg("query heads; default: the site's", default=None, least=1)
     kv_heads: int | None = arg("key and value heads; must divide `heads`; default: the site's", default=None, least=1)
@@ -84,7 +85,7 @@ class Heads(Signature):
             )
 
     def inherits(self, site: SiteShape) -> tuple[str, ...]:
-        return ("q", "k", "v", "o", *(("q_norm", "k_norm") if site.qk_norm and self.qk_norm else ()))
+        return (*projections(site), *(("q_norm", "k_norm") if site.qk_norm and self.qk_norm else ()))
 
     def obstacles(self, site: SiteShape) -> Iterator[Problem]:
         """Other key/value heads than the teacher's are pooled (mean) or repeated; all else must be the teacher's."""

@@ -25,6 +25,7 @@ class LinearAttention(Heads):
     """
 
     name: ClassVar[str] = "linear_attention"
+    maps: ClassVar[frozenset[str]] = Heads.maps | {"gate"}
     source: ClassVar[str] = "Katharopoulos et al. 2020, https://arxiv.org/abs/2006.16236, Eq. 5 and 12"
 
     feature: Literal["elu1", "relu", "relu2"] = arg(

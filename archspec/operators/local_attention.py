@@ -16,7 +16,8 @@ class LocalAttention(Heads):
     """Attention whose softmax runs over a window only.
 
     raster: token i sees j with abs(i - j) <= window (causal: 0 <= i - j <= window). grid: token (r, c) sees the tokens
-    at most `window` rows and `window` columns away.
+    at most `window` rows and `window` columns away. Where two streams are mixed, windows are of the image's tokens;
+    the text's see all tokens, and all see them.
     """
 
     name: ClassVar[str] = "local_attention"
@@ -27,6 +28,9 @@ class LocalAttention(Heads):
 
     def problems(self, site: SiteShape) -> Iterator[Problem]:
         yield from super().problems(site)
+        if self.causal and site.beside:
+            message = "the text's tokens, which stand before the image's, see all of them"
+            yield Problem("causal", message, "leave causal out")
         if self.layout == "raster":
             return
         if site.grid is None:
@@ -42,5 +46,5 @@ class LocalAttention(Heads):
         if self.layout == "grid" and site.grid:
             rows, columns = site.grid
             reach = min(self.window, rows - 1) * columns + min(self.window, columns - 1)
-        everything = site.tokens is not None and reach >= site.tokens - 1
+        everything = site.beside is not None or (site.tokens is not None and reach >= site.tokens - 1)
         return Facts(causal=bool(self.causal), reach=None if everything else reach)

@@ -24,6 +24,7 @@ class LowRank(Signature):
     name: ClassVar[str] = "low_rank"
     slots: ClassVar[frozenset[str]] = frozenset({"attn", "mlp"})
     inits: ClassVar[tuple[str, ...]] = ("inherit", "random", "identity", "least_squares")
+    single: ClassVar[str] = "it factorises the maps of one stream"
     source: ClassVar[str] = "Eckart and Young 1936, https://doi.org/10.1007/BF02288367"
 
     rank: int = arg("largest rank of each map", least=1, example=64)

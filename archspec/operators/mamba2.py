@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from archspec.host.structure import SiteShape
 from archspec.language.fields import arg, node
-from archspec.operators.base import Facts, Problem, Signature, linear
+from archspec.operators.base import Facts, Problem, Signature, linear, projections
 
 
 @node
@@ -26,6 +26,7 @@ class Mamba2(Signature):
     name: ClassVar[str] = "mamba2"
     slots: ClassVar[frozenset[str]] = frozenset({"attn"})
     inits: ClassVar[tuple[str, ...]] = ("inherit", "random", "identity", "least_squares")
+    maps: ClassVar[frozenset[str]] = frozenset({"project", "readout"})
     source: ClassVar[str] = (
         "Dao & Gu 2024, https://arxiv.org/abs/2405.21060, Sec. 6 and 7; sizes: Grafting, "
         "https://arxiv.org/abs/2506.05340, Tab. 3"
@@ -76,7 +77,7 @@ class Mamba2(Signature):
             yield Problem("groups", f"{self.groups} groups do not divide {heads} heads", f"write a divisor of {heads}")
 
     def inherits(self, site: SiteShape) -> tuple[str, ...]:
-        return ("q", "k", "v", "o")
+        return projections(site)
 
     def obstacles(self, site: SiteShape) -> Iterator[Problem]:
         """B, C and x are the teacher's k, q and v only where its heads stay apart."""

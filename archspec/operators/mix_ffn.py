@@ -22,6 +22,7 @@ class MixFfn(Mlp):
     """
 
     name: ClassVar[str] = "mix_ffn"
+    single: ClassVar[str] = "its convolution would run on from the text into the image"
     source: ClassVar[str] = (
         "SegFormer, https://arxiv.org/abs/2105.15203, Eq. 3; SANA, https://arxiv.org/abs/2410.10629, Sec. 2.3"
     )

@@ -36,6 +36,7 @@ class Mlp(Signature):
     name: ClassVar[str] = "mlp"
     slots: ClassVar[frozenset[str]] = frozenset({"mlp", "attn"})
     inits: ClassVar[tuple[str, ...]] = ("inherit", "random", "identity", "least_squares")
+    maps: ClassVar[frozenset[str]] = frozenset({"up", "gate", "readout"})
     source: ClassVar[str] = (
         "Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, Eq. 2; SwiGLU: https://arxiv.org/abs/2002.05202"
     )

@@ -22,6 +22,7 @@ class Moe(Mlp):
     """
 
     name: ClassVar[str] = "moe"
+    single: ClassVar[str] = "its router and its experts are those of one stream"
     source: ClassVar[str] = "MoEfication, https://arxiv.org/abs/2110.01786, Sec. 3; balanced k-means: its Sec. 3.2"
 
     experts: int = arg("groups of neurons; must divide the inner width", default=8, least=1, most=4096)

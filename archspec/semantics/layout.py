@@ -51,7 +51,7 @@ def tensor_sources(program: Program, structure: Structure) -> Sources:
 
 def _operator(install: Install, path: str) -> Sources:
     """Return the tensors of an operator that stands at `path`."""
-    tensors = restore(install.operator, install.config).tensors(install.shape)
+    tensors = restore(install.operator, install.config).weights(install.shape)
     return {
         f"{path}.{local}": TensorSource(shape=tuple(shape), site=install.path, local=local)
         for local, shape in tensors.items()

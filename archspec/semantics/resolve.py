@@ -207,7 +207,8 @@ def _behind(block: Site, config: Signature, structure: Structure) -> Site:
     )
     slot = like.role if like is not block else min(config.slots)
     port = replace(block.port, returns=0, streams=())
-    return Site(f"{block.path}.{AFTER}", slot, like.shape, port, block.group, block.index)
+    shape = replace(like.shape, beside=None, rotary=like.shape.rotary and port.rotary is not None)
+    return Site(f"{block.path}.{AFTER}", slot, shape, port, block.group, block.index)
 
 
 def _skip(edit: Skip, sources: Sequence[Site], scope: _Scope) -> ResolvedEdit | None:

@@ -142,7 +142,7 @@ class _Reader:
             site = structure.site(graft.path)
             assert site is not None
             operator = signature(graft.module.operator)(**graft.parameters).complete(site.shape)
-            wanted |= {f"{graft.path}.{n}": shape for n, shape in operator.tensors(site.shape).items()}
+            wanted |= {f"{graft.path}.{n}": shape for n, shape in operator.weights(site.shape).items()}
             everything |= graft.recipe()
         check(everything, self.shapes, wanted, self.problems)
         left = [name for name in unused(everything, self.shapes) if name != dit.TABLE]

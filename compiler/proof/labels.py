@@ -35,7 +35,7 @@ class Expected:
     def __call__(self, node: fx.Node) -> str:
         new, path = node.meta.get("new"), str(node.target)
         if isinstance(new, NewOperator):
-            own = path if new.config.tensors(new.site.shape) else ""
+            own = path if new.config.weights(new.site.shape) else ""
             return _operator(new.config, new.site.shape, new.site.port, own)
         if isinstance(new, NewMerge):
             return _merge(len(new.members), new.width)

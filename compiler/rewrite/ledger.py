@@ -106,4 +106,4 @@ def new_parameters(new: NewOperator | NewMerge) -> int:
     """Return how many parameters something new has."""
     if isinstance(new, NewMerge):
         return new.maps * new.width * (len(new.members) * new.width + 1)
-    return sum(prod(shape) for shape in new.config.tensors(new.site.shape).values())
+    return sum(prod(shape) for shape in new.config.weights(new.site.shape).values())

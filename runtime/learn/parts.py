@@ -18,6 +18,7 @@ from archspec.host.structure import Streams, inside
 from archspec.instructions import Install, Instruction, Relist, added, homes
 from archspec.runtime.learn.taps import Record, Tap
 from archspec.runtime.model.structures import Parallel
+from archspec.runtime.operators.base import Operator
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ class Part:
         """The linear maps at the end: an operator's read-out, a container's merges, one for each stream."""
         if isinstance(self.module, Parallel):
             return tuple(self.module.maps.values())
-        found = getattr(self.module, "readout", None)
-        return (found,) if isinstance(found, nn.Linear) else ()
+        return self.module.readouts if isinstance(self.module, Operator) else ()
 
     def run(self, record: Record) -> Tensor:
         """Return the part's own output, (batch, tokens, width), on the recorded call."""
@@ -45,15 +45,16 @@ class Part:
     def split(self, record: Record) -> list[tuple[Tensor, Tensor]]:
         """Return (features, rest) of each read-out, stream by stream: output = readout(features) + rest, whatever the
         read-out is."""
-        seen: list[tuple[Tensor, Tensor]] = []
-        handles = [r.register_forward_hook(lambda _, args, y: seen.append((args[0], y))) for r in self.readouts]
+        seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        handles = [r.register_forward_hook(lambda r, args, y: seen.update({r: (args[0], y)})) for r in self.readouts]
         try:
             output = self.run(record)
         finally:
             for handle in handles:
                 handle.remove()
-        parts = torch.split(output, [y.shape[1] for _, y in seen], dim=1)
-        return [(features, part - y) for part, (features, y) in zip(parts, seen, strict=True)]
+        found = [seen[readout] for readout in self.readouts]
+        parts = torch.split(output, [y.shape[1] for _, y in found], dim=1)
+        return [(features, part - y) for part, (features, y) in zip(parts, found, strict=True)]
 
     def baseline(self, record: Record) -> Tensor | float:
         """What an error is relative to, beside the target: a group's error is relative to what the group adds."""

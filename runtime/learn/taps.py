@@ -134,7 +134,7 @@ class _Run:
         if self.products is None:
             self.give(tap.name, seen)
         else:
-            self.products.expect(tap.name, seen)
+            self.products.expect(tap.name, seen, parts_of(output, streams))
         if self.given == self.last > 0:
             raise Stop
 
@@ -153,9 +153,14 @@ def presence(mask: Any, tokens: Tensor) -> Tensor | None:
     return mask.bool() if fits else None
 
 
+def parts_of(output: Any, streams: Streams) -> list[Tensor]:
+    """Return the tokens of each of these streams (index by index) in what a block or operator returned."""
+    return [output[index] for _, index in streams] if streams else [first_of(output)]
+
+
 def tokens_of(output: Any, streams: Streams) -> Tensor:
-    """Return the tokens of these streams (index by index) in what a block or operator returned, joined."""
-    return _joined([output[index] for _, index in streams]) if streams else first_of(output)
+    """Return the tokens of these streams, joined."""
+    return _joined(parts_of(output, streams))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -189,6 +194,25 @@ def _hooked(host: nn.Module, taps: Sequence[Tap], entered: Any, left: Any) -> It
             handle.remove()
 
 
+@dataclass
+class _Awaited:
+    """A record that waits for the gates of its streams. `gates`: those that were seen, by the number of the stream."""
+
+    name: str
+    seen: Record
+    parts: Sequence[Tensor]
+    gates: dict[int, Tensor]
+
+    def record(self) -> Record:
+        """Return the record with its gate; of several streams, one for each token."""
+        if len(self.parts) == 1:
+            self.seen.gate = self.gates.get(0)
+        elif self.gates:
+            gates = (self.gates.get(n, torch.ones_like(part)) for n, part in enumerate(self.parts))
+            self.seen.gate = _joined([g.expand_as(part) for g, part in zip(gates, self.parts, strict=True)])
+        return self.seen
+
+
 class _Products(TorchFunctionMode):
     """Notes the other factor of the first product in which an expected tensor stands, and gives its record on."""
 
@@ -197,23 +221,32 @@ class _Products(TorchFunctionMode):
     def __init__(self, give: See) -> None:
         super().__init__()
         self._give = give
-        self._expected: dict[int, tuple[str, Record]] = {}
+        self._expected: dict[int, tuple[_Awaited, int]] = {}
 
-    def expect(self, name: str, seen: Record) -> None:
-        if id(seen.output) in self._expected:
-            self._give(*self._expected[id(seen.output)])
-        self._expected[id(seen.output)] = (name, seen)
+    def expect(self, name: str, seen: Record, parts: Sequence[Tensor]) -> None:
+        """Wait for what `parts`, the streams of the record's output, are multiplied with."""
+        for part in parts:
+            if id(part) in self._expected:
+                self._done(self._expected[id(part)][0])
+        awaited = _Awaited(name, seen, parts, {})
+        self._expected |= {id(part): (awaited, number) for number, part in enumerate(parts)}
 
     def flush(self) -> None:
         """Give on what was multiplied by nothing."""
-        for name, seen in self._expected.values():
-            self._give(name, seen)
+        while self._expected:
+            self._done(next(iter(self._expected.values()))[0])
+
+    def _done(self, awaited: _Awaited) -> None:
+        for part in awaited.parts:
+            self._expected.pop(id(part), None)
+        self._give(awaited.name, awaited.record())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.PRODUCTS:
             for one, other in ((args[0], args[1]), (args[1], args[0])):
                 if id(one) in self._expected and isinstance(other, Tensor):
-                    name, seen = self._expected.pop(id(one))
-                    seen.gate = other
-                    self._give(name, seen)
+                    awaited, number = self._expected.pop(id(one))
+                    awaited.gates[number] = other
+                    if len(awaited.gates) == len(awaited.parts):
+                        self._done(awaited)
         return func(*args, **(kwargs or {}))

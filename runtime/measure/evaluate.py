@@ -34,7 +34,7 @@ from archspec.runtime.measure.classifier import Classifier, Verdict, find_classi
 from archspec.runtime.measure.frechet import Statistics, distance
 from archspec.runtime.measure.kept import Kept
 from archspec.runtime.measure.latency import compare_latency
-from archspec.runtime.measure.sample import Request, decode, sample
+from archspec.runtime.measure.sample import Request, decode, drawn_shape, sample
 from archspec.runtime.objectives import make_objective
 from archspec.runtime.store.files import hash_file
 from archspec.runtime.store.home import Home, home
@@ -130,8 +130,9 @@ class Bench:
                 return "the host is no language model"
             return None if self.data_settings else "it needs data"
         if metric == "latency":
-            return None if self.place.reads_text or self.place.shape else "no inputs are known for this host"
-        if self.place.shape is None or not self.place.is_diffusion:
+            known = self.place.reads_text or self.place.shape or drawn_shape(self.place)
+            return None if known else "no inputs are known for this host"
+        if drawn_shape(self.place) is None:
             return "the host draws no images"
         if metric == "paired":
             return None if self.host_place else "it needs the host"
@@ -297,8 +298,9 @@ def _forward(bench: Bench, side: str) -> Callable[[], object]:
         ids = torch.randint(0, int(place.config["vocab_size"]), (1, bench.needs.length), generator=draws)
         batch = {"input_ids": ids.to(weight.device)}
     else:
-        assert place.shape is not None
-        image = torch.randn(1, *place.shape, generator=draws).to(weight)
+        shape = drawn_shape(place) or place.shape
+        assert shape is not None
+        image = torch.randn(1, *shape, generator=draws).to(weight)
         batch = {"x": image, "label": torch.zeros(1, dtype=torch.long)} if place.is_classifier else {"x": image}
     keywords, _ = make_objective(place).inputs(batch, draws)
     return torch.no_grad()(lambda: model(**keywords))

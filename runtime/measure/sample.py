@@ -1,10 +1,11 @@
 """Sampling from a host or from what became of it.
 
 Diffusion models are sampled with the pipeline's own scheduler (any of diffusers'), or, where a bare model has none,
-with flow matching's Euler steps or DDIM. Every sample has a seed of its own, hashed from the request's seed and the
-sample's number, for its first noise and for a scheduler's later draws: so sample 17 is the same in batches of 1 and of
-250, and host and result can be compared noise by noise. Guidance (2207.12598) runs the null condition beside the wanted
-one. Language models go on from prompts, by transformers' own `generate`.
+with flow matching's Euler steps or DDIM. FLUX, whose config tells no size, draws 1024 x 1024 pixels unless it is asked
+for another; dev is told its guidance, and by default the one that it learns at. Every sample has a seed of its own,
+hashed from the request's seed and the sample's number, for its first noise and for a scheduler's later draws: so sample
+17 is the same in batches of 1 and of 250, and host and result can be compared noise by noise. Guidance (2207.12598)
+runs the null condition beside the wanted one. Language models go on from prompts, by transformers' own `generate`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ from torch import Generator, Tensor, nn
 
 from archspec.diagnostics import fail, nearest
 from archspec.runtime.learn.draws import generator
+from archspec.runtime.measure.schedulers import timed_scheduler
 from archspec.runtime.model.hosts import host_class
-from archspec.runtime.objectives import TRAIN_TIMES, Conditioning, conditioning, first_tensor, told
+from archspec.runtime.objectives import TRAIN_TIMES, Conditioning, conditioning, first_tensor, packing
+from archspec.runtime.packing import GUIDANCE
 from archspec.runtime.store.home import Home, read_json
 
 Progress = Callable[[int], None]
+FLUX_SIDE = 128
+"""Of a sample of FLUX, in latent pixels, where none is asked for: its pipeline's default."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """`labels`: classes to go round (None: all of them); `caption`: (samples, tokens, width) embeddings."""
+    """`labels`: classes to go round (None: all of them); `caption`: (samples, tokens, width) embeddings, `pooled`:
+    (samples, width) of the same captions; `size`: side of a sample, where that is not the host's own."""
 
     samples: int = 64
     steps: int = 25
@@ -37,6 +43,8 @@ class Request:
     batch: int = 250
     labels: tuple[int, ...] | None = None
     caption: Tensor | None = None
+    pooled: Tensor | None = None
+    size: int | None = None
 
     def labels_of(self, start: int, end: int, classes: int) -> Tensor:
         chosen = self.labels or tuple(range(classes))
@@ -52,7 +60,7 @@ def first_noise(seed: int, start: int, end: int, shape: Sequence[int]) -> tuple[
 @torch.no_grad()
 def sample(model: nn.Module, place: Home, request: Request, progress: Progress = lambda _: None) -> Tensor:
     """Return (samples, channels, height, width) on the CPU, float32: pixels in about [-1, 1], or latents."""
-    if place.shape is None:
+    if drawn_shape(place, request.size) is None:
         raise fail("AS713", f"cannot sample images from {place.architecture or 'the host'}")
     condition = conditioning(place)
     if request.guidance > 1 and condition.null is None and condition.caption is None:
@@ -66,13 +74,13 @@ def sample(model: nn.Module, place: Home, request: Request, progress: Progress =
 
 
 def _batch(model: nn.Module, place: Home, condition: Conditioning, request: Request, start: int, end: int) -> Tensor:
-    assert place.shape is not None
+    shape = drawn_shape(place, request.size)
+    assert shape is not None
     weight = next(model.parameters())
-    noise, generators = first_noise(request.seed, start, end, place.shape)
-    scheduler = make_scheduler(place)
-    scheduler.set_timesteps(request.steps)
+    noise, generators = first_noise(request.seed, start, end, shape)
+    scheduler = timed_scheduler(place, request.steps, shape[1] * shape[2] // 4)
     x = noise.to(weight) * float(getattr(scheduler, "init_noise_sigma", 1.0))
-    predict = _predictor(model, place, condition, request, start, end)
+    predict = _predictor(model, place, condition, request, x, start)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if takes_generator else {}
     for t in scheduler.timesteps:
@@ -81,23 +89,50 @@ def _batch(model: nn.Module, place: Home, condition: Conditioning, request: Requ
     return x
 
 
+def drawn_shape(place: Home, size: int | None = None) -> tuple[int, int, int] | None:
+    """Return (channels, height, width) of a sample of a diffusion host, None where it draws none. `size`: height and
+    width that are asked for. AS352 where the host cannot draw them."""
+    packed, own = packing(place), place.shape if place.is_diffusion else None
+    if packed is None and own is None:
+        return None
+    channels, side = (packed.channels // 4, FLUX_SIDE) if packed else (own or (0, 0, 0))[:2]
+    if size is not None:
+        check_size(place, size, 2 if packed else int(place.config.get("patch_size") or 1))
+    return channels, size or side, size or side
+
+
+def check_size(place: Home, size: int, patch: int) -> None:
+    """Refuse a side of samples that the host's patches do not fill, or that is beyond its table of positions."""
+    most = int(place.config.get("pos_embed_max_size") or 0) * patch
+    if size % patch:
+        hint = f"write a multiple of {patch}"
+        raise fail("AS352", f"samples of {size} x {size} are no whole patches of {patch}", None, hint)
+    if most and size > most:
+        hint = f"write at most {most}"
+        raise fail("AS352", f"samples of {size} x {size} are beyond the host's table of positions", None, hint)
+
+
 def _predictor(
-    model: nn.Module, place: Home, condition: Conditioning, request: Request, start: int, end: int
+    model: nn.Module, place: Home, condition: Conditioning, request: Request, like: Tensor, start: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the guided prediction as a function of sample and timestep; a learned variance is cut off."""
-    assert place.shape is not None
-    weight = next(model.parameters())
-    batch: dict[str, Any] = {"x": torch.empty(end - start, *place.shape).to(weight)}
+    end, packed = start + len(like), packing(place)
+    batch: dict[str, Any] = {"x": like}
     if condition.null is not None:
-        batch["label"] = request.labels_of(start, end, condition.null).to(weight.device)
-    if request.caption is not None:
-        batch["caption"] = request.caption[start:end].to(weight)
+        batch["label"] = request.labels_of(start, end, condition.null).to(like.device)
+    given = {"caption": request.caption, "pooled": request.pooled}
+    batch |= {name: value[start:end].to(like) for name, value in given.items() if value is not None}
     wanted = condition.apply(batch, Generator())
     nothing = replace(condition, dropout=1.0).apply(batch, Generator())
-    channels, scale = place.shape[0], request.guidance
+    told_it = packed is not None and packed.guided
+    channels, scale = like.shape[1], 1.0 if told_it else request.guidance
+    told_as = request.guidance if request.guidance > 1 else GUIDANCE
 
     def run(x: Tensor, t: Tensor, keywords: Mapping[str, Any]) -> Tensor:
         time = t.to(x.device).expand(len(x))
+        if packed is not None:
+            answer = model(**packed.keywords(x, (time / TRAIN_TIMES).to(x.dtype), keywords, told_as))
+            return packed.unpack(first_tensor(answer), x.shape[2] // 2)
         return first_tensor(model(hidden_states=x, timestep=time, **keywords))[:, :channels]
 
     def guided(x: Tensor, t: Tensor) -> Tensor:
@@ -107,24 +142,6 @@ def _predictor(
         return free + scale * (run(x, t, wanted) - free)
 
     return guided
-
-
-def make_scheduler(place: Home) -> Any:
-    """Return the pipeline's scheduler, fresh; for a bare model the plain one of its objective."""
-    import diffusers
-
-    config = place.scheduler
-    if config is None:
-        if told(place) == "flow":
-            return diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAIN_TIMES)
-        return diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False, set_alpha_to_one=False)
-    name = str(config.get("_class_name"))
-    found = getattr(diffusers, name, None) if name.isidentifier() else None
-    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
-        raise fail("AS714", f"diffusers has no scheduler '{name}'")
-    learned = str(config.get("variance_type") or "").startswith("learned")  # the prediction comes without its variance
-    scheduler: Any = found
-    return scheduler.from_config(dict(config) | ({"variance_type": "fixed_small"} if learned else {}))
 
 
 @torch.no_grad()

@@ -16,9 +16,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from archspec.diagnostics import InternalError
+from archspec.host.structure import BESIDE
 from archspec.operators.hyena_mlp import HyenaMlp
 from archspec.operators.mlp import Mlp
 from archspec.runtime.learn.narrowing import Way, narrowed
@@ -49,12 +51,22 @@ def initialize(
             operator.identify()
         case "inherit":
             _require(operator, teacher)
-            operator.inherit(teacher)
+            _inherit(operator, teacher)
         case "least_squares":
             if can_inherit(operator, teacher):
-                operator.inherit(teacher)
+                _inherit(operator, teacher)
         case _:
             raise InternalError(f"no initialization is called {kind!r}")
+
+
+def _inherit(operator: Operator, teacher: Mapping[str, Tensor]) -> None:
+    """Let the operator take over the weights of each stream. An attention without an output map has the identity."""
+    own = {name: weight for name, weight in teacher.items() if not name.startswith(f"{BESIDE}.")}
+    if not operator.shape.out_map:
+        own["o.weight"] = torch.eye(operator.shape.width)
+    operator.inherit(own)
+    if operator.beside is not None:
+        operator.lend(own | {name.removeprefix(f"{BESIDE}."): w for name, w in teacher.items() if name not in own})
 
 
 def can_inherit(operator: Operator, teacher: Mapping[str, Tensor]) -> bool:

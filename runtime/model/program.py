@@ -121,6 +121,8 @@ def _check_install(install: Install) -> None:
     _check_paths(install.path)
     _check_streams(install.port.streams, install.port.returns)
     config = restore(install.operator, install.config)
+    if install.shape.beside and (config.single or len(install.port.streams) != 2):
+        raise ValueError(f"{install.operator} at '{install.path}' mixes {len(install.port.streams)} streams")
     for problem in config.problems(install.shape):
         raise ValueError(f"{install.operator} at '{install.path}': {problem.message}")
 

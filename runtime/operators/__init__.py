@@ -27,5 +27,5 @@ def build_operator(install: Install, device: torch.device | str = "meta", dtype:
     """
     config = restore(install.operator, install.config)
     with torch.random.fork_rng(devices=[]), torch.device(device):
-        operator = module_class(install.operator)(config, install.shape, install.port, install.layer)
+        operator = module_class(install.operator)(config, install.shape, install.port, install.layer).joined()
     return operator.to(dtype) if dtype is not None else operator

@@ -9,6 +9,10 @@ whatever the number of tokens. An operator without parameters has no read-out an
 `reference` says the same mathematics slowly and obviously, in loops or dense matrices: it is the definition that the
 tests hold `forward` to. It knows no cache.
 
+Where a site mixes two streams (`SiteShape.beside`), the operator sees them as one sequence, the second stream first.
+Each stream goes through maps of its own (`Signature.maps`), the second one's are kept in `beside`; what is between the
+maps is one for both.
+
 The host calls an operator as it called the module that stood there; `Port` says which argument holds the tokens, and
 `Context` carries what else an operator may use.
 """
@@ -17,14 +21,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import InternalError, fail
-from archspec.host.structure import Port, SiteShape, Streams
+from archspec.host.structure import BESIDE, Port, SiteShape, Streams
 from archspec.operators.base import Signature
 
 
@@ -45,13 +49,16 @@ class Context:
 
     `rotary`: (cos, sin), each (batch or 1, tokens, head_dim), of the tokens in `x`. `mask`: what the host passes to its
     attention (additive or boolean, broadcastable to (batch, heads, queries, keys)) or (batch, keys). `cache` and
-    `layer`: the host's key/value cache and the operator's place in it.
+    `layer`: the host's key/value cache and the operator's place in it. `interleaved`: as `Port.interleaved`. `before`:
+    how many of the tokens are those of a second stream, which stand before the others.
     """
 
     rotary: tuple[Tensor, Tensor] | None = None
     mask: Tensor | None = None
     cache: Cache | None = None
     layer: int = 0
+    interleaved: bool = False
+    before: int = 0
 
 
 EMPTY = Context()
@@ -82,6 +89,7 @@ class Operator(nn.Module):
         super().__init__()
         self.config, self.shape, self.port = config, shape, port
         self.register_module("readout", None)
+        self.beside: nn.ModuleDict | None = None
         self.layer_idx = layer
         """Named as in transformers, whose code renumbers and reads it."""
 
@@ -90,11 +98,34 @@ class Operator(nn.Module):
         raise NotImplementedError
 
     def mix(self, x: Tensor, context: Context = EMPTY) -> Tensor:
-        """(batch, tokens, width) -> (batch, tokens, width)."""
+        """(batch, tokens, width) -> (batch, tokens, width), without tokens of a stream that ends here."""
         if self.readout is None:
             raise InternalError(f"{type(self).__name__} has no read-out and does not override mix")
-        y: Tensor = self.readout(self.features(x, context))
-        return y
+        return self.map("readout", self.features(x, context), context)
+
+    def joined(self) -> Self:
+        """Return itself, with maps of a second stream where the site has one. Once, after all is built."""
+        if self.shape.beside is not None:
+            twins = self.config.twins(self.shape)
+            self.beside = nn.ModuleDict({n: copy.deepcopy(m) for n, m in self.named_children() if n in twins})
+        return self
+
+    def map(self, name: str, x: Tensor, context: Context, dim: int = 1) -> Tensor:
+        """Return what the map `name` makes of the tokens, which lie along `dim`, each stream by its own. Of a second
+        stream that has no such map nothing remains."""
+        own: nn.Module = getattr(self, name)
+        if not context.before:
+            y: Tensor = own(x)
+            return y
+        first, rest = x.narrow(dim, 0, context.before), x.narrow(dim, context.before, x.shape[dim] - context.before)
+        twins: Mapping[str, nn.Module] = dict(self.beside or {})
+        return torch.cat([*([twins[name](first)] if name in twins else []), own(rest)], dim)
+
+    @property
+    def readouts(self) -> tuple[nn.Linear, ...]:
+        """The read-outs of the streams that come out, the own one's first."""
+        found: list[Any] = [self.readout, dict(self.beside or {}).get("readout")]
+        return tuple(readout for readout in found if readout is not None)
 
     @staticmethod
     def reference(x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context) -> Tensor:
@@ -106,16 +137,26 @@ class Operator(nn.Module):
         them. Called once, after the random initialization."""
         raise InternalError(f"{type(self).__name__} inherits nothing")
 
+    def lend(self, teacher: Mapping[str, Tensor]) -> Operator:
+        """Let the maps of the second stream take over its weights of the teacher. They do as those of a twin, which is
+        returned."""
+        twin = copy.deepcopy(self)
+        twin.beside = None
+        for name, child in (self.beside or nn.ModuleDict()).items():
+            setattr(twin, name, child)
+        twin.inherit(teacher)
+        return twin
+
     def calibration(self) -> Calibration | None:
         """Return what a fit does before it solves for the read-out; None: nothing."""
         return None
 
     def identify(self) -> None:
         """Set weights so that the operator changes nothing in the residual stream: a read-out of zeros."""
-        if self.readout is not None:
-            nn.init.zeros_(self.readout.weight)
-            if self.readout.bias is not None:
-                nn.init.zeros_(self.readout.bias)
+        for readout in self.readouts:
+            nn.init.zeros_(readout.weight)
+            if readout.bias is not None:
+                nn.init.zeros_(readout.bias)
 
     def tokens(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         """Return the tokens of a call by the host, (batch, tokens, width)."""
@@ -124,25 +165,46 @@ class Operator(nn.Module):
 
     def _given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by the names of the host's parameters."""
-        names = (self.port.input, *(self.port.places or (self.port.mask or "",)))
+        streams = [name for name, _ in self.port.streams] or [self.port.input]
+        names = (*streams, *(self.port.places or (self.port.mask or "",)))
         return {**dict(zip(names, args, strict=False)), **kwargs}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         port = self.port
         x, given = self.tokens(args, kwargs), self._given(args, kwargs)
+        other = given[port.streams[1][0]] if self.shape.beside else x[:, :0]
         context = Context(
-            rotary=given.get(port.rotary) if port.rotary else None,
+            rotary=_batched(given.get(port.rotary)) if port.rotary else None,
             mask=given.get(port.mask) if port.mask else None,
             cache=given.get(port.cache) if port.cache else None,
             layer=self.layer_idx or 0,
+            interleaved=port.interleaved,
+            before=other.shape[1],
         )
-        y = self.mix(x, context)
+        y = self.mix(torch.cat((other, x), 1) if context.before else x, context)
+        if self.shape.beside:
+            return _parted(y, x.shape[1], port)
         if port.streams:
             return handed_on(y, port.streams, args, kwargs)
         return y if port.returns == 0 else (y, *(None,) * (port.returns - 1))
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.config.settings().items())
+
+
+def _batched(rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    """Return (cos, sin) as (batch or 1, tokens, head_dim)."""
+    return rotary and (rotary[0].reshape(-1, *rotary[0].shape[-2:]), rotary[1].reshape(-1, *rotary[1].shape[-2:]))
+
+
+def _parted(y: Tensor, own: int, port: Port) -> tuple[Tensor | None, ...]:
+    """Return what the host expects of mixed streams: the last `own` tokens and, of a stream that goes on, the rest."""
+    found: list[Tensor | None] = [None] * port.returns
+    found[port.output] = y[:, y.shape[1] - own :]
+    index = port.streams[1][1]
+    if index is not None:
+        found[index] = y[:, : y.shape[1] - own]
+    return tuple(found)
 
 
 def stream_of(place: int, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -157,6 +219,20 @@ def handed_on(y: Tensor, streams: Streams, args: Sequence[Any], kwargs: Mapping[
         if index is not None:
             found[index] = stream_of(place, name, args, kwargs) if place else y
     return tuple(found)
+
+
+def slow_map(x: Tensor, state: Mapping[str, Tensor], name: str, context: Context) -> Tensor:
+    """The definition of `Operator.map` for a linear map. x (batch, tokens, features)."""
+    parts = []
+    for tokens, prefix in ((x[:, : context.before], f"{BESIDE}.{name}"), (x[:, context.before :], name)):
+        if tokens.shape[1] and f"{prefix}.weight" in state:
+            parts.append(torch.nn.functional.linear(tokens, state[f"{prefix}.weight"], state.get(f"{prefix}.bias")))
+    return torch.cat(parts, 1)
+
+
+def slow_shape(shape: SiteShape, context: Context) -> SiteShape:
+    """Return the shape by which a definition tells the tokens before the grid."""
+    return replace(shape, prefix=shape.prefix + context.before)
 
 
 def adopt(linear: nn.Linear, teacher: Mapping[str, Tensor], name: str) -> None:
@@ -192,13 +268,13 @@ def gate_scale(weight: Tensor) -> Tensor:
     return GATE / norms.clamp(min=GATE)
 
 
-def grid_of(tokens: int, shape: SiteShape) -> tuple[int, int]:
-    """Return (rows, columns) of a raster of `tokens`, those before the grid left out: the site's grid, or one of its
-    aspect ratio at another size."""
+def grid_of(tokens: int, shape: SiteShape, before: int = 0) -> tuple[int, int]:
+    """Return (rows, columns) of a raster of `tokens`, those before the grid left out (`before` of a second stream among
+    them): the site's grid, or one of its aspect ratio at another size."""
     if shape.grid is None:
         raise InternalError("a 2-D operator stands at a site without a grid")
     rows, columns = shape.grid
-    tokens -= shape.prefix
+    tokens -= shape.prefix + before
     scale = (tokens / (rows * columns)) ** 0.5
     found = (round(rows * scale), round(columns * scale))
     if found[0] * found[1] != tokens:

@@ -80,12 +80,13 @@ class TokenConvolution(ShortFilters):
         super().__init__(channels, (kernel,) * axes, own, filters)
         self.shape, self.before, self.after = shape, before, after
 
-    def forward(self, u: Tensor, past: Tensor | None = None) -> Tensor:
-        """Convolve. `past`: what `recent` returned of the tokens before; None at the beginning."""
+    def forward(self, u: Tensor, past: Tensor | None = None, before: int = 0) -> Tensor:
+        """Convolve. `past`: what `recent` returned of the tokens before; None at the beginning. `before`: tokens of a
+        second stream, which on the grid are shown nothing but themselves."""
         channels, sides, line = u.shape[2], (self.before, self.after), u.transpose(1, 2)
         if self.weight.dim() == 4:
-            prefix = self.shape.prefix
-            image = torch.unflatten(line[..., prefix:], 2, grid_of(u.shape[1], self.shape))
+            prefix = self.shape.prefix + before
+            image = torch.unflatten(line[..., prefix:], 2, grid_of(u.shape[1], self.shape, before))
             y = conv2d(pad(image, sides * 2), self.weight, self.bias, groups=channels).flatten(2)
             if prefix:
                 alone = line[..., :prefix] * self.weight.flatten(1)[:, self.own, None] + self.bias[:, None]

@@ -13,13 +13,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.gated import Filters
 from archspec.operators.gated import GatedConvolution as Signature
 from archspec.runtime.operators import memory
-from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt, gate_scale, regrouped
+from archspec.runtime.operators.base import (
+    EMPTY,
+    Context,
+    Operator,
+    adopt,
+    gate_scale,
+    regrouped,
+    slow_map,
+    slow_shape,
+)
 from archspec.runtime.operators.filters import TokenConvolution
 from archspec.runtime.operators.scores import key_weights
 
@@ -48,8 +56,8 @@ class GatedConvolution(Operator):
         size = c.channels(name), c.kernels[name]
         return TokenConvolution(*size, self.shape, causal=bool(c.causal), layout=c.layout, filters=first)
 
-    def gate(self, u: Tensor, present: Tensor | None) -> Tensor:
-        """u (batch, tokens, 3 inner) -> (batch, tokens, inner). `present`: see `shown`."""
+    def gate(self, u: Tensor, present: Tensor | None, before: int = 0) -> Tensor:
+        """u (batch, tokens, 3 inner) -> (batch, tokens, inner). `present`: see `shown`; `before`: as of `Context`."""
         raise NotImplementedError
 
     @staticmethod
@@ -60,8 +68,8 @@ class GatedConvolution(Operator):
         raise NotImplementedError
 
     def features(self, x: Tensor, context: Context = EMPTY) -> Tensor:
-        u, present = with_past(self.project(x), context, self.config.reach[0])
-        return self.gate(u, present)[:, -x.shape[1] :]
+        u, present = with_past(self.map("project", x, context), context, self.config.reach[0])
+        return self.gate(u, present, context.before)[:, -x.shape[1] :]
 
     @torch.no_grad()
     def inherit(self, teacher: Mapping[str, Tensor]) -> None:
@@ -86,13 +94,27 @@ class GatedConvolution(Operator):
         """Let q and k be 1 + scale u. scale (2 inner,)."""
         raise NotImplementedError
 
+    @torch.no_grad()
+    def lend(self, teacher: Mapping[str, Tensor]) -> Operator:
+        """Filters that open gates are one for both streams, so what a twin's would scale otherwise is scaled in its
+        rows of W_in."""
+        twin = super().lend(teacher)
+        mine, its = (dict(op.named_children()).get("conv") for op in (self, twin))
+        if isinstance(mine, TokenConvolution) and isinstance(its, TokenConvolution):
+            project: Any = twin.get_submodule("project")
+            gates = project.out_features // 3 * 2
+            ratio = its.weight.flatten(1)[:gates, its.own] / mine.weight.flatten(1)[:gates, mine.own]
+            for parameter in project.parameters():
+                parameter[:gates] *= ratio.reshape(-1, *(1,) * (parameter.dim() - 1))
+        return twin
+
     @classmethod
     def reference(
         cls, x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context
     ) -> Tensor:
-        u = linear(x, state["project.weight"], state.get("project.bias"))
-        h = cls.slow_gate(u, presence(context, u), state, config, shape)
-        return linear(h, state["readout.weight"], state.get("readout.bias"))
+        u = slow_map(x, state, "project", context)
+        h = cls.slow_gate(u, presence(context, u), state, config, slow_shape(shape, context))
+        return slow_map(h, state, "readout", context)
 
 
 def with_past(u: Tensor, context: Context, before: int) -> tuple[Tensor, Tensor | None]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import InternalError
-from archspec.host.structure import Port, SiteShape
+from archspec.host.structure import BESIDE, Port, SiteShape
 from archspec.operators.heads import Heads as HeadsConfig
-from archspec.runtime.operators.base import Context, Operator, adopt, put, regrouped
+from archspec.runtime.operators.base import Context, Operator, adopt, put, regrouped, slow_map
 from archspec.runtime.operators.scores import four_dims, rotate
 
 State = Mapping[str, Tensor]
@@ -35,13 +35,13 @@ class Heads(Operator):
     def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """(batch, tokens, width) -> q (batch, heads, tokens, head_dim), k and v (batch, kv_heads, ...), rotated."""
         heads, groups, _ = sizes(self.config)
-        q, k, v = split(self.q(x), heads), split(self.k(x), groups), split(self.v(x), groups)
+        q, k, v = (split(self.map(n, x, context), count) for n, count in (("q", heads), ("k", groups), ("v", groups)))
         if self.q_norm is not None and self.k_norm is not None:
             dtype = self.q_norm.weight.dtype  # under autocast q and k are in half precision
-            q, k = self.q_norm(q.to(dtype)), self.k_norm(k.to(dtype))
+            q, k = (self.map(f"{n}_norm", part.to(dtype), context, dim=2) for n, part in (("q", q), ("k", k)))
         if self.config.rotary:
             cos, sin = angles(context)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            q, k = rotate(q, cos, sin, context.interleaved), rotate(k, cos, sin, context.interleaved)
         return q, k, v
 
     def inherit(self, teacher: State) -> None:
@@ -86,16 +86,26 @@ def reference_heads(x: Tensor, state: State, config: HeadsConfig, context: Conte
     heads, groups, size = sizes(config)
     maps = []
     for name, count in (("q", heads), ("k", groups), ("v", groups)):
-        y = torch.nn.functional.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
-        y = y.view(*x.shape[:2], count, size).transpose(1, 2)
+        y = slow_map(x, state, name, context).view(*x.shape[:2], count, size).transpose(1, 2)
         if config.qk_norm and name != "v":
-            y = y / (y.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * state[f"{name}_norm.weight"]
+            y = y / (y.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+            places = [f"{BESIDE}.{name}_norm.weight"] * context.before
+            places += [f"{name}_norm.weight"] * (x.shape[1] - context.before)
+            y = y * torch.stack([state[place] for place in places])
         if config.rotary and name != "v":
             cos, sin = angles(context)
-            turned = torch.cat((-y[..., size // 2 :], y[..., : size // 2]), -1)
-            y = y * cos[:, None] + turned * sin[:, None]
+            y = y * cos[:, None] + _turned(y, context.interleaved) * sin[:, None]
         maps.append(y.repeat_interleave(heads // count, dim=1))
     return maps[0], maps[1], maps[2]
+
+
+def _turned(y: Tensor, interleaved: bool) -> Tensor:
+    """Return the features that the sines are multiplied with."""
+    half, found = y.shape[-1] // 2, torch.empty_like(y)
+    for i in range(half):
+        one, other = (2 * i, 2 * i + 1) if interleaved else (i, i + half)
+        found[..., one], found[..., other] = -y[..., other], y[..., one]
+    return found
 
 
 def reference_softmax(x: Tensor, state: State, config: HeadsConfig, context: Context, allowed: Tensor) -> Tensor:
@@ -107,4 +117,4 @@ def reference_softmax(x: Tensor, state: State, config: HeadsConfig, context: Con
         mask = four_dims(context.mask)
         scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, float("-inf"))
     weights = scores.softmax(-1).nan_to_num(0.0)
-    return torch.nn.functional.linear(merge(weights @ v), state["readout.weight"], state.get("readout.bias"))
+    return slow_map(merge(weights @ v), state, "readout", context)

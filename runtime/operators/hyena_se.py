@@ -23,9 +23,9 @@ class HyenaSe(GatedConvolution):
         self.conv = self.filters("conv", self.config.filters)
         self.inner_conv = self.filters("inner_conv", self.config.inner_filters)
 
-    def gate(self, u: Tensor, present: Tensor | None) -> Tensor:
-        q, k, v = self.conv(shown(u, present)).chunk(3, dim=-1)
-        y: Tensor = q * self.inner_conv(shown(k * v, present))
+    def gate(self, u: Tensor, present: Tensor | None, before: int = 0) -> Tensor:
+        q, k, v = self.conv(shown(u, present), before=before).chunk(3, dim=-1)
+        y: Tensor = q * self.inner_conv(shown(k * v, present), before=before)
         return y
 
     def open_gates(self, scale: Tensor) -> None:

@@ -22,8 +22,8 @@ class HyenaX(GatedConvolution):
     def make_filters(self) -> None:
         self.conv = self.filters("conv", self.config.filters)
 
-    def gate(self, u: Tensor, present: Tensor | None) -> Tensor:
-        q, k, v = self.conv(shown(u, present)).chunk(3, dim=-1)
+    def gate(self, u: Tensor, present: Tensor | None, before: int = 0) -> Tensor:
+        q, k, v = self.conv(shown(u, present), before=before).chunk(3, dim=-1)
         y: Tensor = q * (k * v)
         return y
 

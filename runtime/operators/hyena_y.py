@@ -23,9 +23,9 @@ class HyenaY(GatedConvolution):
     def make_filters(self) -> None:
         self.inner_conv = self.filters("inner_conv", self.config.filters)
 
-    def gate(self, u: Tensor, present: Tensor | None) -> Tensor:
+    def gate(self, u: Tensor, present: Tensor | None, before: int = 0) -> Tensor:
         q, k, v = u.chunk(3, dim=-1)
-        y: Tensor = q * self.inner_conv(shown(k * v, present))
+        y: Tensor = q * self.inner_conv(shown(k * v, present), before=before)
         return y
 
     @torch.no_grad()

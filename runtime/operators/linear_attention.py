@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, logsigmoid, pad, silu
+from torch.nn.functional import logsigmoid, pad, silu
 
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.linear_attention import LinearAttention as Signature
 from archspec.runtime.operators import memory
-from archspec.runtime.operators.base import EMPTY, GATE, Context, gate_scale, grid_of
+from archspec.runtime.operators.base import EMPTY, GATE, Context, gate_scale, grid_of, slow_map, slow_shape
 from archspec.runtime.operators.filters import TokenConvolution, slow_tokens
 from archspec.runtime.operators.heads import Heads, State, merge, reference_heads, sizes
 from archspec.runtime.operators.scan import scan, single_precision
@@ -63,11 +63,11 @@ class LinearAttention(Heads):
         if self.conv is not None:
             values = v if present is None else v * present[..., None].to(v.dtype)
             inputs = merge(spread(values, groups))
-            y = y + self.conv(inputs, old[1])
+            y = y + self.conv(inputs, old[1], context.before)
             recent = None if layer is None else self.conv.recent(inputs, old[1])
         if layer is not None and state is not None:
             layer.replace(state, x.shape[1], recent)
-        return y if self.gate is None else y * silu(self.gate(x))
+        return y if self.gate is None else y * silu(self.map("gate", x, context))
 
     def _average(
         self, q: Tensor, k: Tensor, v: Tensor, present: Tensor | None, state: Tensor | None
@@ -112,11 +112,11 @@ class LinearAttention(Heads):
                 weights = weights * rate[:, None] ** torch.arange(i, -1, -1, device=x.device)
             row = torch.einsum("bhj,bhjd->bhd", weights, v[:, :, :last])
             rows.append(row / (weights.sum(-1, keepdim=True) + config.eps))
-        y = merge(torch.stack(rows, 2)) + _reference_conv(v, present, state, config, shape)
+        y = merge(torch.stack(rows, 2)) + _reference_conv(v, present, state, config, slow_shape(shape, context))
         if config.gate:
-            g = linear(x, state["gate.weight"], state["gate.bias"])
+            g = slow_map(x, state, "gate", context)
             y = y * g / (1 + (-g).exp())
-        return linear(y, state["readout.weight"], state.get("readout.bias"))
+        return slow_map(y, state, "readout", context)
 
 
 def _reference_conv(

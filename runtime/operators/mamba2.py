@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, silu, softplus
+from torch.nn.functional import rms_norm, silu, softplus
 
 from archspec.host.structure import Port, SiteShape
 from archspec.operators.mamba2 import Mamba2 as Signature
 from archspec.runtime.operators import memory
-from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt, gate_scale, regrouped
+from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt, gate_scale, regrouped, slow_map
 from archspec.runtime.operators.filters import TokenConvolution, slow_tokens
 from archspec.runtime.operators.scan import selective_scan, single_precision
 from archspec.runtime.operators.scores import key_weights
@@ -73,7 +73,7 @@ class Mamba2(Operator):
 
     def features(self, x: Tensor, context: Context = EMPTY) -> Tensor:
         inner, _, _, _, heads = self.config.parts(self.shape)
-        y = self.project(x)
+        y = self.map("project", x, context)
         z, u, dt = y[..., :inner], y[..., inner : y.shape[-1] - heads], y[..., y.shape[-1] - heads :]
         present = key_weights(context, x.shape[1])
         weights = None if present is None else present[:, 0, :, None]
@@ -135,7 +135,7 @@ class Mamba2(Operator):
     @staticmethod
     def reference(x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context) -> Tensor:
         parts = config.parts(shape)
-        y = linear(x, state["project.weight"], state.get("project.bias"))
+        y = slow_map(x, state, "project", context)
         z, u, dt = torch.split(y, [parts[0], sum(parts[1:4]), parts[4]], -1)
         present = key_weights(context, x.shape[1])
         keep = torch.ones_like(x[..., :1]) if present is None else present[:, 0, :, None].to(x.dtype)
@@ -145,7 +145,7 @@ class Mamba2(Operator):
             y = y + _recurrence(u, dt, keep, state, config, shape).flip(1)
         y = torch.unflatten(y * silu(z), -1, (config.groups, -1))
         y = (y / (y.square().mean(-1, keepdim=True) + EPSILON).sqrt()).flatten(2) * state["norm.weight"]
-        return linear(y, state["readout.weight"], state.get("readout.bias"))
+        return slow_map(y, state, "readout", context)
 
 
 def _recurrence(

@@ -14,7 +14,7 @@ from archspec.host.structure import Port, SiteShape
 from archspec.operators.mlp import Mlp as Signature
 from archspec.runtime.learn.scores import norm_scores, select_neurons
 from archspec.runtime.operators import memory
-from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt
+from archspec.runtime.operators.base import EMPTY, Context, Operator, adopt, slow_map
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -47,8 +47,8 @@ class Mlp(Operator):
     def features(self, x: Tensor, context: Context = EMPTY) -> Tensor:
         memory.count(context, x)
         act = ACTIVATIONS[self.config.activation or ""]
-        h: Tensor = self.up(x)
-        return act(h) if self.gate is None else act(self.gate(x)) * h
+        h = self.map("up", x, context)
+        return act(h) if self.gate is None else act(self.map("gate", x, context)) * h
 
     def inherit(self, teacher: Mapping[str, Tensor]) -> None:
         """Keep the teacher's strongest neurons, judged by the norms of their weights (no data is at hand here). A
@@ -74,10 +74,9 @@ class Mlp(Operator):
     @staticmethod
     def reference(x: Tensor, state: Mapping[str, Tensor], config: Any, shape: SiteShape, context: Context) -> Tensor:
         act = ACTIVATIONS[config.activation]
-        h = x @ state["up.weight"].T + state.get("up.bias", x.new_zeros(1))
-        gate = x @ state["gate.weight"].T + state.get("gate.bias", x.new_zeros(1)) if config.gated else None
-        h = act(h) if gate is None else act(gate) * h
-        return h @ state["readout.weight"].T + state.get("readout.bias", x.new_zeros(1))
+        h = slow_map(x, state, "up", context)
+        h = act(slow_map(x, state, "gate", context)) * h if config.gated else act(h)
+        return slow_map(h, state, "readout", context)
 
 
 def opened(teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:

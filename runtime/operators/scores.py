@@ -13,13 +13,19 @@ from torch.nn.functional import scaled_dot_product_attention
 from archspec.runtime.operators.base import Context
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn pairs (i, i + head_dim / 2) of features by the token's angle (Su et al. 2021, arXiv 2104.09864).
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    """Turn pairs of features by the token's angle (Su et al. 2021, arXiv 2104.09864): i and i + head_dim / 2, or
+    (interleaved) 2i and 2i + 1.
 
     x (batch, heads, tokens, head_dim); cos and sin (batch or 1, tokens, head_dim).
     """
-    first, second = x.chunk(2, dim=-1)
-    return x * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
+    if interleaved:
+        first, second = torch.unflatten(x, -1, (-1, 2)).unbind(-1)
+        turned = torch.stack((-second, first), dim=-1).flatten(-2)
+    else:
+        first, second = x.chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+    return (x * cos.unsqueeze(1) + turned * sin.unsqueeze(1)).to(x.dtype)
 
 
 def four_dims(mask: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, unflatten
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.functional import pad
 
 from archspec.runtime.operators.scores import band, fused, narrow
 
@@ -86,19 +87,26 @@ def pieces(axis: Axis, block: int) -> list[Piece]:
     return found
 
 
-def window_attention(q: Tensor, k: Tensor, v: Tensor, rows: Axis, columns: Axis, mask: Tensor | None) -> Tensor:
-    """Return attention of q (batch, heads, rows * columns queries, head_dim) within the window, in q's shape."""
-    if mask is None and _flex_pays(q):
+Pair = tuple[Tensor, Tensor]
+
+
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, rows: Axis, columns: Axis, mask: Tensor | None, seen: Pair | None = None
+) -> Tensor:
+    """Return attention of q (batch, heads, rows * columns queries, head_dim) within the window, in q's shape. `seen`:
+    keys and values that all queries see beside (without a mask)."""
+    if mask is None and seen is None and _flex_pays(q):
         return flex_window(q, k, v, rows, columns, compiled=True)
     grid = (rows.queries, columns.queries)
     q4, k4, v4 = (unflatten(t, 2, size) for t, size in ((q, grid), (k, (rows.keys, -1)), (v, (rows.keys, -1))))
     if mask is not None:
         mask = mask.expand(*mask.shape[:2], q.shape[2], k.shape[2])
         mask = unflatten(unflatten(mask, 3, (rows.keys, -1)), 2, grid)
-    across = pieces(columns, _block(columns, flat=False))
+    more = 0 if seen is None else seen[0].shape[2]
+    across = pieces(columns, _block(columns, flat=False, more=more))
     lines = []
-    for r in pieces(rows, _block(rows, flat=columns.keys == 1)):
-        line = [_attend(q4, k4, v4, r, c, _allowed(r, c, rows, columns, q.device), mask) for c in across]
+    for r in pieces(rows, _block(rows, flat=columns.keys == 1, more=more)):
+        line = [_attend(q4, k4, v4, r, c, _allowed(r, c, rows, columns, q.device), mask, seen) for c in across]
         lines.append(line[0] if len(line) == 1 else torch.cat(line, dim=3))
     return (lines[0] if len(lines) == 1 else torch.cat(lines, dim=2)).flatten(2, 3)
 
@@ -110,10 +118,11 @@ def _flex_pays(q: Tensor) -> bool:
     )
 
 
-def _block(axis: Axis, flat: bool) -> int:
-    """Return the block length: near the window's, so that neither masked scores nor small calls dominate."""
+def _block(axis: Axis, flat: bool, more: int = 0) -> int:
+    """Return the block length: near the window's, so that neither masked scores nor small calls dominate. Every block
+    has a copy of the `more` keys that all see: it should not be much shorter than these."""
     reach = axis.left + axis.right
-    return min(max(reach, 64), 512) if flat else min(max(reach, 8), 32)
+    return min(max(reach, more, 64), 512) if flat else min(max(reach, 16 if more else 8), 32)
 
 
 def _allowed(r: Piece, c: Piece, rows: Axis, columns: Axis, device: torch.device) -> Tensor | None:
@@ -126,14 +135,27 @@ def _allowed(r: Piece, c: Piece, rows: Axis, columns: Axis, device: torch.device
     return (down[:, None, :, None] & along[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, r: Piece, c: Piece, allowed: Tensor | None, mask: Tensor | None) -> Tensor:
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    r: Piece,
+    c: Piece,
+    allowed: Tensor | None,
+    mask: Tensor | None,
+    seen: Pair | None = None,
+) -> Tensor:
     """Return the (batch, heads, rows, columns, head_dim) of one piece of each axis."""
     blocks = unflatten(unflatten(q[:, :, r.queries, c.queries], 3, (c.count, c.size)), 2, (r.count, r.size))
     flat = blocks.permute(0, 2, 4, 1, 3, 5, 6).flatten(4, 5).flatten(0, 2)
     if mask is not None:
         own = _mask_blocks(mask, r, c)
         allowed = own if allowed is None else narrow(own, allowed)
-    y = fused(flat, _key_blocks(k, r, c), _key_blocks(v, r, c), allowed)
+    keys, values = _key_blocks(k, r, c), _key_blocks(v, r, c)
+    if seen is not None:
+        keys, values = (torch.cat((_copies(s, len(b)), b), 2) for s, b in zip(seen, (keys, values), strict=True))
+        allowed = None if allowed is None else pad(allowed, (seen[0].shape[2], 0), value=True)
+    y = fused(flat, keys, values, allowed)
     y = unflatten(unflatten(y, 2, (r.size, c.size)), 0, (q.shape[0], r.count, c.count))
     return y.permute(0, 3, 1, 4, 2, 5, 6).flatten(4, 5).flatten(2, 3)
 
@@ -142,6 +164,11 @@ def _key_blocks(k: Tensor, r: Piece, c: Piece) -> Tensor:
     """(batch, kv_heads, rows, columns, head_dim) -> (batch * blocks, kv_heads, block keys, head_dim)."""
     blocks = k[:, :, r.keys, c.keys].unfold(2, r.width, r.size).unfold(3, c.width, c.size)
     return blocks.permute(0, 2, 3, 1, 5, 6, 4).flatten(4, 5).flatten(0, 2)
+
+
+def _copies(x: Tensor, count: int) -> Tensor:
+    """(batch, kv_heads, keys, head_dim) -> (count, kv_heads, keys, head_dim): each example's for its blocks."""
+    return x.repeat_interleave(count // len(x), 0)
 
 
 def _mask_blocks(mask: Tensor, r: Piece, c: Piece) -> Tensor:

@@ -530,6 +530,7 @@ FLUX_DEV = json.loads((HOSTS / "flux.1-dev" / "transformer" / "config.json").rea
 PUBLISHED: dict[str, dict[str, Any]] = {
     "flux.1-dev": FLUX_DEV,
     "flux.1-schnell": {**FLUX_DEV, "guidance_embeds": False},
+    "sana-1600m": json.loads((HOSTS / "sana-1600m-1024px" / "transformer" / "config.json").read_text()),
     "sd3-medium": SD3_MEDIUM,
     "sd3.5-medium": {
         **SD3_MEDIUM, "dual_attention_layers": list(range(13)), "pos_embed_max_size": 384, "qk_norm": "rms_norm",
@@ -563,6 +564,7 @@ PARAMETERS = {
     "gpt2-xl": 1_557_611_200,
     "flux.1-dev": 11_901_408_320,
     "flux.1-schnell": 11_891_178_560,
+    "sana-1600m": 1_604_462_752,
     "sd3-medium": 2_028_328_000,
     "sd3.5-medium": 2_243_171_520,
     "sd3.5-large": 8_056_627_520,
@@ -597,6 +599,7 @@ def test_two_lists_of_flux() -> None:
     assert mixer.port.streams == ()
     assert mixer.teacher.keys() >= {"q.weight", "k.weight", "v.bias", "q_norm.weight"}
     assert "o.weight" not in mixer.teacher
+    assert (mixer.shape.out_map, mixer.shape.rotary, mixer.port.interleaved) == (False, True, True)
 
 
 def test_two_streams_of_sd3() -> None:
@@ -610,6 +613,12 @@ def test_two_streams_of_sd3() -> None:
     assert joint is not None
     assert context is not None
     assert (joint.name, joint.role, joint.port.output) == ("blocks[0].joint_attn", "attn", 0)
+    assert joint.teacher["beside.q.weight"].to_json() == "transformer_blocks.0.attn.add_q_proj.weight"
+    assert joint.teacher["beside.o.bias"].to_json() == "transformer_blocks.0.attn.to_add_out.bias"
+    end = structure.site("transformer_blocks.23.attn")
+    assert end is not None
+    assert (joint.shape.beside, end.shape.beside, end.port.ended) == ("whole", "read", ("encoder_hidden_states",))
+    assert "beside.o.weight" not in end.teacher
     assert (context.name, context.role, context.shape.tokens) == ("blocks[0].context_mlp", "mlp", None)
     assert attn(structure).path == "transformer_blocks.0.attn2"
     assert [s.index for s in structure.sites if s.slot == "attn"] == list(range(13))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from archspec.runtime.measure.sample import (
     continue_texts,
     decode,
     first_noise,
-    make_scheduler,
     parse_labels,
     sample,
 )
+from archspec.runtime.measure.schedulers import make_scheduler
 from archspec.runtime.store.home import home
 from archspec.runtime.store.opening import open_model
 
@@ -100,6 +101,12 @@ def test_any_scheduler_of_diffusers(name: str, tmp_path: Path) -> None:
     whole = sample(model, place, Request(samples=4, steps=3))
     assert torch.isfinite(whole).all()
     assert torch.allclose(sample(model, place, Request(samples=4, steps=3, batch=1)), whole, atol=1e-4)
+
+
+def test_a_compiled_bare_flow_host_stays_one(tiny_sana: Path, make: Callable[..., Path]) -> None:
+    out = make(tiny_sana, '  - {replace: "blocks[0].attn", with: hyena_x}\n')
+    for folder in (tiny_sana, out):
+        assert type(make_scheduler(home(folder))).__name__ == "FlowMatchEulerDiscreteScheduler"
 
 
 def test_bare_models_get_the_plain_scheduler(tiny_dit: Path, tiny_pixart: Path) -> None:

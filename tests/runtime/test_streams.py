@@ -16,9 +16,9 @@ from archspec.diagnostics import ArchspecError
 from archspec.host.locate import Located, structure_of
 from archspec.runtime.families import family
 from archspec.runtime.learn.draws import generator
-from archspec.runtime.measure.sample import Request, sample
+from archspec.runtime.measure.sample import Request, first_noise, sample
 from archspec.runtime.objectives import make_objective
-from archspec.runtime.packing import places
+from archspec.runtime.packing import Packing, places
 from archspec.runtime.probing.measures import parse_measures
 from archspec.runtime.probing.probe import measure
 from archspec.runtime.store.home import home
@@ -32,12 +32,16 @@ EDITS = {
         "own attention": '  - {replace: "blocks[0:2].attn", with: {op: local_attention, window: 1, layout: grid}}\n',
         "pairs": '  - {parallelize: "blocks[0:4]", by: 2, merge: linear}\n',
         "again": '  - {repeat: "blocks[1]", times: 2}\n  - {repeat: "blocks[2]", times: 2, tie: true}\n',
+        "joint": '  - {replace: "blocks[1::2].joint_attn", with: {op: local_attention, window: 1, layout: grid}}\n'
+        '  - {replace: "blocks[0].joint_attn", with: mamba2}\n  - {replace: "blocks[2].joint_attn", with: hyena_x}\n',
         "dropped": '  - {drop: "blocks[3]"}\n  - {replace: "blocks[1]", with: identity}\n',
         "led": '  - {skip: "blocks[0:2]", to: "blocks[2:4]"}\n  - {insert: "blocks[0] | blocks[3]", with: hyena_x}\n',
     },
     "flux": {
         "mlps": NARROW + '  - {replace: "blocks[0].context_mlp", with: {op: low_rank, rank: 4}}\n',
         "mixer": '  - {replace: "single_blocks[1::2].attn", with: {op: hyena_x, layout: raster}}\n',
+        "joint": '  - {replace: "blocks[0:2].joint_attn", with: {op: local_attention, window: 1}}\n'
+        '  - {replace: "blocks[2].joint_attn | single_blocks[0].attn", with: linear_attention}\n',
         "pairs": '  - {parallelize: "single_blocks", by: 2}\n  - {parallelize: "blocks[1:3]", by: 2, merge: sum}\n',
         "again": '  - {repeat: "single_blocks[1]", times: 2, tie: true}\n  - {drop: "blocks[1] | single_blocks[3]"}\n',
         "led": '  - {skip: "single_blocks[0]", to: "single_blocks[3]"}\n  - {insert: "blocks[2]", with: attention}\n',
@@ -77,7 +81,25 @@ def test_what_is_not_edited_is_the_host(host: str, make: Make, request: pytest.F
     assert torch.equal(run(model, host), run(open_model(home(folder)), host))
 
 
-@pytest.mark.parametrize(("host", "edits"), [("sd3", "led"), ("sd3", "pairs"), ("sd3", "dropped"), ("flux", "pairs")])
+SELF = {"sd3": "blocks.joint_attn | blocks[0].attn", "flux": "blocks.joint_attn | single_blocks.attn"}
+
+
+@pytest.mark.parametrize("host", EDITS)
+@pytest.mark.parametrize("operator", ["attention", "{op: local_attention, window: 1000}"])
+def test_attention_that_inherits_is_the_host(
+    host: str, operator: str, make: Make, request: pytest.FixtureRequest
+) -> None:
+    """Of both streams' maps, norms, and FLUX's rotary tables; FLUX's single blocks keep their output map."""
+    folder = request.getfixturevalue(f"tiny_{host}")
+    out = make(folder, f'  - {{replace: "{SELF[host]}", with: {operator}, init: inherit}}\n')
+    wanted, found = run(open_model(home(folder)), host), run(archspec.load(out), host)
+    assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max()
+
+
+CHECKPOINTED = [(h, e) for h, e in CASES if e in ("pairs", "joint") or (h, e) in (("sd3", "led"), ("sd3", "dropped"))]
+
+
+@pytest.mark.parametrize(("host", "edits"), CHECKPOINTED)
 def test_gradient_checkpointing_calls_by_place(
     host: str, edits: str, make: Make, request: pytest.FixtureRequest
 ) -> None:
@@ -203,14 +225,96 @@ def test_plans_teach_both_streams(host: str, group: str, tmp_path: Path, request
     assert {name for name in before if ".merge" in name} <= changed
 
 
-def test_sd3_is_sampled_and_flux_is_not(tiny_sd3: Path, tiny_flux: Path) -> None:
-    """No config of FLUX says how large its samples are."""
-    place = home(tiny_sd3)
-    asked = Request(samples=2, steps=2, guidance=2.0, caption=draw(2, 5, 24))
-    assert sample(open_model(place), place, asked).shape == (2, 4, 8, 8)
-    place = home(tiny_flux)
-    with pytest.raises(ArchspecError, match="cannot sample images from FluxTransformer2DModel"):
-        sample(open_model(place), place, asked)
+TAUGHT = """
+archspec: 1
+name: joint
+base: {host}
+data: {{from: data.safetensors, kind: latents}}
+edits:
+  - replace: blocks[0].joint_attn
+    with: {{op: local_attention, window: 1}}
+    init: {{kind: least_squares, samples: 256}}
+  - replace: blocks[-1].joint_attn
+    with: hyena_x
+    init: {{kind: least_squares, samples: 256}}
+  - replace: blocks[1].joint_attn
+    with: attention
+    init: random
+distill: {{samples: 32, epochs: 2, batch: 16, lr: 1e-3, gate_weighted: true, cache: {cache}}}
+expect: [params <= 1.1x]
+"""
+
+
+@pytest.mark.parametrize(("host", "cache"), [("sd3", "2GiB"), ("flux", "0")])
+def test_plans_teach_joint_attention(host: str, cache: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Closed forms have a read-out for each stream; every map learns, from both outputs, weighed by both gates."""
+    from archspec.compiler.driver import compile_spec
+    from archspec.runtime.execution.execute import execute, read_plan
+    from archspec.runtime.execution.workspace import Workspace
+
+    data = {"x": draw(240, 4, 8, 8), "caption": draw(240, 5, 24, seed=1), "pooled": draw(240, 20, seed=2)}
+    save_file(data, tmp_path / "data.safetensors")
+    (tmp_path / "spec.yaml").write_text(TAUGHT.format(host=request.getfixturevalue(f"tiny_{host}"), cache=cache))
+    compile_spec(tmp_path / "spec.yaml", tmp_path / "out")
+    before = archspec.load(tmp_path / "out").state_dict()
+    assert execute(tmp_path / "out", device="cpu").complete
+    plan, workspace = read_plan(tmp_path / "out"), Workspace(tmp_path / "out")
+    found = {task.id: (task, workspace.report(task.key)["outcomes"][0]) for task in plan.tasks}
+    fits = [name for name in found if name.startswith("fit/")]
+    assert len(fits) == 2
+    assert all(found[name][1]["after"] < found[name][1]["before"] for name in fits)
+    own, both = (found[name][0].cost.cache_bytes for name in (fits[-1], fits[0]))
+    assert both == (2 * own if host == "sd3" else own), "the last block of SD3 fits one read-out"
+    assert {task.settings["loss"] for task, _ in found.values() if task.kind == "regress"} == {"l1"}
+    after = archspec.load(tmp_path / "out").state_dict()
+    new = {name for name in before if name.startswith("transformer_blocks.1.attn.")}
+    assert any(".beside." in name for name in new)
+    assert all(not torch.equal(before[name], after[name]) for name in new)
+
+
+@pytest.mark.parametrize("host", EDITS)
+def test_samples_are_those_of_the_pipeline(host: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Same noise, times and captions: times that are shifted by the number of tokens, guidance that FLUX is told."""
+    import diffusers
+
+    model = open_model(home(request.getfixturevalue(f"tiny_{host}")))
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=host == "flux")
+    rest: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None} if host == "sd3" else {}
+    name = "StableDiffusion3Pipeline" if host == "sd3" else "FluxPipeline"
+    pipe: Any = getattr(diffusers, name)(**parts(scheduler), transformer=model, **rest)
+    pipe.save_pretrained(tmp_path)
+    place, size, guidance = home(tmp_path), 8 if host == "sd3" else 12, 1.0 if host == "sd3" else 2.5
+    texts, pooled = draw(2, 5, 24), draw(2, 20, seed=1)
+    asked = Request(samples=2, steps=3, guidance=guidance, caption=texts, pooled=pooled, size=size)
+    found = sample(model, place, asked)
+    seeds = [torch.Generator().manual_seed(g.initial_seed()) for g in first_noise(0, 0, 2, ())[1]]
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(
+        prompt_embeds=texts, pooled_prompt_embeds=pooled, guidance_scale=guidance, num_inference_steps=3, height=size,
+        width=size, output_type="latent", generator=seeds,
+    ).images  # fmt: skip
+    drawn = drawn if host == "sd3" else Packing(16).unpack(drawn, size // 2)
+    torch.testing.assert_close(found, drawn, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("host", "size"), [("sd3", 7), ("sd3", 1024), ("flux", 9)])
+def test_sizes_that_are_not_drawn(host: str, size: int, request: pytest.FixtureRequest) -> None:
+    place = home(request.getfixturevalue(f"tiny_{host}"))
+    with pytest.raises(ArchspecError) as caught:
+        sample(open_model(place), place, Request(samples=1, steps=1, size=size))
+    assert caught.value.diagnostics[0].code == "AS352"
+
+
+def test_flux_is_measured_beside_its_host(tiny_flux: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the size of its pipeline, here a smaller one."""
+    from archspec.runtime.measure import sample as module
+    from archspec.runtime.measure.evaluate import evaluate
+
+    monkeypatch.setattr(module, "FLUX_SIDE", 8)
+    out = make(tiny_flux, '  - {replace: "blocks[0].joint_attn", with: {op: local_attention, window: 1}}\n')
+    found = evaluate(out, tiny_flux, {"samples": 2, "steps": 2, "metrics": ["paired"]}, out)
+    assert 0 < found["result"]["paired"] < 1
+    assert evaluate(tiny_flux, tiny_flux, {"samples": 2, "steps": 2}, out)["result"]["paired"] == 0
 
 
 def test_sd3_is_fed_texts_twice(tiny_sd3: Path) -> None:
@@ -233,6 +337,7 @@ def test_flux_is_fed_as_its_pipeline_does(tiny_flux: Path) -> None:
     x = draw(2, 4, 8, 6)
     keywords, target = objective.inputs({"x": x, "caption": draw(2, 5, 24)}, generator(0))
     assert objective.packing.pack(x).equal(FluxPipeline._pack_latents(x, 2, 4, 8, 6))
+    assert objective.packing.unpack(objective.packing.pack(x), 4).equal(x)
     assert keywords["img_ids"].equal(FluxPipeline._prepare_latent_image_ids(2, 4, 3, "cpu", torch.float32))
     assert keywords["img_ids"].equal(places(4, 3))
     assert 0 < float(keywords["timestep"].min()) < float(keywords["timestep"].max()) < 1

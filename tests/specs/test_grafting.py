@@ -85,6 +85,35 @@ def test_two_streams_at_their_real_sizes(name: str) -> None:
     assert after.depth == depth
 
 
+MIXED = {
+    "sd3_local": (6 * 10 * 1536, 4 * 1536 * (256 * 112**2 + 4096 * 333 + 333 * 4429), 4 * 1536 * 4429**2),
+    "flux_hybrid": (19 * 3072**2, 4 * 3072 * (512 * 7680 + 4096 * 512 + 512 * 4608), 4 * 3072 * 4608**2),
+}
+"""Spec -> parameters that it adds, FLOPs of a window's attention kernel and of the host's: derived in their heads."""
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_joint_attention_at_its_real_size(name: str) -> None:
+    more, window, whole = MIXED[name]
+    ready = prepare(SPECS / f"{name}.yaml")
+    sound(ready)
+    assert ready.cost.result.params - ready.cost.host.params == more
+    sites = [site for site in ready.cost.at(4096).sites if site.operator == "local_attention"]
+    assert {site.host.mixing for site in sites} == {whole}
+    assert {site.result.mixing for site in sites if site.result} == {window}
+    assert all(site.host.flops - site.result.flops == whole - window for site in sites if site.result)
+
+
+def test_sana_at_its_real_size() -> None:
+    """Derived in the spec's head."""
+    ready = prepare(SPECS / "sana_hyena.yaml")
+    width, cost = 2240, ready.cost
+    assert cost.host.params == 1_604_462_752
+    assert cost.result.params - cost.host.params == 10 * 33 * width + 2 * (2 * width**2 + width)
+    saved = 10 * (70 * 4 * 32 * 33 - 54 * width) - 2 * 4 * width**2
+    assert cost.host.flops - cost.result.flops == 1024 * saved
+
+
 def test_a_config_is_not_enough_to_compile(tmp_path: Path) -> None:
     with pytest.raises(ArchspecError, match="no weights") as caught:
         compile_spec(SPECS / "swa_all.yaml", tmp_path / "out")

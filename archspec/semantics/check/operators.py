@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from archspec.diagnostics import Collector, Label
 from archspec.families import FAMILIES
-from archspec.host.structure import JOINT, Site
+from archspec.host.structure import Site
 from archspec.language.spec import Init, Insert, Replace
 from archspec.operators.base import Problem, Signature
 from archspec.semantics.check.places import listed, written_keys
@@ -20,6 +20,8 @@ from archspec.source import Span
 
 Finding = tuple[str, Problem]
 TAUGHT = ("inherit", "least_squares")
+TEXTS = ("text", "encoder")
+"""Tasks of hosts whose tokens are those of texts."""
 
 
 def operators_fit(resolved: ResolvedSpec, collector: Collector) -> None:
@@ -31,8 +33,9 @@ def operators_fit(resolved: ResolvedSpec, collector: Collector) -> None:
 
 def _check(edit: ResolvedEdit, verb: Replace | Insert, resolved: ResolvedSpec, collector: Collector) -> None:
     found: dict[Finding, list[Site]] = {}
+    family = FAMILIES.get(resolved.structure.family)
     for site, place, config in zip(edit.sites, edit.places, edit.configs, strict=True):
-        for finding in _findings(place, config, verb, resolved.structure.family in FAMILIES):
+        for finding in _findings(place, config, verb, family is not None and family.task in TEXTS):
             found.setdefault(finding, []).append(site)
     for (code, problem), sites in found.items():
         _report(code, problem, sites, verb, collector)
@@ -51,10 +54,10 @@ def _report(code: str, problem: Problem, sites: list[Site], verb: Replace | Inse
     collector.report(code, message, span, *hints, related=related)
 
 
-def _findings(site: Site, config: Signature, verb: Replace | Insert, known: bool) -> Iterator[Finding]:
-    if site.slot == JOINT:
-        message = "it gives one output, and joint attention two: the image's tokens and the context's"
-        yield "AS620", Problem(None, message, f"insert {config.name} behind the block, or replace its other slots")
+def _findings(site: Site, config: Signature, verb: Replace | Insert, texts: bool) -> Iterator[Finding]:
+    if site.shape.beside and config.single and site.role in config.slots:
+        message = f"joint attention mixes two streams, and {config.name} cannot: {config.single}"
+        yield "AS620", Problem(None, message, f"insert {config.name} behind the block, or take another operator")
         return
     if site.slot != "module" and not config.fills(site):
         hint = f"{config.name} fills {', '.join(sorted(config.slots))}"
@@ -64,7 +67,7 @@ def _findings(site: Site, config: Signature, verb: Replace | Insert, known: bool
         return
     problems = tuple(config.problems(site.shape))
     yield from (("AS302", problem) for problem in problems)
-    if not problems and known and _blind(site, config):
+    if not problems and texts and _blind(site, config):
         message = "it mixes tokens, and the host tells this site neither which of them are padding nor what was before"
         yield "AS234", Problem(None, message, f"put {config.name} in place of an attention, or insert it behind blocks")
     if not problems and isinstance(verb, Insert) and verb.init.kind in TAUGHT:

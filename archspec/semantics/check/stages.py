@@ -276,7 +276,7 @@ def _has_init(edit: Edit) -> TypeGuard[Replace | Parallelize | Insert | Skip]:
 def _is_new(edit: ResolvedEdit) -> bool:
     """Whether an edit makes weights that did not exist."""
     if isinstance(edit.edit, Replace | Insert):
-        return any(config.tensors(site.shape) for site, config in zip(edit.places, edit.configs, strict=True))
+        return any(config.weights(site.shape) for site, config in zip(edit.places, edit.configs, strict=True))
     return isinstance(edit.edit, Parallelize | Skip) and edit.edit.merge in LEARNED_MERGES
 
 

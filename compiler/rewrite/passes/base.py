@@ -177,8 +177,8 @@ def check_contract(graph: HostGraph, body: Body, node: fx.Node, site: Site, edit
 
 def check_outputs(node: fx.Node, site: Site, edit: ResolvedEdit) -> None:
     """Refuse a site of whose outputs the host reads more than the one that an operator gives or hands on."""
-    known = {site.port.output} | {index for _, index in site.port.streams if site.slot == "block"}
-    read = [user.args[1] for user in node.users if user.target is operator.getitem]
+    known = {site.port.output} | {index for _, index in site.port.streams}
+    read = [user.args[1] for user in node.users if user.target is operator.getitem and user.users]
     if any(isinstance(index, int) and index not in known for index in read):
         message = f"{site.name} gives {summary(node.meta['val'])}, and its host reads more of it than one output"
         raise refuse("AS620", edit, message, "an operator gives one: edit another part of the block")

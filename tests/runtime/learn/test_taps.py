@@ -81,6 +81,31 @@ def test_gates_are_those_of_the_modulation(host: nn.Module, feed: Feed) -> None:
         assert torch.equal(seen, gate.unsqueeze(1))
 
 
+@pytest.mark.parametrize("last", [1, 3])
+def test_each_stream_has_its_gate(tiny_sd3: Path, last: int) -> None:
+    from diffusers import SD3Transformer2DModel
+
+    host = SD3Transformer2DModel.from_pretrained(tiny_sd3).eval()
+    block = f"transformer_blocks.{last}"
+    gates: list[torch.Tensor] = []
+    handles = [
+        host.get_submodule(f"{block}.{name}").register_forward_hook(lambda _, __, y: gates.append(y[1]))
+        for name in ("norm1", "norm1_context")
+    ]
+    streams = (("hidden_states", 0), ("encoder_hidden_states", 1 if last == 1 else None))
+    tap = Tap("joint", f"{block}.attn", f"{block}.attn", streams)
+    seen = record(host, [tap], family("sd3").example(host, batch=2), gates=True)["joint"]
+    for handle in handles:
+        handle.remove()
+    assert seen.gate is not None
+    if last == 1:
+        assert seen.gate.shape == seen.output.shape
+        assert torch.equal(seen.gate[:, :16], gates[0][:, None].expand(-1, 16, -1))
+        assert torch.equal(seen.gate[:, 16:], gates[1][:, None].expand(-1, seen.gate.shape[1] - 16, -1))
+    else:
+        assert torch.equal(seen.gate, gates[0][:, None])
+
+
 def test_a_host_without_gates_has_none(tiny_llama: Path) -> None:
     from transformers import LlamaForCausalLM
 
