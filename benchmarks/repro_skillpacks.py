@@ -22,12 +22,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from archspec.compiler.packing.pack import pack_budgets
 from archspec.runtime.packs.reading import open_pack
 from benchmarks.deltas import FIXED, METHODS, Delta, Subject, differences, fitted, norm_of
-from benchmarks.retrieval import Embedder, score
+from benchmarks.retrieval import Embedder, Wanted, score
 from benchmarks.skillpacks_page import BASE, PACK, TUNED, Group, Row, Study, page
 
 ROOT = Path(__file__).parents[1]
@@ -96,7 +95,7 @@ class Rows:
     def __init__(self, base: Path, subject: Subject) -> None:
         self.embedder, self.subject = Embedder(base), subject
         self.embedder.add(subject.delta)
-        self.wanted: Tensor = self.embedder("sentences")
+        self.wanted = Wanted.of(self.embedder)
 
     def row(self, title: str, size: int, delta: Delta) -> Row:
         self.embedder.add(delta)

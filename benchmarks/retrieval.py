@@ -1,8 +1,9 @@
 """What sentence embeddings are good for: answers found to questions, graded pairs put in order.
 
 `data/questions.jsonl` has questions with one answer each, in topics of operating systems at scale (where the fine-tune
-is at home) and others; every question is asked of all answers, those of its own topic among them. `data/similarity.jsonl`
-has pairs of sentences by this rubric (that of the SemEval tasks on semantic textual similarity):
+is at home) and others; every question is asked of all answers, those of its own topic among them. `data/terms.jsonl`
+is of the form that the fine-tune was made on: descriptions, and the terms of its domain that they describe.
+`data/similarity.jsonl` has pairs of sentences by this rubric (that of SemEval's semantic textual similarity):
 
     5  they say the same                            2  not the same, but a thing or detail is shared
     4  the same but for details that hardly matter  1  no more than the topic is shared
@@ -14,7 +15,7 @@ Both were written for this benchmark, by one hand; grades are the writer's, not 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from torch import Tensor
 from torchmetrics.functional.retrieval import retrieval_recall, retrieval_reciprocal_rank
 
 DATA = Path(__file__).parent / "data"
-AT_HOME = ("kubernetes", "incidents", "databases", "networks", "observability", "deployment", "storage", "security", "queues")  # fmt: skip
+AT_HOME = (
+    "kubernetes", "incidents", "databases", "networks", "observability", "deployment", "storage", "security", "queues",
+)  # fmt: skip
 """Topics of the fine-tune's own domain."""
 LENGTH = 64
 """Tokens of a text that are read."""
@@ -43,11 +46,13 @@ def read(name: str) -> list[dict[str, Any]]:
 
 def texts() -> dict[str, list[str]]:
     """Return the sets of texts that are embedded."""
-    questions, pairs = read("questions"), read("similarity")
+    questions, terms, pairs = read("questions"), read("terms"), read("similarity")
     return {
         "sentences": (DATA / "sentences.txt").read_text("utf-8").splitlines(),
         "questions": [row["question"] for row in questions],
         "answers": [row["answer"] for row in questions],
+        "descriptions": [row["question"] for row in terms],
+        "terms": [row["answer"] for row in terms],
         "a": [row["a"] for row in pairs],
         "b": [row["b"] for row in pairs],
     }
@@ -55,13 +60,21 @@ def texts() -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of each sentence, question or pair. `cosine` is to the tuned model's embedding of the sentence."""
+    """Of each sentence, question or pair. The first three tell how near a model is to the tuned one, the others how
+    good it is."""
 
     cosine: Values
+    """To the tuned model's embedding of each sentence."""
+    order: Values
+    """Rank correlation of all answers to a question with the tuned model's order of them."""
+    same: Values
+    """1 where the tuned model's first answer to a question comes first."""
     rank: Values
     """Reciprocal rank of the right answer among the first ten, else 0."""
     first: Values
     """1 where the right answer comes first."""
+    terms: Values
+    """Reciprocal rank of the right term of a description."""
     pairs: Values
     """Cosine of each graded pair."""
 
@@ -95,14 +108,38 @@ class Embedder:
         return found
 
 
-def score(embed: Embed, wanted: Tensor) -> Scores:
-    """Measure embeddings; `wanted`: the tuned model's of the sentences."""
-    found = embed("questions") @ embed("answers").T
-    right = torch.eye(len(found), dtype=torch.bool)
-    ranks = [float(retrieval_reciprocal_rank(p, t, top_k=10)) for p, t in zip(found, right, strict=True)]
-    firsts = [float(retrieval_recall(p, t, top_k=1)) for p, t in zip(found, right, strict=True)]
-    cosine, pairs = (embed("sentences") * wanted).sum(1), (embed("a") * embed("b")).sum(1)
-    return Scores(_values(cosine), np.array(ranks), np.array(firsts), _values(pairs))
+@dataclass(frozen=True)
+class Wanted:
+    """What the tuned model gives: embeddings of the sentences, and cosines (questions, answers)."""
+
+    sentences: Tensor
+    asked: Tensor
+
+    @staticmethod
+    def of(embed: Embed) -> Wanted:
+        return Wanted(embed("sentences"), embed("questions") @ embed("answers").T)
+
+
+def score(embed: Embed, wanted: Wanted) -> Scores:
+    asked, described = embed("questions") @ embed("answers").T, embed("descriptions") @ embed("terms").T
+    return Scores(
+        cosine=_values((embed("sentences") * wanted.sentences).sum(1)),
+        order=np.array([spearman(_values(a), _values(b)) for a, b in zip(asked, wanted.asked, strict=True)]),
+        same=_values(asked.argmax(1) == wanted.asked.argmax(1)),
+        rank=reciprocal(asked),
+        first=np.array([float(retrieval_recall(row, right, top_k=1)) for row, right in _asked(asked)]),
+        terms=reciprocal(described),
+        pairs=_values((embed("a") * embed("b")).sum(1)),
+    )
+
+
+def reciprocal(found: Tensor) -> Values:
+    """Return the reciprocal rank among the first ten of cosines (questions, answers), the i-th answer being right."""
+    return np.array([float(retrieval_reciprocal_rank(row, right, top_k=10)) for row, right in _asked(found)])
+
+
+def _asked(found: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(found, torch.eye(len(found), dtype=torch.bool), strict=True)
 
 
 def _values(x: Tensor) -> Values:

@@ -6,8 +6,8 @@
 
 A table has a name column, two of numbers and two of texts, drawn anew for every example. What makes it hard for a small
 model: adjectives name columns ("heavier" is weight; "older" is age in one table and an earlier year in another), texts
-are copied letter by letter, and conditions, orders and groups combine. Held-out examples ask of tables and of texts that
-training never names.
+are copied letter by letter, and conditions, orders and groups combine. Held-out examples ask of tables and of texts
+that training never names.
 """
 
 from __future__ import annotations

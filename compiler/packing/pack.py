@@ -64,7 +64,7 @@ def pack_budgets(path: Path, outs: Mapping[float, Path], watch: Watch = unwatche
 
 
 def job_of(path: Path, scratch: Path, watch: Watch = unwatched) -> Job:
-    """Resolve a spec that packs, and calibrate if it says so, with sums of inputs in `scratch`. Raises ArchspecError."""
+    """Resolve a spec that packs, and calibrate if it says so, with sums of inputs in `scratch`."""
     spec = load(path)
     if spec.pack is None:
         raise fail("AS672", f"'{path}' packs nothing: it has no 'pack'", None, NOTHING)
