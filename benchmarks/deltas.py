@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,11 @@ class Subject:
         self.delta = delta
         self.matrices = {n: d.reshape(matrix_shape(tuple(d.shape))) for n, d in delta.items() if d.dim() > 1}
         self.rest = {n: d for n, d in delta.items() if d.dim() < 2}
-        self.triplets = {n: Triplets.of(matrix, GROUP) for n, matrix in self.matrices.items()}
         self.norm = norm_of(delta)
+
+    @cached_property
+    def triplets(self) -> dict[str, Triplets]:
+        return {n: Triplets.of(matrix, GROUP) for n, matrix in self.matrices.items()}
 
     def error(self, found: Delta) -> float:
         """Return the relative error of what stands for the differences; what is not there is lost."""

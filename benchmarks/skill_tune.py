@@ -36,12 +36,12 @@ class Setting:
     """How one model is tuned. `steps` batches of `batch` examples, each example seen once."""
 
     rate: float
-    steps: int = 120
+    steps: int
     batch: int = 8
     seed: int = 0
 
 
-SETTINGS = {"lora": Setting(5e-4), "full": Setting(1e-4)}
+SETTINGS = {"full": Setting(1e-4, 120), "lora": Setting(5e-4, 80)}
 
 
 def host(out: Path) -> Path:
