@@ -2,8 +2,8 @@
 
 Accuracy is that of greedy answers to held-out questions, word for word with the end: greedy decoding writes the wanted
 answer if and only if every one of its tokens is the most probable after those before it, so that one run over prompt
-and answer tells. Losses are those of the answers, and of texts that have nothing to do with the skill. Every row is kept as
-a file, so a stopped study goes on.
+and answer tells. Losses are those of the answers, and of texts that have nothing to do with the skill. Every row is
+kept as a file, so a stopped study goes on.
 """
 
 from __future__ import annotations
