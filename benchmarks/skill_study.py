@@ -27,9 +27,9 @@ from benchmarks.skill_sql import examples
 from benchmarks.skill_tune import IGNORED, batched, encoded, host, tune
 
 BUDGETS = (5, 2, 10)
-QUESTIONS, SEED = 128, 1
+QUESTIONS, SEED = 96, 1
 BATCH = 16
-GENERAL = 3
+GENERAL = 4
 """Of the general texts of `data/questions.jsonl` every so many."""
 PACK, TUNED, BASE = "SkillPack", "tuned model", "base (nothing)"
 CHOSEN = ("rank-f16", "delta-come", "pruning")

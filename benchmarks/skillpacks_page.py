@@ -37,15 +37,20 @@ class Group:
     title: str
     rows: Sequence[Row]
 
+    @property
+    def packs(self) -> list[Row]:
+        return [row for row in self.rows if row.title.startswith(PACK)]
+
 
 @dataclass(frozen=True)
 class Study:
-    """`whole` bytes of `tensors` that differ, by `relative` of the base's norm; `seconds` that all packs took."""
+    """`whole` bytes of `tensors` that differ, by `relative` of the base's norm; `seconds` that all packs took,
+    and the calibrated ones."""
 
     tensors: int
     whole: int
     relative: float
-    seconds: float
+    seconds: tuple[float, ...]
     groups: Sequence[Group]
 
     def reference(self, title: str) -> Row:
@@ -81,13 +86,15 @@ Methods other than SkillPack give every matrix the same setting, the largest tha
 float16. All use the same encoders, with clip search and refitted singular values; so "Delta-CoMe's bands" is its
 division of bits (2 : 32 : 968 columns at 8, 3 and 2 bits) without its GPTQ, and is no measurement of its code.
 BitDelta's scales are not trained. Both leave embeddings alone; here all matrices are compressed alike. Low rank at 2
-bits and these bands are at full rank before they reach 10 %. The packs took {seconds:.0f} CPU s together (one thread,
-busy machine); what can be done with each tensor is measured once for all of them.
+bits and these bands are at full rank before they reach 10 %. The six packs took {seconds:.0f} CPU s together, the three
+calibrated ones {calibrated:.0f} (one thread, busy machine); what can be done with each tensor is measured once for all
+budgets. Calibration reads 128 sentences of this project's documentation (`benchmarks/data/calibration.txt`).
 """
 
 
 def page(study: Study) -> str:
-    numbers = {"tensors": study.tensors, "whole": study.whole, "relative": study.relative, "seconds": study.seconds}
+    numbers = {"tensors": study.tensors, "whole": study.whole, "relative": study.relative}
+    numbers["seconds"], numbers["calibrated"] = study.seconds
     parts = [HEAD.format(**numbers, **counts()), *verdict(study)]
     for group in study.groups:
         title = f"At the bytes of {group.title}" if group.title else "What there is to compare with"
@@ -95,7 +102,7 @@ def page(study: Study) -> str:
         if group.title:
             parts += [
                 "",
-                "The first row less each other one, with its interval; bold where that is on the pack's side:",
+                "A pack less another method, with its interval; bold where that is on the pack's side:",
                 "",
             ]
             parts += differences(group)
@@ -124,16 +131,19 @@ def verdict(study: Study) -> list[str]:
     lines = ["## What packs keep", "", "Qualities are over the tuned model's. 1 is the tuned model.", ""]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for group in study.groups[1:]:
-        row = group.rows[0]
-        a = row.scores
-        ratios = [(a.rank, tuned.rank), (a.first, tuned.first), (a.terms, tuned.terms)]
-        cells = [f"{mean(x) / mean(y):.3f} {shown(retrieval.kept(x, y), 3)}" for x, y in ratios]
-        one = retrieval.spearman(tuned.pairs, retrieval.grades())
-        low, high = (1 + edge / one for edge in _spearman(a, tuned))
-        cells.append(f"{retrieval.spearman(a.pairs, retrieval.grades()) / one:.3f} {shown((low, high), 3)}")
-        cells += [f"{mean(a.order):.4f}", f"{mean(a.same):.3f}"]
-        lines.append(f"| {row.size / study.whole:.1%} | {' | '.join(cells)} |")
+        for row in group.packs:
+            cells = [*qualities(row.scores, tuned), f"{mean(row.scores.order):.4f}", f"{mean(row.scores.same):.3f}"]
+            lines.append(f"| {row.title}, {row.size / study.whole:.1%} | {' | '.join(cells)} |")
     return lines
+
+
+def qualities(a: Scores, tuned: Scores) -> list[str]:
+    """Return each quality over the tuned model's, with its interval."""
+    ratios = [(a.rank, tuned.rank), (a.first, tuned.first), (a.terms, tuned.terms)]
+    cells = [f"{mean(x) / mean(y):.3f} {shown(retrieval.kept(x, y), 3)}" for x, y in ratios]
+    one = retrieval.spearman(tuned.pairs, retrieval.grades())
+    low, high = (1 + edge / one for edge in _spearman(a, tuned))
+    return [*cells, f"{retrieval.spearman(a.pairs, retrieval.grades()) / one:.3f} {shown((low, high), 3)}"]
 
 
 HEADS = "method", "bytes", "of all", "error", "cosine", "worst", "order", "same first"
@@ -154,13 +164,13 @@ def table(group: Group, whole: int) -> list[str]:
 
 
 def differences(group: Group) -> list[str]:
-    lines = ["| against | cosine | order | same first |", "|---" * 4 + "|"]
-    first, *others = group.rows
-    for row in others:
-        a, b = first.scores, row.scores
-        pairs = [(a.cosine, b.cosine), (a.order, b.order), (a.same, b.same)]
-        cells = [told(mean(x) - mean(y), retrieval.difference(x, y)) for x, y in pairs]
-        lines.append(f"| {row.title} | {' | '.join(cells)} |")
+    lines = ["| pack | against | cosine | order | same first |", "|---" * 5 + "|"]
+    for pack in group.packs:
+        for row in (row for row in group.rows if not row.title.startswith(PACK)):
+            a, b = pack.scores, row.scores
+            pairs = [(a.cosine, b.cosine), (a.order, b.order), (a.same, b.same)]
+            cells = [told(mean(x) - mean(y), retrieval.difference(x, y)) for x, y in pairs]
+            lines.append(f"| {pack.title} | {row.title} | {' | '.join(cells)} |")
     return lines
 
 
