@@ -22,6 +22,8 @@ from archspec.compiler.packing.recipe import GROUP
 from archspec.host.headers import read_folder
 from archspec.packs.terms import LowRank, matrix_shape, size_of
 
+TRIES, CLOSE = 16, 0.003
+"""How often a setting is tried, and how near to the budget is near enough, from below."""
 DELTA_COME = ((2, 8), (32, 3), (968, 2))
 """Columns and bits of its default for attention; only the proportions are used. Its GPTQ is left out."""
 Delta = Mapping[str, Tensor]
@@ -148,11 +150,21 @@ FIXED = (
 
 
 def fitted(method: Method, subject: Subject, budget: int) -> float | None:
-    """Return the largest setting that keeps to the bytes, None where none does."""
-    low, high = 0.0, 1.0
-    if method.size(subject, 1e-9) > budget:
-        return None
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if method.size(subject, middle) <= budget else (low, middle)
+    """Return the largest setting that keeps to the bytes, or nearly; None where none does.
+
+    Sizes are near lines in pieces: the next try is where a line meets the budget, by turns with the middle."""
+    low, high = 1e-9, 1.0
+    least, most = method.size(subject, low), method.size(subject, high)
+    if least > budget or most <= budget:
+        return None if least > budget else high
+    for count in range(TRIES):
+        part = (budget - least) / (most - least) if count % 3 < 2 else 0.5
+        middle = low + (high - low) * part
+        size = method.size(subject, middle)
+        if size <= budget:
+            low, least = middle, size
+        else:
+            high, most = middle, size
+        if budget - least <= CLOSE * budget:
+            break
     return low
