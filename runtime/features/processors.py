@@ -36,19 +36,30 @@ class Processor(ABC):
         """Answer as diffusers' processor does."""
 
 
-def heads(x: Tensor, head_dim: int) -> Tensor:
-    """(batch, tokens, width) -> (batch, heads, tokens, head_dim)"""
-    return x.reshape(*x.shape[:2], -1, head_dim).transpose(1, 2)
+OWN = ("to_q", "norm_q"), ("to_k", "norm_k"), ("to_v", None)
+ADDED = ("add_q_proj", "norm_added_q"), ("add_k_proj", "norm_added_k"), ("add_v_proj", None)
+"""Maps and norms of a stream's queries, keys and values, by their names in diffusers' attentions."""
+
+
+def projected(attn: Any, x: Tensor, names: tuple[tuple[str, str | None], ...] = OWN) -> list[Tensor]:
+    """Return queries, keys and values (batch, heads, tokens, head width) of a stream (batch, tokens, width)."""
+    size = attn.to_k.out_features // attn.heads
+    found = []
+    for name, norm in names:
+        y = getattr(attn, name)(x).reshape(*x.shape[:2], -1, size).transpose(1, 2)
+        normed = getattr(attn, norm) if norm else None
+        found.append(y if normed is None else normed(y))
+    return found
+
+
+def one_behind_the_other(*streams: list[Tensor]) -> list[Tensor]:
+    """Return queries, keys and values of several streams as of one sequence."""
+    return [torch.cat(parts, dim=2) for parts in zip(*streams, strict=True)]
 
 
 def joined(x: Tensor) -> Tensor:
     """(batch, heads, tokens, head_dim) -> (batch, tokens, width)"""
     return x.transpose(1, 2).flatten(2)
-
-
-def normed(norm: Any, x: Tensor) -> Tensor:
-    found: Tensor = x if norm is None else norm(x)
-    return found
 
 
 class FluxProcessor(Processor):
@@ -65,17 +76,10 @@ class FluxProcessor(Processor):
         if self.idle():
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
         rows, columns = self.session.grid
-        parts = [(attn.to_q, attn.norm_q), (attn.to_k, attn.norm_k), (attn.to_v, None)]
-        q, k, v = (normed(norm, heads(to(hidden_states), attn.head_dim)) for to, norm in parts)
         feature = hidden_states[:, -rows * columns :]
+        q, k, v = projected(attn, hidden_states)
         if encoder_hidden_states is not None:
-            added = [
-                (attn.add_q_proj, attn.norm_added_q),
-                (attn.add_k_proj, attn.norm_added_k),
-                (attn.add_v_proj, None),
-            ]
-            before = (normed(norm, heads(to(encoder_hidden_states), attn.head_dim)) for to, norm in added)
-            q, k, v = (torch.cat([one, other], dim=2) for one, other in zip(before, (q, k, v), strict=True))
+            q, k, v = one_behind_the_other(projected(attn, encoder_hidden_states, ADDED), [q, k, v])
         image = slice(q.shape[2] - rows * columns, q.shape[2])
         call = Call(self.site, q, k, v, image, feature, self.rotary(image_rotary_emb, image), attention_mask)
         out = joined(attention(call, self.session)).to(q.dtype)
@@ -110,18 +114,10 @@ class JointProcessor(Processor):
     ) -> Any:
         if self.idle():
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **keywords)
-        size = attn.to_k.out_features // attn.heads
-        parts = [(attn.to_q, attn.norm_q), (attn.to_k, attn.norm_k), (attn.to_v, None)]
-        q, k, v = (normed(norm, heads(to(hidden_states), size)) for to, norm in parts)
+        q, k, v = projected(attn, hidden_states)
         image = slice(0, q.shape[2])
         if encoder_hidden_states is not None:
-            added = [
-                (attn.add_q_proj, attn.norm_added_q),
-                (attn.add_k_proj, attn.norm_added_k),
-                (attn.add_v_proj, None),
-            ]
-            behind = (normed(norm, heads(to(encoder_hidden_states), size)) for to, norm in added)
-            q, k, v = (torch.cat([one, other], dim=2) for one, other in zip((q, k, v), behind, strict=True))
+            q, k, v = one_behind_the_other([q, k, v], projected(attn, encoder_hidden_states, ADDED))
         call = Call(self.site, q, k, v, image, hidden_states, Fixed())
         out = joined(attention(call, self.session)).to(q.dtype)
         own = attn.to_out[1](attn.to_out[0](out[:, image]))
@@ -146,9 +142,7 @@ class PlainProcessor(Processor):
     ) -> Any:
         if self.idle():
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **keywords)
-        size = attn.to_k.out_features // attn.heads
-        parts = [(attn.to_q, attn.norm_q), (attn.to_k, attn.norm_k), (attn.to_v, None)]
-        q, k, v = (normed(norm, heads(to(hidden_states), size)) for to, norm in parts)
+        q, k, v = projected(attn, hidden_states)
         call = Call(self.site, q, k, v, slice(0, q.shape[2]), hidden_states, Fixed())
         out = joined(attention(call, self.session)).to(q.dtype)
         out = attn.to_out[1](attn.to_out[0](out))

@@ -21,7 +21,7 @@ from archspec.diagnostics import fail
 from archspec.runtime.features.donors import Trajectory
 from archspec.runtime.features.injecting import SAMPLE, TIME, port_of
 from archspec.runtime.learn.draws import generator
-from archspec.runtime.measure.sample import make_scheduler
+from archspec.runtime.measure.schedulers import make_scheduler
 from archspec.runtime.packing import Packing
 from archspec.runtime.store.home import Home
 
