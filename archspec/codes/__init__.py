@@ -8,7 +8,7 @@
 | AS4xx | capture | capture.py |
 | AS5xx | rewriting and proof | rewrite.py |
 | AS6xx | bases, checkpoints, files | checkpoint.py |
-| AS7xx | data, plans, running; feature grafts | run.py, features.py |
+| AS7xx | data, plans, running | run.py |
 | AS8xx | command line and diff | tools.py |
 """
 
@@ -19,7 +19,7 @@ from importlib import import_module
 
 from archspec.codes.base import Code
 
-FILES = ("syntax", "names", "checks", "capture", "rewrite", "checkpoint", "run", "features", "tools")
+FILES = ("syntax", "names", "checks", "capture", "rewrite", "checkpoint", "run", "tools")
 
 
 @cache

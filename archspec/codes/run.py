@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archspec.codes import collage
+from archspec.codes import collage, features
 from archspec.codes.base import Code
 
 CODES: tuple[Code, ...] = (
@@ -242,6 +242,7 @@ CODES: tuple[Code, ...] = (
         bad="archspec probe HOST -m locality      # of a host of linear attention",
         good="archspec probe HOST -m influence",
     ),
+    *features.CODES,
     *collage.CODES,
     Code(
         "AS737",
