@@ -54,11 +54,11 @@ class IdentityAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return 1 << (len(self.config.block_out_channels) - 1)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
-        latent = Exact(F.pixel_unshuffle(x, self.reduction))
+        latent = Exact(F.pixel_unshuffle(x, self.reduction) if self.reduction > 1 else x)
         return AutoencoderKLOutput(latent_dist=latent) if return_dict else (latent,)
 
     def decode(self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None) -> Any:
-        sample = F.pixel_shuffle(z, self.reduction)
+        sample = F.pixel_shuffle(z, self.reduction) if self.reduction > 1 else z
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> Any:
