@@ -109,5 +109,7 @@ def train_shapes(out: Path) -> None:
 
 
 def write(pipeline: FluxPipeline, out: Path) -> None:
-    """Write the folder of the pipeline, weights in fp16."""
-    pipeline.to(torch.float16).save_pretrained(out)
+    """Write the folder of the pipeline: the transformer in fp16, which diffusers reads as fp32; the small encoders in
+    fp32, since transformers reads weights in the type that they are stored in."""
+    pipeline.transformer.half()
+    pipeline.save_pretrained(out)

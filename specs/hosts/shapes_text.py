@@ -98,5 +98,5 @@ def redraw(model: nn.Module, seed: int) -> None:
 
 
 def frozen(model: nn.Module) -> nn.Module:
-    """Return the model as it is stored: rounded to fp16, computed with in fp32."""
+    """Return the model in fp32, of numbers that fp16 holds as well."""
     return model.half().float().eval().requires_grad_(False)
