@@ -25,13 +25,13 @@ Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
 BRIGHT, DIM = 0.2, 0.09
-"""A pixel is of a colour, or of its dark shade, if it is this close in RGB of 0..1. Subjects are vivid and backgrounds are
-not, but dark shades are close to some of these."""
+"""A pixel is of a colour, or of its dark shade, if it is this close in RGB of 0..1. Subjects are vivid and backgrounds
+are not, but dark shades are close to some of these."""
 LEAST = 30
 """Pixels of the smallest subject that is seen."""
 WAVES, TURNS = (4.0, 5.66, 8.0), 8
-"""Of the texture's filters: lengths in pixels (stripes and dots repeat after 6, checks after 5.66 across their diagonal),
-and how many directions in half a turn."""
+"""Of the texture's filters: lengths in pixels (stripes and dots repeat after 6, checks after 5.66 across their
+diagonal), and how many directions in half a turn."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def find_subject(image: Array, colour: str | None = None) -> Found | None:
 
 
 def colour_mask(image: Array, colour: str) -> Mask:
-    """Return the region around the most pixels of a colour: these, its dark shade beside them, and what they enclose."""
+    """Return the region around the most pixels of a colour: these, its dark shade beside them, what they enclose."""
     bright, dark = (_near(image, shade * np.array(COLOURS[colour]), near) for shade, near in ((1, BRIGHT), (DARK, DIM)))
     regions, count = ndimage.label(ndimage.binary_closing(bright | dark, np.ones((3, 3))))
     if not count:
@@ -123,9 +123,9 @@ def colour_distance(image: Array, mask: Mask, donor: Array, donor_mask: Mask) ->
 def texture(image: Array, mask: Mask) -> Array:
     """Return how strongly each of the filters answers inside a mask: (waves, turns), of the mean brightness.
 
-    Brightness over its mean is free of the colour (a dark shade is the same part of every colour); the answer's size, in
-    the mean over the mask, is free of the phase, so of where the subject is. Pixels outside count as the mean: an outline
-    is no texture.
+    Brightness over its mean is free of the colour (a dark shade is the same part of every colour); the answer's size,
+    in the mean over the mask, is free of the phase, so of where the subject is. Pixels outside count as the mean: an
+    outline is no texture.
     """
     luma = np.tensordot(np.array([0.299, 0.587, 0.114]), image, 1)
     inside = inner(mask)
@@ -138,7 +138,7 @@ def texture(image: Array, mask: Mask) -> Array:
 
 @cache
 def _filters(rows: int, columns: int) -> Array:
-    """Gabor filters by their frequency responses (waves, turns, rows, columns): Gaussians of half their distance to 0."""
+    """Gabor filters by their frequency responses (waves, turns, rows, columns): Gaussians, a quarter as wide as far."""
     v, u = np.meshgrid(np.fft.fftfreq(rows), np.fft.fftfreq(columns), indexing="ij")
     centres = [[np.exp(1j * np.pi * k / TURNS) / wave for k in range(TURNS)] for wave in WAVES]
     centre = np.array(centres)[:, :, None, None]

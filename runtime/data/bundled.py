@@ -2,8 +2,8 @@
 
 `digits` is the UCI handwritten digits as scikit-learn ships them: 1,797 images of 8x8 pixels in 16 greys; every fifth
 of a class (drawn once, seed 0) is the test split. `fashion` is Fashion-MNIST as Debian's `dataset-fashion-mnist`
-installs it: 60,000 + 10,000 images of 28x28, read from its idx files. `shapes` is drawn by rules (see `scenes`): 4,096 +
-512 colour images of 48x48, whose class is the shape of the subject, or of the left one of two.
+installs it: 60,000 + 10,000 images of 28x28, read from its idx files. `shapes` is drawn by rules (see `scenes`): 4,096
++ 512 colour images of 48x48, whose class is the shape of the subject, or of the left one of two.
 
 Images are float32 in [-1, 1], (count, channels, height, width).
 """

@@ -37,7 +37,9 @@ BACKGROUNDS = {
 }
 """How a caption says each."""
 WORDS = tuple(
-    dict.fromkeys(["a", "an", "and", *COLOURS, *TEXTURES, *SHAPES, *(w for s in BACKGROUNDS.values() for w in s.split())])
+    dict.fromkeys(
+        ["a", "an", "and", *COLOURS, *TEXTURES, *SHAPES, *(w for s in BACKGROUNDS.values() for w in s.split())]
+    )
 )
 """Every word of every caption."""
 LONGEST = 11

@@ -34,8 +34,8 @@ class Exact:
 
 
 class IdentityAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """decode(encode(x)) = x, (batch, channels, rows, columns); latents are neither scaled nor shifted. With n entries in
-    `block_out_channels` latents are (batch, channels * 4^(n - 1), rows / 2^(n - 1), columns / 2^(n - 1))."""
+    """decode(encode(x)) = x, (batch, channels, rows, columns); latents are neither scaled nor shifted. With n entries
+    in `block_out_channels` latents are (batch, channels * 4^(n - 1), rows / 2^(n - 1), columns / 2^(n - 1))."""
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(

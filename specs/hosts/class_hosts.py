@@ -1,4 +1,4 @@
-"""Hosts of images told by a class: diffusers' DiTTransformer2DModel, trained with rectified flow on a bundled data set."""
+"""Hosts of images told by a class: diffusers' DiTTransformer2DModel, trained with rectified flow on bundled data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from diffusers import DiTTransformer2DModel, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import BATCH, SEED, State, indices, train
+from training import SEED, State, indices, train
 
 from archspec.runtime.data.bundled import load_bundled
 from archspec.runtime.ecosystem.identity_autoencoder import IdentityAutoencoder

@@ -28,7 +28,7 @@ SIDE, CHANNELS = 12, 48
 """Tokens side by side, each a patch of 4 x 4 pixels in three colours."""
 HEADS, HEAD, DOUBLE, SINGLE = 3, 32, 2, 4
 SHIFT = 2.0
-"""Of times, in training and in the pipeline's scheduler: t becomes shift * t / (1 + (shift - 1) * t) (2403.03206, Sec. 5.3.2)."""
+"""Of times, here and in the pipeline: t becomes shift * t / (1 + (shift - 1) * t) (2403.03206, Sec. 5.3.2)."""
 LONGEST_CONTEXT = 512
 """Tokens that FLUX's pipeline pads a caption to if it is not told a length."""
 

@@ -29,8 +29,8 @@ def rate(step: int, steps: int) -> float:
 
 
 def cooled(step: int, steps: int) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, a plateau, and a straight fall to zero at the end. What
-    a run does before the fall does not depend on its length, so a longer run may go on from there."""
+    """Share of the peak learning rate at a step: linear warm-up, a plateau, and a straight fall to zero at the end.
+    What a run does before the fall does not depend on its length, so a longer run may go on from there."""
     return min(1.0, (step + 1) / WARMUP, (steps - step) / (COOLING * steps))
 
 
@@ -79,7 +79,11 @@ class State:
 
 
 def train(
-    model: nn.Module, state: State, steps: int, loss_of: Callable[[int], Tensor], rate: Callable[[int, int], float] = rate
+    model: nn.Module,
+    state: State,
+    steps: int,
+    loss_of: Callable[[int], Tensor],
+    rate: Callable[[int, int], float] = rate,
 ) -> None:
     """Bring the model from its last state to the moving average after `steps`. `loss_of(step)` must depend on the step
     and the weights alone."""

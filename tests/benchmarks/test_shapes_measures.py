@@ -55,8 +55,14 @@ def test_colour_distance_is_of_the_subject_alone(script: ModuleType) -> None:
 
 def test_texture_distance_is_free_of_colour_place_and_turn(script: ModuleType) -> None:
     donor = picture(STRIPED)
-    alike = [replace(STRIPED, colour="yellow"), replace(STRIPED, x=15.0, y=30.0, phase=0.4), replace(STRIPED, angle=0.4)]
-    unlike = [replace(STRIPED, texture=name, colour=c) for name in ("plain", "dotted", "checked") for c in ("red", "blue")]
+    alike = [
+        replace(STRIPED, colour="yellow"),
+        replace(STRIPED, x=15.0, y=30.0, phase=0.4),
+        replace(STRIPED, angle=0.4),
+    ]
+    unlike = [
+        replace(STRIPED, texture=name, colour=c) for name in ("plain", "dotted", "checked") for c in ("red", "blue")
+    ]
     near = [script.texture_distance(*picture(subject, "sand"), *donor) for subject in alike]
     far = [script.texture_distance(*picture(subject), *donor) for subject in unlike]
     assert 1.5 * max(near) < min(far)

@@ -98,7 +98,9 @@ def test_training_is_a_pure_function_of_the_step(monkeypatch: pytest.MonkeyPatch
     assert script.rate(0, recipe.steps) == 0.01
     assert script.rate(script.WARMUP, recipe.steps) == 1
     assert script.rate(recipe.steps, recipe.steps) == pytest.approx(0)
-    assert [script.cooled(step, 1000) for step in (0, 99, 700, 800, 900, 1000)] == pytest.approx([0.01, 1, 1, 1, 0.5, 0])
+    assert [script.cooled(step, 1000) for step in (0, 99, 700, 800, 900, 1000)] == pytest.approx(
+        [0.01, 1, 1, 1, 0.5, 0]
+    )
     zeros = [name for name, p in hosts.make_host(recipe).named_parameters() if not p.any()]
     assert sum("norm1.linear" in name for name in zeros) == 12
 

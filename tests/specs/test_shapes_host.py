@@ -7,12 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-import archspec
 from archspec.runtime.packing import places
-from benchmarks.shapes_measures import find_subject, nearest_background
+from benchmarks.shapes_host import draw, load, read_one, scenes
 
 HOSTS = Path(__file__).parents[2] / "specs" / "hosts"
 TOKENS = 16
@@ -21,12 +21,7 @@ PAIR = "a red striped circle and a blue dotted square on grass"
 
 @pytest.fixture(scope="module")
 def pipeline() -> Any:
-    from diffusers import FluxPipeline
-
-    assert archspec.IdentityAutoencoder  # imported, or diffusers would not look there
-    found = FluxPipeline.from_pretrained(HOSTS / "shapes")
-    found.set_progress_bar_config(disable=True)
-    return found
+    return load(HOSTS / "shapes")
 
 
 @pytest.fixture(scope="module")
@@ -111,16 +106,10 @@ def test_examples_are_pure_functions_of_the_step(pipeline: Any, recipe: Any) -> 
 
 
 def test_it_draws_what_it_is_told(pipeline: Any) -> None:
-    asked = [("red", "circle", "grass"), ("blue", "square", "sand"), ("yellow", "ring", "night"), ("pink", "square", "sky")]
-    said = {"night": "at night", "sky": "in sky"}
-    prompts = [f"a {colour} plain {shape} {said.get(ground, f'on {ground}')}" for colour, shape, ground in asked] * 3
-    images = pipeline(
-        prompt=prompts, negative_prompt=[""] * len(prompts), true_cfg_scale=GUIDANCE, height=48, width=48,
-        num_inference_steps=12, max_sequence_length=TOKENS, output_type="pt", generator=torch.Generator().manual_seed(0),
-    ).images.numpy()  # fmt: skip
-    right = []
-    for image, (colour, shape, ground) in zip(images, asked * 3, strict=True):
-        found = find_subject(image)
-        assert found is not None
-        right.append((found.colour == colour, found.shape == shape, nearest_background(image, found.mask) == ground))
-    assert all(sum(column) >= 11 for column in zip(*right, strict=True))
+    """Fewer samples and steps than the card's: of 24 captions of one subject, nine in ten."""
+    told = scenes(24, 1)
+    drawn = draw(pipeline, [scene.caption for scene in told], steps=12, guidance=2.0)
+    right = np.mean([read_one(image, scene) for image, scene in zip(drawn, told, strict=True)], axis=0)
+    colour, shape, _, background, _ = right.tolist()
+    assert min(colour, background) >= 0.9
+    assert shape >= 0.8

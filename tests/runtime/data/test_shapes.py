@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from archspec.runtime.data.scenes import (
-    BACKGROUNDS, COLOURS, LEFT_OUT, LONGEST, SHAPES, SIDE, TEXTURES, WORDS, Scene, Subject, draw_scene,
+    BACKGROUNDS,
+    COLOURS,
+    LEFT_OUT,
+    LONGEST,
+    SHAPES,
+    SIDE,
+    TEXTURES,
+    WORDS,
+    Scene,
+    Subject,
+    draw_scene,
 )  # fmt: skip
 from archspec.runtime.data.shapes import DARK, pictures, render
 
@@ -71,9 +81,14 @@ def test_masks_are_where_the_paint_is(shape: str) -> None:
     assert (changed[mask] > 0.3).all()
     y, x = np.mgrid[:SIDE, :SIDE] + 0.5
     assert not changed[np.hypot(x - 20.3, y - 25.1) > 15.2].any()
-    points = 5 * 0.45 * np.sin(np.pi / 5)
-    areas = dict(zip(SHAPES, (0.81 * np.pi, 1.44**2, 0.75 * 3**0.5, points, np.pi * 0.68 * 1.04, 2 * 1.84 * 0.64 - 0.64**2),
-                     strict=True))  # fmt: skip
+    areas = {
+        "circle": 0.81 * np.pi,
+        "square": 1.44**2,
+        "triangle": 0.75 * 3**0.5,
+        "star": 5 * 0.45 * np.sin(np.pi / 5),
+        "ring": np.pi * 0.68 * 1.04,
+        "cross": 2 * 1.84 * 0.64 - 0.64**2,
+    }
     assert mask.sum() == pytest.approx(areas[shape] * 14**2, rel=0.05)
 
 
