@@ -95,7 +95,7 @@ def test_one_token_stands_for_all_padding(pipeline: Any, recipe: Any) -> None:
 
 
 def test_examples_are_pure_functions_of_the_step(pipeline: Any, recipe: Any) -> None:
-    examples = recipe.Examples(pipeline)
+    examples = recipe.Examples(pipeline, shift=4.0)
     (first, target), (again, same), (other, _) = examples(7), examples(7), examples(8)
     assert torch.equal(target, same)
     assert torch.equal(first["encoder_hidden_states"], again["encoder_hidden_states"])
