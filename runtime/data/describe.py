@@ -19,7 +19,7 @@ from archspec.diagnostics import fail, nearest
 from archspec.plan import digest
 from archspec.runtime.store.files import known_hash
 
-BUNDLED = ("digits", "fashion")
+BUNDLED = ("digits", "fashion", "shapes")
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 SUFFIXES: Mapping[str, str] = {
     ".safetensors": "latents",
