@@ -21,7 +21,8 @@ class HostPort:
 
     times: float
     grid: Callable[[Any, Keywords], Grid]
-    processor: type[Processor]
+    processor: type[Processor] | None = None
+    """None: attentions are rewritten (`rewritten.py`)."""
     places: Callable[[Keywords], Tensor | None] = lambda keywords: None
     unbatched: frozenset[str] = frozenset()
     """Keywords without a batch."""

@@ -11,10 +11,11 @@ again. So any sampler and any pipeline runs as it does without, whatever its bat
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,68 +26,83 @@ from archspec.injection import Injection
 from archspec.runtime.features.apply import copy
 from archspec.runtime.features.donors import DonorInput
 from archspec.runtime.features.hosts import HOSTS, HostPort
+from archspec.runtime.features.rewritten import rewritten
 from archspec.runtime.features.session import Session
 from archspec.runtime.features.store import Store
 
 SAMPLE, TIME = "hidden_states", "timestep"
+Undo = Callable[[], object]
 
 
-def inject(model: nn.Module, injection: Injection, donors: Mapping[str, DonorInput], **extra: Any) -> Injecting:
-    """Return the context. `donors`: one for each of the injection's. Further keywords are fields of `Session`.
+def inject(
+    model: nn.Module,
+    injection: Injection,
+    donors: Mapping[str, DonorInput],
+    port: HostPort | None = None,
+    **extra: Any,
+) -> Injecting:
+    """Return the context. `donors`: one for each of the injection's. `port`: how a model of no known family is called;
+    it takes `hidden_states` and `timestep`. Further keywords are fields of `Session`.
 
     AS757 for a host that takes no injection, AS758 for a site that has no attention to graft onto."""
-    return Injecting(model, injection, donors, **extra)
+    return Injecting(model, injection, donors, port or port_of(model), **extra)
 
 
 class Injecting(AbstractContextManager["Injecting"]):
     """See `inject`. `session` tells of the run; `restart()` begins another with the same donors."""
 
-    def __init__(self, model: nn.Module, injection: Injection, donors: Mapping[str, DonorInput], **extra: Any) -> None:
-        self.model, self.injection, self.donors = model, injection, donors
-        self.port = port_of(model)
+    def __init__(
+        self, model: nn.Module, injection: Injection, donors: Mapping[str, DonorInput], port: HostPort, **extra: Any
+    ) -> None:
+        self.model, self.injection, self.donors, self.port = model, injection, donors, port
         self.sites = sorted({site for graft in injection.grafts for site in graft.sites})
         self.signature = inspect.signature(model.forward)
         masks = {name: donor.mask for name, donor in donors.items() if donor.mask is not None}
         store = Store(injection.cache, wanted(injection))
         self.session = Session(injection, masks, store=store, shared=_shared(donors), **extra)
-        self._undo: list[Any] = []
-        self._originals: dict[str, Any] = {}
+        self._undo: list[Undo] = []
 
     def __enter__(self) -> Self:
-        processors = {site: self._processor(site) for site in self.sites}
+        installs = [self._install(site) for site in self.sites]
         self.restart()
-        for site, processor in processors.items():
-            attention: Any = self.model.get_submodule(site)
-            self._originals[site] = attention.processor
-            attention.set_processor(processor)
+        self._undo += [install() for install in installs]
         for site in self.sites:
             block = self.model.get_submodule(site.rpartition(".")[0])
-            self._undo.append(block.register_forward_pre_hook(self._block(site), with_kwargs=True))
-        self._undo.append(self.model.register_forward_pre_hook(self._before, with_kwargs=True))
-        self._undo.append(self.model.register_forward_hook(self._after))
+            self._undo.append(block.register_forward_pre_hook(self._block(site), with_kwargs=True).remove)
+        self._undo.append(self.model.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+        self._undo.append(self.model.register_forward_hook(self._after).remove)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for hook in self._undo:
-            hook.remove()
-        for site, original in self._originals.items():
-            attention: Any = self.model.get_submodule(site)
-            attention.set_processor(original)
+        for undo in self._undo:
+            undo()
         self._undo.clear()
-        self._originals.clear()
 
     def restart(self) -> None:
         """Begin a run: evaluations are counted anew."""
         self.session.restart()
 
-    def _processor(self, site: str) -> Any:
+    def _install(self, site: str) -> Callable[[], Undo]:
+        """Return what puts a site under the injection, and returns what takes it off again."""
         attention: Any = self.model.get_submodule(site)
-        if not hasattr(attention, "set_processor"):
+        if self.port.processor is None:
+            path, _, name = site.rpartition(".")
+            put = partial(setattr, self.model.get_submodule(path), name)
+            before, after = attention, cast(object, rewritten(attention, self.session, site))
+        elif hasattr(attention, "set_processor"):
+            put, before = attention.set_processor, attention.processor
+            after = self.port.processor(self.session, site, before, self.model)
+        else:
             hint = "an operator graft took its attention away; leave this site out of `into`"
             raise fail("AS758", f"there is no attention of the host's at '{site}'", None, hint)
-        return self.port.processor(self.session, site, attention.processor, self.model)
+
+        def install() -> Undo:
+            put(after)
+            return partial(put, before)
+
+        return install
 
     def _before(
         self, _: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]

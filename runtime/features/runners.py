@@ -170,7 +170,7 @@ class PipelineRunner:
         }
 
     def _longest(self) -> int:
-        """Return how many tokens a prompt is padded to: the pipeline's default, but not more than its tokenizers read."""
+        """Return how many tokens a prompt is padded to: the pipeline's default, or what its tokenizers read."""
         read = [
             getattr(part, "model_max_length", 0) for name, part in self.pipe.components.items() if "tokenizer" in name
         ]
