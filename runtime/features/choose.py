@@ -75,7 +75,7 @@ def choose(
     owned = _owned(session, pairs)
     found = []
     for name, one in tokens.items():
-        keep = _keep(session, graft, site, name, pairs[name], owned.get(name))
+        keep = _keep(session, graft, site, name, pairs[name], owned.get(name), one.device)
         if keep.any():
             found.append(Taken(graft, one, keep, pairs[name], rows[name]))
             if session.watch:
@@ -91,12 +91,21 @@ def _owned(session: Session, pairs: Mapping[str, Pairs | None]) -> dict[str, Ten
     return dict(zip(whole, owners(list(whole.values())), strict=True))
 
 
-def _keep(session: Session, graft: Graft, site: str, name: str, pairs: Pairs | None, owned: Tensor | None) -> Tensor:
+def _keep(
+    session: Session,
+    graft: Graft,
+    site: str,
+    name: str,
+    pairs: Pairs | None,
+    owned: Tensor | None,
+    device: torch.device,
+) -> Tensor:
     rows, columns = session.grid
     words = (name, *_scope(session, site, graft.gate.scope))
-    keep = kept(graft.gate, rows * columns, session.time, session.injection.seed, words, session.masks.get(name))
+    seed, mask = session.injection.seed, session.masks.get(name)
+    keep = kept(graft.gate, rows * columns, session.time, seed, words, mask).to(device)
     if pairs is not None and graft.match is not None:
-        keep = keep.to(pairs.target.device) & accepted(pairs, graft.match, session.grid)
+        keep = keep & accepted(pairs, graft.match, session.grid)
     if owned is not None:
         keep = keep & owned
     if graft.gate.memory == "cumulative":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 
+import torch
 from torch import Tensor
 
 from archspec.injection import Tap
@@ -31,6 +32,11 @@ class Tokens:
         found = {"attn_input": self.feature, "block_input": self.block, "q": self.q, "k": self.k, "v": self.v}[name]
         assert found is not None
         return found.transpose(0, 1).flatten(1) if name in ("q", "k", "v") else found
+
+    @property
+    def device(self) -> torch.device:
+        first: Tensor = next(value for f in fields(self) if (value := getattr(self, f.name)) is not None)
+        return first.device
 
     def only(self, names: frozenset[str]) -> Tokens:
         """Return those of these names, on memory of their own."""
