@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("-n", "--samples", type=click.IntRange(1), default=64, show_default=True, help="How many images.")
 @click.option("--classes", help="Classes to go round, by number or name: 0,3,7.  [default: all]")
+@click.option(
+    "--captions",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Embedded captions to go round: safetensors with caption and, by host, pooled or caption_mask.",
+)
 @click.option("--steps", type=click.IntRange(1), default=25, show_default=True, help="Steps of the sampler.")
 @click.option("--guidance", type=click.FloatRange(1), default=1.0, show_default=True, help="Guidance scale; 1: none.")
 @click.option("--size", type=click.IntRange(1), help="Side of a sample, in latent pixels.  [default: the host's own]")
@@ -56,6 +62,7 @@ def _images(place: Home, device: str, options: dict[str, Any]) -> None:
     from rich.progress import Progress
 
     from archspec.cli.terminal import quiet_libraries
+    from archspec.runtime.measure.captions import read_captions
     from archspec.runtime.measure.grid import grid
     from archspec.runtime.measure.sample import Request, decode, parse_labels, sample
     from archspec.runtime.store.opening import open_model
@@ -69,7 +76,8 @@ def _images(place: Home, device: str, options: dict[str, Any]) -> None:
         options["seed"],
         options["batch"],
         labels,
-        size=options["size"],
+        read_captions(options["captions"], place, options["samples"]) if options["captions"] else {},
+        options["size"],
     )
     model = open_model(place, device)
     with Progress(transient=True) as progress:

@@ -144,4 +144,13 @@ CODES: tuple[Code, ...] = (
         bad="archspec sample out/ --size 63      # patches of 2 x 2",
         good="archspec sample out/ --size 64",
     ),
+    Code(
+        "AS353",
+        "captions of another host",
+        "`--captions` names a safetensors file with the embeddings of captions, a row for each: `caption` (rows, "
+        "tokens, width), and of the same rows `pooled` (rows, width) for SD3 and FLUX, or `caption_mask` (rows, "
+        "tokens) for the others. Their widths are those that the host's text encoders give.",
+        bad="archspec sample flux/ --captions clip_only.safetensors",
+        good="archspec sample flux/ --captions texts.safetensors     # caption and pooled",
+    ),
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,8 +34,9 @@ FLUX_SIDE = 128
 
 @dataclass(frozen=True)
 class Request:
-    """`labels`: classes to go round (None: all of them); `caption`: (samples, tokens, width) embeddings, `pooled`:
-    (samples, width) of the same captions; `size`: side of a sample, where that is not the host's own."""
+    """`labels`: classes to go round (None: all of them); `texts`: what the host is told of each sample beside, as data
+    has it (`caption` (samples, tokens, width), `pooled`, `caption_mask`); `size`: side of a sample, where that is not
+    the host's own."""
 
     samples: int = 64
     steps: int = 25
@@ -43,8 +44,7 @@ class Request:
     seed: int = 0
     batch: int = 250
     labels: tuple[int, ...] | None = None
-    caption: Tensor | None = None
-    pooled: Tensor | None = None
+    texts: Mapping[str, Tensor] = field(default_factory=dict)
     size: int | None = None
 
     def labels_of(self, start: int, end: int, classes: int) -> Tensor:
@@ -121,8 +121,7 @@ def _predictor(
     batch: dict[str, Any] = {"x": like}
     if condition.null is not None:
         batch["label"] = request.labels_of(start, end, condition.null).to(like.device)
-    given = {"caption": request.caption, "pooled": request.pooled}
-    batch |= {name: value[start:end].to(like) for name, value in given.items() if value is not None}
+    batch |= {name: value[start:end].to(like) for name, value in request.texts.items()}
     wanted = condition.apply(batch, Generator())
     nothing = replace(condition, dropout=1.0).apply(batch, Generator())
     told_it = packed is not None and packed.guided

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import save_file
 
 from archspec.cli import main
+from archspec.runtime.measure.captions import read_captions
+from archspec.runtime.store.home import home
 
 DIGITS = str(Path(__file__).parents[2] / "specs" / "hosts" / "digits")
 
@@ -36,6 +40,37 @@ def test_refused(words: list[str], code: str, tmp_path: Path) -> None:
     assert exit_code == 1
     assert code in text
     assert not list(tmp_path.iterdir())
+
+
+CAPTIONS: list[tuple[dict[str, tuple[int, ...]], str]] = [
+    ({"caption": (2, 5, 24)}, "'pooled' is missing"),
+    ({"pooled": (2, 20)}, "'caption' is missing"),
+    ({"caption": (2, 5, 23), "pooled": (2, 20)}, "(rows, tokens, 24)"),
+    ({"caption": (2, 5, 24), "pooled": (3, 20)}, "it takes (2, 20)"),
+    ({"caption": (2, 5, 24), "pooled": (2, 20), "caption_mask": (2, 5)}, "'caption_mask' is (2, 5), and it takes none"),
+]
+
+
+@pytest.mark.parametrize(("shapes", "message"), CAPTIONS)
+def test_captions_of_another_host(
+    shapes: dict[str, tuple[int, ...]], message: str, tiny_sd3: Path, tmp_path: Path
+) -> None:
+    save_file({name: torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "c.safetensors")
+    code, text = run(str(tiny_sd3), "--captions", str(tmp_path / "c.safetensors"), "-o", str(tmp_path / "a.png"))
+    assert code == 1
+    assert "AS353" in text
+    assert message in text
+
+
+def test_captions_go_round(tiny_flux: Path, tmp_path: Path) -> None:
+    texts = {"caption": torch.rand(2, 5, 24), "pooled": torch.rand(2, 20)}
+    save_file(texts, tmp_path / "c.safetensors")
+    place = home(tiny_flux)
+    found = read_captions(tmp_path / "c.safetensors", place, 5)
+    assert torch.equal(found["caption"], texts["caption"][[0, 1, 0, 1, 0]])
+    words = ("--captions", str(tmp_path / "c.safetensors"), "--size", "4", "--steps", "2", "-n", "3")
+    assert run(str(tiny_flux), *words, "-o", str(tmp_path / "a.png"))[0] == 0
+    assert "AS713" in run(DIGITS, *words, "-o", str(tmp_path / "b.png"))[1]
 
 
 def test_no_model(tmp_path: Path) -> None:

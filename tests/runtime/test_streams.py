@@ -285,7 +285,8 @@ def test_samples_are_those_of_the_pipeline(host: str, tmp_path: Path, request: p
     pipe.save_pretrained(tmp_path)
     place, size, guidance = home(tmp_path), 8 if host == "sd3" else 12, 1.0 if host == "sd3" else 2.5
     texts, pooled = draw(2, 5, 24), draw(2, 20, seed=1)
-    asked = Request(samples=2, steps=3, guidance=guidance, caption=texts, pooled=pooled, size=size)
+    said = {"caption": texts, "pooled": pooled}
+    asked = Request(samples=2, steps=3, guidance=guidance, texts=said, size=size)
     found = sample(model, place, asked)
     seeds = [torch.Generator().manual_seed(g.initial_seed()) for g in first_noise(0, 0, 2, ())[1]]
     pipe.set_progress_bar_config(disable=True)
