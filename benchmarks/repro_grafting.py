@@ -117,7 +117,7 @@ GOALS = (
 
 VERDICTS = """\
 Mean FD ratios ± 95 % intervals over n seeds. *held*: every row is there, with three seeds, and no mean is beyond the
-bound; *missed*: one mean is; *open*: none is, and rows or seeds are missing.
+bound; *missed*: a mean of three seeds is; *open*: rows or seeds are missing.
 
 """
 INTRO = """\
