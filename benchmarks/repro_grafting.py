@@ -175,7 +175,7 @@ def page(found: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _host(found: Mapping[str, Sequence[Row]]) -> str:
-    """Return the host's FD, mean ± 95 % interval: as the rows have it, where they have all seeds, else as it was kept."""
+    """Return the host's FD, mean ± 95 % interval: as rows have it, if they have all seeds, else as it was kept."""
     hosts = {seed: fd for rows in found.values() for row in rows for seed, fd in (row.hosts or {}).items()}
     return interval(hosts.values()) if len(hosts) >= SEEDS else str(json.loads(HOST.read_text("utf-8"))["fd"])
 
