@@ -96,7 +96,7 @@ def _dots(row: Row | None) -> list[float]:
 
 def verdicts(goals: Sequence[Goal], tables: Mapping[str, Table], found: Mapping[str, Sequence[Row]]) -> Iterator[str]:
     """Yield a line per goal that anything is known of: the mean of each row with its number of seeds, and whether all
-    keep to the bound. Missed is a goal as soon as one row is beyond it; held only when every row has all its seeds."""
+    keep to the bound."""
     for goal in goals:
         lines = found_in(tables[goal.spec], found[goal.spec])
         known = {key: lines[key][goal.arm] for key in goal.rows if goal.arm in lines.get(key, {})}
@@ -108,10 +108,13 @@ def verdicts(goals: Sequence[Goal], tables: Mapping[str, Table], found: Mapping[
 
 
 def _verdict(goal: Goal, known: Mapping[Key, Row]) -> str:
-    if any(row.ratio > goal.bound for row in known.values()):
+    """Return held, missed or open: few seeds and missing rows decide nothing, unless another row has."""
+    beyond = [row for row in known.values() if row.ratio > goal.bound]
+    if any(row.seeds >= SEEDS for row in beyond):
         return "missed"
-    whole = len(known) == len(goal.rows) and all(row.seeds >= SEEDS for row in known.values())
-    return "held" if whole else "open"
+    if len(known) == len(goal.rows) and all(row.seeds >= SEEDS for row in known.values()):
+        return "held"
+    return "open, so far missed" if beyond else "open, so far held"
 
 
 def locality(probe: Path) -> str:
