@@ -107,10 +107,9 @@ class Workspace:
         move together."""
         with writing(self.root):
             self.root.mkdir(exist_ok=True)
-        places = {"base": base.resolve(), "spec": spec.resolve()}
-        seen = {name: os.path.relpath(path, self.folder.resolve()) for name, path in places.items()}
-        found = {"seen": seen, **{name: str(path) for name, path in places.items()}}
-        replace_text(self.root / "origin.json", json.dumps(found, indent=1) + "\n")
+        places = {"base": os.path.abspath(base), "spec": os.path.abspath(spec)}
+        seen = {name: os.path.relpath(path, self.folder.absolute()) for name, path in places.items()}
+        replace_text(self.root / "origin.json", json.dumps({"seen": seen, **places}, indent=1) + "\n")
 
     def origin(self) -> dict[str, Path]:
         """Return `base`, and `near`, the folder of the spec, as far as they are known and still there."""
@@ -124,8 +123,8 @@ class Workspace:
 
     def _there(self, *places: object) -> Path | None:
         """Return the first of these places, as seen from this folder, where something is."""
-        known = (self.folder / place for place in places if isinstance(place, str))
-        return next((place.resolve() for place in known if place.exists()), None)
+        known = (Path(os.path.normpath(self.folder.absolute() / p)) for p in places if isinstance(p, str))
+        return next((place for place in known if place.exists()), None)
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:

@@ -77,9 +77,10 @@ class Artifacts:
 
     def once(self, key: str, report: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Return the tensors that are kept under a key; make and keep them if none are."""
-        with self.claim([key]):
-            if not self.holds(key):
-                self.keep(key, report, make())
+        if not self.holds(key):
+            with self.claim([key]):
+                if not self.holds(key):  # nobody made it while this run waited
+                    self.keep(key, report, make())
         return self.tensors(key)
 
     def drop(self, key: str) -> None:

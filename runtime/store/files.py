@@ -17,6 +17,7 @@ import fcntl
 import mmap
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -28,6 +29,8 @@ from safetensors import SafetensorError
 from archspec.diagnostics import fail
 
 CHUNK = 1 << 26
+TICK = 2_000_000_000
+"""Nanoseconds: more than the coarsest times of file systems in use."""
 ENDED = "the file being copied ends before its header says"
 _NOT_HERE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 ROOM = "free some space and run the same command again, or compile to another disk with `-o`"
@@ -294,8 +297,11 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def known_hash(path: Path) -> str:
-    """Return `hash_file`, read once per process, and again only when the file was written anew."""
+    """Return `hash_file`, read once per process, and again only when the file was written anew. One that was written
+    just now is not trusted to show a second writing by its time."""
     found = path.stat()
+    if time.time_ns() - found.st_mtime_ns < TICK:
+        return hash_file(path)
     return _known(path.resolve(), found.st_ino, found.st_size, found.st_mtime_ns)
 
 

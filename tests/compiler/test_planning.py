@@ -183,6 +183,37 @@ def test_base_and_data_are_part_of_the_keys(tiny_dit: Path) -> None:
     assert {id for id in before if before[id] != other_data[id]} == {"finetune", "evaluate"}
 
 
+def test_files_are_part_of_the_keys_and_their_names_are_not(tiny_dit: Path) -> None:
+    edits = EDITS.replace("with: {op: hyena_x, kernel: 2}", "with: {op: hyena_x, kernel: 2}\n    init: {from: w.bin}")
+    stages = STAGES.replace("eval: {", "eval: {classifier: c, ")
+
+    def found(weights: str, classifier: str, edits: str = edits, stages: str = stages) -> dict[str, str]:
+        files = {"w.bin": weights, "other.bin": weights, "c": classifier, "d": classifier}
+        return keys(planned(tiny_dit, edits, stages, replace(SOURCES, files=files)))
+
+    before = found("1", "1")
+    later = {"regress/blocks[1].attn", "fit/blocks[0,1]", "regress/blocks[0,1]", "finetune", "evaluate"}
+    assert {id for id, key in found("2", "1").items() if before[id] != key} == later
+    assert {id for id, key in found("1", "2").items() if before[id] != key} == {"evaluate"}
+    renamed = found("1", "1", edits.replace("w.bin", "other.bin"), stages.replace("classifier: c", "classifier: d"))
+    assert renamed == before
+
+
+def test_parts_that_see_the_same_have_one_teacher(tiny_dit: Path) -> None:
+    def shown(plan: Plan) -> dict[str, str]:
+        return {task.id: task.settings["teacher"] for task in plan.tasks if "teacher" in task.settings}
+
+    before = shown(planned(tiny_dit))
+    assert len(set(before.values())) == len(before) == 6
+    assert shown(planned(tiny_dit, EDITS.replace("kernel: 2", "kernel: 3"))) == before  # another operator
+    assert shown(planned(tiny_dit, stages=STAGES.replace("epochs: 3", "epochs: 5, lr: 1e-3"))) == before
+    for stages in (STAGES.replace("samples: 100", "samples: 90"), STAGES.replace("batch: 10", "batch: 10, seed: 1")):
+        assert not set(shown(planned(tiny_dit, stages=stages)).values()) & set(before.values())
+    other = replace(SOURCES, identities={**SOURCES.identities, "distill": "other"})
+    assert not set(shown(planned(tiny_dit, sources=other)).values()) & set(before.values())
+    assert shown(planned(tiny_dit, stages=STAGES.replace("epochs: 3", "epochs: 1"))) == {}  # seen once, so not cached
+
+
 def test_sequential_fits_wait_for_those_before_them(tiny_dit: Path) -> None:
     edits = EDITS.replace("init: least_squares", "init: {kind: least_squares, sequential: true}")
     fits = [t for t in planned(tiny_dit, edits).tasks if t.kind == "fit"]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from archspec.runtime.data.describe import describe
+from archspec.runtime.data import describe as describing
+from archspec.runtime.data.describe import describe, fingerprint, identity
 
 
 def test_needs_no_torch() -> None:
@@ -42,6 +43,28 @@ def test_identity_follows_content_not_place(tmp_path: Path) -> None:
     assert describe({"from": "a"}, tmp_path).identity == first
     (folder / "y.png").write_bytes(b"")
     assert describe({"from": "a"}, tmp_path).identity != first
+
+
+def test_every_byte_counts_unless_there_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.npy"
+    middle = b"1" * 10_000 + b"2" + b"1" * 10_000
+    file.write_bytes(b"1" * len(middle))
+    first = fingerprint(file)
+    file.write_bytes(middle)
+    assert fingerprint(file) != first
+    monkeypatch.setattr(describing, "WHOLE", 10_000)
+    edges = fingerprint(file)
+    file.write_bytes(b"1" * len(middle))
+    assert fingerprint(file) == edges
+
+
+def test_what_is_taken_of_the_data_is_part_of_their_identity(tmp_path: Path) -> None:
+    data = {"from": "digits"}
+    first = identity(data, tmp_path)
+    assert identity({"from": "digits", "fraction": 1.0, "seed": 3}, tmp_path) == first  # the seed chooses nothing
+    others = [identity({**data, "fraction": 0.5, "seed": seed}, tmp_path) for seed in (0, 1)]
+    others += [identity({**data, "fraction": 0.25}, tmp_path), identity({**data, "column": "x"}, tmp_path)]
+    assert len({first, *others}) == 5
 
 
 def test_generated_is_identified_by_its_prompts(tmp_path: Path) -> None:

@@ -232,12 +232,15 @@ def test_host_generates_the_classes_asked_for(tmp_path: Path, tiny_dit: Path) ->
     first = open_data(data, tmp_path, needs)
     assert [int(first[i]["label"]) for i in range(5)] == [3, 5, 3, 5, 3]
     assert first[0]["x"].shape == (4, 8, 8)
-    kept = list((tmp_path / "cache" / "generated").iterdir())
+    kept = list((tmp_path / "cache" / "generated").glob("*/weights.safetensors"))
     assert len(kept) == 1
     assert torch.equal(open_data(data, tmp_path, needs)[4]["x"], first[4]["x"])
-    assert list((tmp_path / "cache" / "generated").iterdir()) == kept
+    assert list((tmp_path / "cache" / "generated").glob("*/weights.safetensors")) == kept
+    before = first[4]["x"].clone()
+    kept[0].write_bytes(kept[0].read_bytes()[:-1] + b"?")  # damaged, so it is drawn again
+    assert torch.equal(open_data(data, tmp_path, needs)[4]["x"], before)
     other = open_data({**data, "seed": 2}, tmp_path, needs)
-    assert not torch.equal(other[0]["x"], first[0]["x"])
+    assert not torch.equal(other[4]["x"], before)
     (tmp_path / "classes.txt").write_text("77\n")
     assert code(refused(data, tmp_path, needs)) == "AS705"
     (tmp_path / "classes.txt").write_text("\n")
