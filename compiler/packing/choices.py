@@ -43,6 +43,8 @@ SHARES = range(7)
 """Ranks of the uniform choices: the whole, a half, a quarter, ... of the full rank."""
 SURELY = 0.7
 """Part of what low rank seems to leave; sums of triplets are within a few percent of what is measured."""
+LITTLE = 1e-3
+"""Part of the squared error: where something no larger than a sign leaves less, nothing is tried behind a sign."""
 BASES = (None, Step("sign", group=0))
 """What low rank is fitted to: the difference, or what a sign with a scale per row leaves of it."""
 
@@ -111,6 +113,8 @@ def _low_rank(delta: Tensor, metric: Metric, known: Sequence[Choice]) -> Iterato
         if base is not None:
             encoded = build_step(_coded(base, metric), delta, metric)
             steps, size, rest = (_coded(base, metric),), encoded.size, delta - encoded.value()
+            if any(c.size <= size and c.error < LITTLE * metric.squared(delta) for c in known):
+                continue
         triplets = Triplets.of(rest, GROUP, rounding=_coded(Step("svd"), metric).rounding(metric))
         offered = offers(triplets)
         supposed = [Choice(0, metric.squared(rest)), *_prices(offered), *_ranks(offered)]

@@ -21,6 +21,8 @@ from archspec.runtime.packs import bits as stream
 from archspec.runtime.packs import levels
 from archspec.runtime.packs.levels import Coded
 
+ROUNDING = 8 * torch.finfo(torch.float32).eps
+"""Of the largest singular value: smaller ones are what float32 makes of zero, as in the product of a LoRA's factors."""
 RIDGE = 1e-9
 """Of least squares, beside the mean diagonal."""
 
@@ -54,10 +56,11 @@ class Triplets:
         fit: levels.Range = "search",
         rounding: Rounding = NEAREST,
     ) -> Triplets:
-        """Decompose a matrix; at most `most` triplets are kept."""
+        """Decompose a matrix; at most `most` triplets are kept, and none that is rounding alone."""
         metric = rounding.metric
         root = None if metric.moment is None else metric.root.float()
         u, s, vt = torch.linalg.svd(delta if root is None else delta @ root, full_matrices=False)
+        most = min(most or len(s), max(1, int((s > ROUNDING * s[0]).sum())))
         if root is not None:
             vt = torch.linalg.solve_triangular(root, vt, upper=False, left=False)
             sizes = vt.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)

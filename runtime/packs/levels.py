@@ -65,7 +65,7 @@ def steps(coded: Coded, group: int) -> Tensor:
 
 def _codes(blocks: Tensor, scales: Tensor, bits: int) -> Tensor:
     steps = blocks / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
-    codes: Tensor = (steps + (2**bits - 1) / 2).round_().clamp_(0, 2**bits - 1)
+    codes: Tensor = steps.add_((2**bits - 1) / 2).round_().clamp_(0, 2**bits - 1)
     return codes
 
 
@@ -79,11 +79,12 @@ def _scales(blocks: Tensor, real: Tensor, bits: int, fit: Range) -> Tensor:
         mean: Tensor = blocks.double().abs().sum(2) / real.sum(2)
         return 2 * mean.float()
     best: Tensor = widest
-    least = torch.full_like(widest, torch.inf)
+    most = torch.full_like(widest, -torch.inf)
     for shrink in SHRINK[:1] if bits >= FINE else SHRINK:
-        levels = (_codes(blocks, widest * shrink, bits) - outermost) * real
-        scales = (blocks * levels).sum(2) / levels.square().sum(2)
-        error = (blocks - levels * scales[..., None]).square().sum(2)
-        better = error < least
-        best, least = torch.where(better, scales, best), torch.where(better, error, least)
+        levels = _codes(blocks, widest * shrink, bits).sub_(outermost).mul_(real)
+        product = (blocks * levels).sum(2)
+        scales = product / levels.square().sum(2)
+        taken = scales * product  # of the squares; scales by least squares leave the rest
+        better = taken > most
+        best, most = torch.where(better, scales, best), torch.where(better, taken, most)
     return best

@@ -229,6 +229,16 @@ def curves() -> dict[str, list[Choice]]:
     return {name: choices(spectrum(*shape, seed=k)) for k, (name, shape) in enumerate(shapes.items())}
 
 
+def test_a_difference_of_low_rank_is_kept_by_its_rank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    delta = torch.randn(96, 3, generator=generator) @ torch.randn(3, 80, generator=generator)
+    assert len(Triplets.of(delta, 128).s) == 3, "the others are what float32 makes of zero"
+    found = choices(delta)
+    assert not [choice for choice in found if choice.recipe[:1] and len(choice.recipe) > 1], "nothing behind a sign"
+    assert found[-1].error < 1e-6 * found[0].error
+    assert len(Triplets.of(torch.zeros(4, 5), 128).s) == 1
+
+
 def test_the_allocator_is_never_worse_than_any_uniform_choice() -> None:
     """By errors that are measured, at the bytes of each uniform choice, so that it is met where it is best."""
     offered = curves()
