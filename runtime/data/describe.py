@@ -17,7 +17,7 @@ import xxhash
 from archspec.diagnostics import fail, nearest
 from archspec.plan import digest
 
-BUNDLED = ("digits", "fashion")
+BUNDLED = ("digits", "fashion", "shapes")
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 SUFFIXES: Mapping[str, str] = {
     ".safetensors": "latents",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from archspec.plan import digest
 from archspec.runtime.data.describe import fingerprint
@@ -28,8 +29,11 @@ def cache_folder() -> Path:
 
 def pixels_of(needs: Needs) -> Shape | None:
     """Return the shape of the images that become what the host takes: larger where an autoencoder stands before it."""
-    if needs.autoencoder is None or needs.shape is None:
-        return needs.shape
+    if needs.shape is None:
+        return None
+    if needs.autoencoder is None:
+        channels, rows, columns = needs.shape
+        return (channels // needs.folded**2, rows * needs.folded, columns * needs.folded)
     config = read_json(needs.autoencoder / "config.json")
     factor = 2 ** (len(config.get("block_out_channels", [0])) - 1)
     return (int(config.get("in_channels", 3)), needs.shape[1] * factor, needs.shape[2] * factor)
@@ -37,9 +41,27 @@ def pixels_of(needs: Needs) -> Shape | None:
 
 def through_autoencoder(examples: Examples, needs: Needs) -> Examples:
     """Return the examples as the host takes them: the same, or their latents."""
+    if needs.folded > 1:
+        return Folded(examples, needs.folded)
     if needs.autoencoder is None or needs.shape is None:
         return examples
     return Encoded(examples, needs.autoencoder, needs.shape)
+
+
+class Folded(Examples):
+    """Images whose every `side` x `side` pixels stand in one place, in its channels."""
+
+    def __init__(self, images: Examples, side: int) -> None:
+        self.images, self.side = images, side
+        self.identity = digest(["folded", images.identity, side])
+        self.labels, self.classes = images.labels, images.classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.images[index]
+        return example | {"x": F.pixel_unshuffle(example["x"], self.side)}
 
 
 class Encoded(Examples):

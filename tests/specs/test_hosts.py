@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -85,25 +86,22 @@ def test_noise_is_far_from_the_data() -> None:
     assert frechet_distance(real, judge.judge(noise).features) > 50
 
 
-def test_training_is_a_pure_function_of_the_step() -> None:
+def test_training_is_a_pure_function_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a resumed run draws is what the killed one would have drawn."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("train_hosts", HOSTS / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script: Any = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script  # dataclasses look their module up
-    spec.loader.exec_module(script)
+    monkeypatch.syspath_prepend(HOSTS)
+    script, hosts = import_module("training"), import_module("class_hosts")
     per_pass = 1437 // script.BATCH
     drawn = torch.cat([script.indices(step, 1437) for step in range(per_pass)])
     assert len(set(drawn.tolist())) == per_pass * script.BATCH
     assert torch.equal(script.indices(30, 1437), script.indices(30, 1437))
-    recipe = script.HOSTS["digits"]
+    recipe = hosts.HOSTS["digits"]
     assert script.rate(0, recipe.steps) == 0.01
     assert script.rate(script.WARMUP, recipe.steps) == 1
     assert script.rate(recipe.steps, recipe.steps) == pytest.approx(0)
-    zeros = [name for name, p in script.make_host(recipe).named_parameters() if not p.any()]
+    assert [script.cooled(step, 1000) for step in (0, 99, 700, 800, 900, 1000)] == pytest.approx(
+        [0.01, 1, 1, 1, 0.5, 0]
+    )
+    zeros = [name for name, p in hosts.make_host(recipe).named_parameters() if not p.any()]
     assert sum("norm1.linear" in name for name in zeros) == 12
 
 
