@@ -156,7 +156,9 @@ class PipelineRunner:
             own = getattr(self.model.config, "guidance_embeds", False)
             told = told if own else {"true_cfg_scale": ask.guidance, "guidance_scale": 1.0}
             told |= {} if own or ask.guidance <= 1 else {"negative_prompt": [""] * len(noise)}  # type: ignore[dict-item]
-        more = {"use_resolution_binning": False} if "use_resolution_binning" in self._takes else {}
+        more: dict[str, Any] = {"use_resolution_binning": False} if "use_resolution_binning" in self._takes else {}
+        if "max_sequence_length" in self._takes:
+            more["max_sequence_length"] = self._longest()
         return {
             "prompt": [ask.prompt or ""] * len(noise),
             "latents": noise.to(self.model.dtype),
@@ -166,6 +168,13 @@ class PipelineRunner:
             **size,
             **more,
         }
+
+    def _longest(self) -> int:
+        """Return how many tokens a prompt is padded to: the pipeline's default, but not more than its tokenizers read."""
+        read = [
+            getattr(part, "model_max_length", 0) for name, part in self.pipe.components.items() if "tokenizer" in name
+        ]
+        return min([int(self._takes["max_sequence_length"].default), *[max(read)] * bool(read)])
 
     def noise(self, ask: Ask, seed: int, samples: int) -> Tensor:
         channels = self.model.config.in_channels // (4 if self.packing else 1)
