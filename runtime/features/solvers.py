@@ -40,9 +40,17 @@ class FlowSolver(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
         other.backwards = True
         return other
 
-    def set_timesteps(self, *args: Any, **keywords: Any) -> None:
-        """As diffusers' own, then the times of evaluations in place of those of steps."""
-        super().set_timesteps(*args, **keywords)
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        timesteps: Any = None,
+    ) -> None:
+        """As diffusers' own, then the times of evaluations in place of those of steps. FLUX's pipeline looks at the
+        names here before it states its own sigmas."""
+        super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
         self.grid: Tensor = self.sigmas.flip(0) if self.backwards else self.sigmas
         times = self._times(self.grid)
         self.timesteps = times * self.config.num_train_timesteps

@@ -84,3 +84,14 @@ def test_euler_is_diffusers_own() -> None:
     for t in theirs.timesteps:
         y = theirs.step(velocity(y, float(t) / 1000), t, y, return_dict=False)[0]
     torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_pipelines_that_state_sigmas_run_every_solver(name: str) -> None:
+    """FLUX's does; diffusers' own function decides whether a scheduler takes them."""
+    from diffusers.pipelines.flux.pipeline_flux import retrieve_timesteps
+
+    solver = SOLVERS[name]()
+    times, _ = retrieve_timesteps(solver, 4, "cpu", sigmas=[1.0, 0.75, 0.5, 0.25], mu=0.5)
+    assert len(times) == len(solver.evaluations(4))
+    assert solver.grid.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
