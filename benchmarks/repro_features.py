@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,71 +36,80 @@ CORE = 40
 CASES = 64
 
 
-def study(subjects: int, count: int, out: Path, data: Path, base: int = SEED) -> None:
-    """Add the rows that are missing, and the pictures of the first cases."""
-    found, place = arms(SPECS[subjects])
-    first = next(iter(found.values()))
-    bench, keys = Bench(place, first), _keys(place, found)
-    done = {(row["case"], row["arm"], row["key"]) for row in read(data) if row["subjects"] == subjects}
-    usable = 0
-    for number in range(60 * count):
-        if (number, "none", keys["none"]) in done and all((number, arm, keys[arm]) in done for arm in keys):
-            usable += 1
-        else:
-            case = make_case(number, base, subjects, bench.paint)
-            if case is not None and _usable(bench, case, first):
-                missing = [arm for arm in keys if (number, arm, keys[arm]) not in done]
-                _rows(bench, case, found, missing, keys, data, out if usable < SHOWN[subjects] else None)
-                usable += 1
-                print(f"{subjects}: case {usable} of {count}, number {number}", flush=True)
-        if usable == count:
-            return
+@dataclass
+class Study:
+    """One spec on cases of the seed `base`. Rows are added to `data`, pictures of the first cases put into `out`."""
+
+    subjects: int
+    out: Path
+    data: Path
+    base: int = SEED
+
+    def __post_init__(self) -> None:
+        self.arms, place = arms(SPECS[self.subjects])
+        self.keys = keys(place, self.arms)
+        self.first = next(iter(self.arms.values()))
+        self.bench = Bench(place, self.first)
+
+    def run(self, count: int) -> None:
+        """Make the rows that are missing of the first cases."""
+        rows = [row for row in read(self.data) if row["subjects"] == self.subjects]
+        done = {(row["case"], row["arm"]) for row in rows if row["key"] == self.keys.get(row["arm"])}
+        usable = 0
+        for number in range(60 * count):
+            missing = [arm for arm in self.keys if (number, arm) not in done]
+            usable += not missing or self.add(number, missing, usable < SHOWN[self.subjects])
+            if usable == count:
+                return
+
+    def add(self, number: int, missing: Sequence[str], shown: bool) -> bool:
+        """Add the rows of a case; return False of a number that is none."""
+        case = make_case(number, self.base, self.subjects, self.bench.paint)
+        if case is None:
+            return False
+        laid = self.bench.donors(case, self.first)
+        inside = cores(case, laid)
+        if any(inner(core).sum() < CORE for core in inside):
+            return False
+        around = np.logical_or.reduce([laid.target, *(donor.place for donor in case.donors)])
+        rows = []
+        for arm in missing:
+            image, seconds = self.picture(case, arm)
+            told = {"subjects": self.subjects, "case": number, "arm": arm, "key": self.keys[arm]}
+            rows.append(told | measures(case, image, inside, around) | {"cpu": round(seconds, 3)})
+            if shown:
+                self.save(case, arm, image)
+        for place, donor in enumerate(case.donors if shown else ()):
+            self.save(case, f"donor{place}", donor.pixels)
+        append(self.data, rows)
+        print(f"{case.prompt} ({number}): {len(rows)} pictures", flush=True)
+        return True
+
+    def picture(self, case: Case, arm: str) -> tuple[Array, float]:
+        """Return what an arm draws and its CPU seconds; none of what no graft makes."""
+        if arm in self.arms:
+            return self.bench.draw(case, self.arms[arm])
+        if arm == "reseeded":
+            return self.bench.paint(case.prompt, case.seed + RESEEDED), 0.0
+        pasted = self.bench.donors(case, self.first).pasted
+        assert pasted is not None
+        return {"none": case.plain, "pasted": pasted}[arm], 0.0
+
+    def save(self, case: Case, name: str, image: Array) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grid(image)).save(self.out / f"{self.subjects}-{case.number}-{name}.png")
 
 
-def _keys(place: Home, found: dict[str, Injection]) -> dict[str, str]:
+def keys(place: Home, found: Mapping[str, Injection]) -> dict[str, str]:
     """Return the key of each arm's rows, and of the pictures that no graft makes."""
-    first = next(iter(found.values()))
-    alone = fingerprint(place, first)
+    alone = fingerprint(place, next(iter(found.values())))
     return dict.fromkeys(("none", "reseeded", "pasted"), alone) | {n: fingerprint(place, i) for n, i in found.items()}
 
 
-def _usable(bench: Bench, case: Case, injection: Injection) -> bool:
-    return all(inner(core).sum() >= CORE for core in cores(case, bench.donors(case, injection)))
-
-
-def _rows(
-    bench: Bench, case: Case, found: dict[str, Injection], missing: list[str], keys: dict[str, str], data: Path,
-    out: Path | None,
-) -> None:  # fmt: skip
-    laid = bench.donors(case, next(iter(found.values())))
-    inside, around = cores(case, laid), laid.target | np.logical_or.reduce([donor.place for donor in case.donors])
-    rows: list[Row] = []
-    for arm in missing:
-        image, seconds = _picture(bench, case, found, arm)
-        told = {"subjects": len(case.shapes), "case": case.number, "arm": arm, "key": keys[arm]}
-        rows.append(told | measures(case, image, inside, around) | {"cpu": round(seconds, 3)})
-        if out:
-            _save(out / f"{len(case.shapes)}-{case.number}-{arm}.png", image)
-    if out:
-        for place, donor in enumerate(case.donors):
-            _save(out / f"{len(case.shapes)}-{case.number}-donor{place}.png", donor.pixels)
+def append(data: Path, rows: Sequence[Row]) -> None:
     data.parent.mkdir(parents=True, exist_ok=True)
     with data.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def _picture(bench: Bench, case: Case, found: dict[str, Injection], arm: str) -> tuple[Array, float]:
-    if arm in found:
-        return bench.draw(case, found[arm])
-    pasted = bench.donors(case, next(iter(found.values()))).pasted
-    assert pasted is not None
-    images = {"none": case.plain, "pasted": pasted}
-    return images[arm] if arm in images else bench.paint(case.prompt, case.seed + RESEEDED), 0.0
-
-
-def _save(path: Path, image: Array) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid(image)).save(path)
 
 
 def read(data: Path) -> Iterator[Row]:
@@ -108,10 +118,16 @@ def read(data: Path) -> Iterator[Row]:
         yield from (json.loads(line) for line in data.read_text("utf-8").splitlines())
 
 
-def current(data: Path) -> list[Row]:
-    """Return the rows that were made with the host and the specs as they are."""
-    keys = {subjects: _keys(place, found) for subjects, spec in SPECS.items() for found, place in [arms(spec)]}
-    return [row for row in read(data) if keys[row["subjects"]].get(row["arm"]) == row["key"]]
+def tidy(data: Path) -> list[Row]:
+    """Return the rows of the host and the specs as they are, in order, and leave no others in the file."""
+    known = {subjects: keys(place, found) for subjects, spec in SPECS.items() for found, place in [arms(spec)]}
+    rows = [row for row in read(data) if known[row["subjects"]].get(row["arm"]) == row["key"]]
+    order = [(subjects, arm) for subjects, of in known.items() for arm in of]
+    rows.sort(key=lambda row: (row["subjects"], row["case"], order.index((row["subjects"], row["arm"]))))
+    partial = data.with_name(f".{data.name}.partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    partial.replace(data)
+    return rows
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
@@ -123,9 +139,9 @@ def main(arguments: Iterable[str] | None = None) -> int:
     options = parser.parse_args(None if arguments is None else list(arguments))
     if not options.page_only:
         for subjects in SPECS:
-            study(subjects, options.cases, options.out, options.data)
-    rows = current(options.data)
-    if not rows:
+            Study(subjects, options.out, options.data).run(options.cases)
+    rows = tidy(options.data) if options.data.exists() else []
+    if {row["subjects"] for row in rows} != set(SPECS):
         print("nothing is finished yet", file=sys.stderr)
         return 1
     PAGE.write_text(page(rows), "utf-8")

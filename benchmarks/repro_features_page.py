@@ -32,7 +32,6 @@ ABOUT = {
     "no_matching": "· no matching: own positions",
     "no_cycle": "· no cycle filter",
     "cycle_normalised": "· cycle filter as in the code",
-    "no_threshold": "· no threshold",
     "no_dropout": "· no dropout",
     "no_collage": "· random noise",
     "collage_alone": "· the noise alone, no graft",
@@ -40,7 +39,6 @@ ABOUT = {
     "shifted_unmoved": "· matched, at own positions",
     "shifted_same": "· no matching: own positions",
     "shifted_no_cycle": "· no cycle filter",
-    "shifted_no_threshold": "· no threshold",
     "shifted_no_dropout": "· no dropout",
     "shared_attention": "shared attention, whole donor",
     "shared_masks": "· masks of donor and target",
@@ -56,7 +54,6 @@ PARTS = (
     ("matching (a collage stands where the target does)", "freegraftor", "no_matching"),
     ("cycle filter", "freegraftor", "no_cycle"),
     ("cycle filter in tokens, beside normalised", "freegraftor", "cycle_normalised"),
-    ("threshold", "freegraftor", "no_threshold"),
     ("dropout", "freegraftor", "no_dropout"),
     ("noise of the collage", "freegraftor", "no_collage"),
     ("the graft, beside the noise alone", "freegraftor", "collage_alone"),
@@ -64,7 +61,6 @@ PARTS = (
     ("shifted donor: matched positions", "shifted_matched", "shifted_same"),
     ("shifted donor: moving keys to their matches", "shifted_matched", "shifted_unmoved"),
     ("shifted donor: cycle filter", "shifted_matched", "shifted_no_cycle"),
-    ("shifted donor: threshold", "shifted_matched", "shifted_no_threshold"),
     ("shifted donor: dropout", "shifted_matched", "shifted_no_dropout"),
 )
 """(what, the arm with it, the arm without it)"""
@@ -209,7 +205,7 @@ Written by `make repro-features` (`benchmarks/repro_features.py`) from `benchmar
 A prompt names shape and background, as "a ring on grass", and leaves colour and texture free. A donor is a rendered
 picture of such a shape in some colour and texture, on another background, at least three tokens from where the host
 puts its own. {one} cases of one subject, {two} of two: the first numbers of a seed whose picture by the host alone
-shows something to graft onto. Settings were chosen on another seed. Sampling: FireFlow, 12 steps, no guidance.
+shows something to graft onto. Settings were chosen on another seed. Sampling: FireFlow, 8 steps, no guidance.
 
 FreeGraftor is the preset as it stands (threshold 0.2, cycle 1.5 tokens, dropout 0.4, noise of a collage); the place is
 measured in the host's own picture, as no detector is part of this. Peers are presets too, once with the whole donor as

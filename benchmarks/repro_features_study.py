@@ -15,7 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,21 @@ def arms(spec: Path) -> tuple[dict[str, Injection], Home]:
 
 
 def fingerprint(place: Home, injection: Injection) -> str:
-    """Return what a finished row is known by: the host's weights and all of the injection."""
+    """Return what a finished row is known by: the host's weights and what the injection states beside defaults."""
     weights = hashlib.sha256((place.model / "diffusion_pytorch_model.safetensors").read_bytes())
-    told = json.dumps(injection.to_json(), sort_keys=True)
+    told = json.dumps(stated(injection), sort_keys=True)
     return hashlib.sha256(weights.digest() + told.encode()).hexdigest()[:12]
+
+
+def stated(value: Any) -> Any:
+    """Return data of a dataclass without what is as by default, so that a new field changes nothing."""
+    if is_dataclass(value):
+        own = {f.name: getattr(value, f.name) for f in fields(value)}
+        usual = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(value)}
+        return {name: stated(one) for name, one in own.items() if one != usual[name]}
+    if isinstance(value, Mapping):
+        return {str(key): stated(one) for key, one in value.items()}
+    return [stated(one) for one in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)

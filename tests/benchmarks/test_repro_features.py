@@ -158,7 +158,7 @@ def test_ablations_change_one_thing_each(script: ModuleType) -> None:
     arms = {name: written(one.inject) for name, one in specs.items() if one.inject is not None}
     full = arms["freegraftor"].match
     assert full is not None
-    for arm, changed in (("no_cycle", "cycle"), ("cycle_normalised", "unit"), ("no_threshold", "threshold")):
+    for arm, changed in (("no_cycle", "cycle"), ("cycle_normalised", "unit")):
         match = arms[arm].match
         assert match is not None
         names = [field.name for field in fields(match) if field.name != "origin"]
