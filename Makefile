@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format generated bench repro repro-digits repro-grafting repro-skillpacks repro-skill repro-continual host clean
+.PHONY: help setup demo test lint format generated bench repro repro-digits repro-grafting repro-skillpacks repro-skill repro-continual repro-features host clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ repro-skill: $(STAMP)  ## a skill taught to SmolLM2-135M, and what packs and oth
 
 repro-continual: $(STAMP)  ## three skills learnt in a row, in packs and otherwise (CPU minutes); rewrites docs/results/continual.md
 	$(BIN)/python -m benchmarks.repro_continual
+
+repro-features: $(STAMP)  ## feature grafts on the host of captions, with ablations and peers (CPU minutes); rewrites docs/results/features.md
+	$(BIN)/python -m benchmarks.repro_features
 
 host: $(STAMP)  ## train the embedded host again (about 12 minutes; deterministic, resumable)
 	$(BIN)/python specs/hosts/train.py
