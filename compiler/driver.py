@@ -30,13 +30,14 @@ from archspec.compiler.capture.model import build_structure, edited_paths
 from archspec.compiler.drawn import Teacher, named_teacher, with_weights
 from archspec.compiler.emission.card import Row, card
 from archspec.compiler.emission.emit import BaseContent, Emission, check_output, emit, read_content
-from archspec.compiler.planning import Sources, make_plan
+from archspec.compiler.planning import make_plan
 from archspec.compiler.pricing.cost import CostReport, price
 from archspec.compiler.proof.prove import Proof, lowered_model, prove
 from archspec.compiler.rewrite.graph import HostGraph
 from archspec.compiler.rewrite.pipeline import run
-from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Severity
-from archspec.host.locate import Located, check_fingerprint, find_base, structure_of
+from archspec.compiler.sources import gather
+from archspec.diagnostics import Collector, Diagnostic
+from archspec.host.locate import Located, check_fingerprint, find_base, folder_of, structure_of
 from archspec.host.probes import with_probe
 from archspec.host.structure import Structure
 from archspec.instructions import Instruction
@@ -45,16 +46,13 @@ from archspec.language.parse import load, read_source
 from archspec.language.spec import Spec
 from archspec.plan import Plan, digest
 from archspec.quantity import quantity
-from archspec.runtime.data.describe import describe
 from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.families import family
-from archspec.runtime.objectives import told
-from archspec.runtime.store.home import Home
 from archspec.runtime.store.lock import Lock
 from archspec.semantics.check import check
 from archspec.semantics.lower import lower
 from archspec.semantics.outcomes import PRICED, Outcome, evaluate_expectation
-from archspec.semantics.resolve import ResolvedSpec, explicit, resolve
+from archspec.semantics.resolve import ResolvedSpec, resolve
 
 STAGES = (
     "load", "attach", "draw", "locate", "structure", "resolve", "check", "capture", "passes", "lower", "prove",
@@ -178,7 +176,7 @@ def compile_spec(
         with clock("emit"):
             lock = emit(_emission(ready), target, link)
             host = ready.teacher.located if ready.teacher else ready.located
-            Workspace(target).remember_origin(_folder(host), path.parent)
+            Workspace(target).remember_origin(folder_of(host), path)
     return CompileResult(ready, target, lock, clock.seconds)
 
 
@@ -207,9 +205,9 @@ def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool, drawn: Located |
         content = _identify(spec, located, structure)
         teacher = named_teacher(spec, path.parent, structure, whole)
     with clock("plan"):
-        sources, absent = _sources(resolved, located, content, path.parent, whole)
+        sources, absent = gather(resolved, located, content, path.parent, whole)
         if teacher:
-            sources = replace(sources, fingerprint=digest([content.fingerprint, teacher.fingerprint]))
+            sources = replace(sources, fingerprint=digest([sources.fingerprint, teacher.fingerprint]))
         plan = make_plan(resolved, derived.program, sources, derived.cost.prices())
     return Prepared(
         **vars(replace(derived, warnings=(*derived.warnings, *absent))),
@@ -239,12 +237,6 @@ def derive(resolved: ResolvedSpec, clock: Clock) -> Derived:
     with clock("price"):
         cost = price(resolved, program, models=models)
     return Derived(resolved, warnings, program, proof, cost)
-
-
-def _folder(located: Located) -> Path:
-    """Return the model's folder; `read_host` has refused a base that is not at hand."""
-    assert located.folder is not None
-    return located.folder
 
 
 def read_host(located: Located, whole: bool) -> Structure:
@@ -282,34 +274,6 @@ def _identify(spec: Spec, located: Located, structure: Structure) -> BaseContent
     if stated is not None and stated != content.fingerprint:
         check_fingerprint(spec.base, located)  # another scheme may be stated
     return content
-
-
-def _sources(
-    resolved: ResolvedSpec, located: Located, content: BaseContent, near: Path, whole: bool
-) -> tuple[Sources, list[Diagnostic]]:
-    """Gather what the plan's tasks depend on; say of data that is not there, unless `whole` makes it an error."""
-    spec = resolved.to_json()
-    stanzas = {stage: spec[stage] for stage in ("distill", "finetune", "eval") if spec[stage]}
-    needs_data = stanzas or any(e.init and e.init.kind == "least_squares" for e in resolved.edits)
-    given = {
-        "distill": resolved.spec.data,
-        "finetune": resolved.spec.finetune.data if resolved.spec.finetune else None,
-        "eval": resolved.spec.eval.data if resolved.spec.eval else None,
-    }
-    found = {stage: data or resolved.spec.data for stage, data in given.items()}
-    identities: dict[str, str] = {}
-    absent: list[Diagnostic] = []
-    for stage, data in found.items():
-        try:
-            identities |= {stage: describe(explicit(data), near).identity} if data else {}
-        except ArchspecError as error:
-            if whole:
-                raise
-            absent += [replace(d, severity=Severity.NOTE) for d in error.diagnostics if d not in absent]
-    base = {**spec["base"], "fingerprint": content.fingerprint}
-    place = Home(_folder(located), located.pipeline)
-    objective = told(place) if needs_data else "none"
-    return Sources(base, content.fingerprint, objective, spec["data"], identities), list(dict.fromkeys(absent))
 
 
 def _emission(ready: Prepared) -> Emission:

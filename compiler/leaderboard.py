@@ -1,26 +1,25 @@
 """The leaderboard of a sweep: what is known of each member, and one row for members that differ in their seed alone.
 
-`results(out, members)` reads the folder, whoever ran what; `board` makes rows of it, sorted by the first metric.
+`results(out, members, near)` reads the folder, whoever ran what; `board` makes rows of it, sorted by the first metric.
 Figures of several seeds are mean ± half of the 95 % interval. What a member cost is what its plan costs alone:
-tasks that it shares with others count for each.
+tasks, and runs of the teacher, that it shares with others count for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from archspec.compiler.sweep import Place
+from archspec.compiler.place import Place
 from archspec.language.matrix import Member
-from archspec.plan import Plan, Task, digest
+from archspec.plan import digest
 from archspec.quantity import quantity
 from archspec.render.board import Board, Row
 from archspec.runtime.execution.execute import read_plan
 from archspec.runtime.execution.images import images_of
-from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.measure.intervals import half_width
 from archspec.runtime.store.lock import read_lock
 
@@ -67,16 +66,16 @@ class Result:
         }
 
 
-def results(out: Path, members: Iterable[Member]) -> list[Result]:
-    """Return what the folder knows of each member. `state`: finished, waits or failed."""
-    return [_result(Place(out, member)) for member in members]
+def results(out: Path, members: Iterable[Member], near: Path) -> list[Result]:
+    """Return what the folder knows of each member; `near` is the spec's. `state`: finished, waits or failed."""
+    return [_result(Place(out, member, near)) for member in members]
 
 
 def _result(place: Place) -> Result:
     folder, problems = place.folder.relative_to(place.out), tuple(place.known.get("problems", ()))
     if not place.is_compiled:
         return Result(place.member, folder, "failed" if problems else "waits", problems)
-    plan, lock, workspace = read_plan(place.folder), read_lock(place.folder), Workspace(place.folder)
+    plan, lock, workspace = read_plan(place.folder), read_lock(place.folder), place.workspace
     finished = all(workspace.finished(task.key) for task in plan.tasks)
     reports = {task.key: workspace.report(task.key) for task in plan.tasks if workspace.finished(task.key)}
     taught = [task for task in plan.tasks if task.kind != "evaluate"]
@@ -88,15 +87,15 @@ def _result(place: Place) -> Result:
         lock.results["cost"],
         next((found["measured"] for found in reports.values() if "measured" in found), None),
         images_of(taught, max((found.get("held_out", 0) for found in reports.values()), default=0)),
-        sum(reports[task.key].get("cpu_seconds", 0.0) for task in taught if task.key in reports),
+        sum(cpu_of(reports[task.key]) for task in taught if task.key in reports),
         tuple(task.key for task in plan.tasks),
         tuple(lock.spec["resolved"]["expect"]),
     )
 
 
-def distinct(plans: Iterable[Plan]) -> list[Task]:
-    """Return the tasks of several plans, each once."""
-    return list({task.key: task for plan in plans for task in plan.tasks}.values())
+def cpu_of(report: Mapping[str, Any]) -> float:
+    """Return the CPU seconds of a task, with those of the teacher's run that another task had done for it."""
+    return float(report.get("cpu_seconds", 0.0) + report.get("borrowed_cpu_seconds", 0.0))
 
 
 def metrics_of(found: Sequence[Result]) -> list[str]:

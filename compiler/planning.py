@@ -19,6 +19,7 @@ the keys of what it needs) and nothing else, such as names, paths or waves: anot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ from archspec.instructions import Install, Instruction, Relist, added, to_json
 from archspec.language.spec import Distill, Freeze, Init
 from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
 from archspec.quantity import quantity
+from archspec.runtime.learn.keep import judged_steps
 from archspec.runtime.learn.least_squares import gram_bytes
 from archspec.semantics.resolve import ResolvedSpec, explicit
 
@@ -60,6 +62,8 @@ class Sources:
     data: Mapping[str, Any] | None = None
     identities: Mapping[str, str] = field(default_factory=dict)
     """Of the data of `distill`, `finetune` and `eval`."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Path, as the spec writes it -> content, of weights that parts begin with, and of the classifier."""
 
 
 def make_plan(
@@ -124,19 +128,31 @@ class _Planner:
                 self._depends(task),
             ]
             keys[task.id] = digest(parts)
-        return tuple(replace(task, key=keys[task.id]) for task in tasks)
+        return tuple(replace(task, key=keys[task.id], settings=self._told(task)) for task in tasks)
+
+    def _told(self, task: Task) -> Mapping[str, Any]:
+        """Return a task's settings with the identity of its examples, which a run holds the data to."""
+        found = self.sources.identities.get(_stage(task))
+        return {**task.settings, "examples": found} if found else task.settings
 
     def _depends(self, task: Task) -> list[Any]:
         """What a task's result hangs on beside its settings: its part of the program, or all of it, and the data."""
         whole = not task.sites or task.settings.get("sequential")
         program = [i for i in self.program if whole or _concerns(i, task.sites)]
         first = [
-            [part.sites, part.init.kind, part.init.seed, *_chosen(part.init)]
+            [part.sites, part.init.kind, part.init.seed, *_chosen(part.init), *self._read(part.init)]
             for part in self.parts
             if whole or inside(part.sites, task.sites)
         ]
-        stage = {"finetune": "finetune", "evaluate": "eval"}.get(task.kind, "distill")
-        return [to_json(tuple(program)), first, self.sources.identities.get(stage)]
+        found = [to_json(tuple(program)), first, self.sources.identities.get(_stage(task))]
+        return [*found, self._file(task.settings.get("classifier"))] if task.kind == "evaluate" else found
+
+    def _read(self, init: Init) -> list[str | None]:
+        """What weights that are read from a file add to what first weights hang on."""
+        return [self._file(init.from_)] if init.kind == "artifact" else []
+
+    def _file(self, name: str | None) -> str | None:
+        return self.sources.files.get(name, name) if name else None
 
     def _within(self, part: Taught) -> list[Taught]:
         return [other for other in self.parts if other is not part and inside(other.sites, part.sites)]
@@ -176,7 +192,15 @@ class _Planner:
             settings["loss"] = self.distill["loss"].get(part.site.role, "l2")
             settings["frozen"] = [p for p in self.frozen if p not in replaced and inside((p,), part.sites)]
             settings["objective"] = self._objective(self.distill)
+            if cached:
+                settings["teacher"] = self._teacher(part, settings)
             yield self._task("regress", part, needs, settings, self._regress_cost(part, cached))
+
+    def _teacher(self, part: Taught, settings: Mapping[str, Any]) -> str:
+        """Return the key of what the teacher shows a part: equal for all parts, whatever they are, that imitate the
+        same site on the same examples."""
+        fed = {name: settings[name] for name in ("samples", "batch", "seed", "gate_weighted", "objective")}
+        return digest(["teacher", self.sources.fingerprint, self.sources.identities.get("distill"), part.sites, fed])
 
     def _cached(self, part: Taught) -> tuple[bool, str]:
         """Return whether the teacher's activations are cached, and why."""
@@ -206,13 +230,25 @@ class _Planner:
         objective = self._objective(stage)
         for name in ("times", "label_dropout"):
             del stage[name]
-        lora, alone = stage.pop("lora"), stage.pop("train") == "new"
+        lora, alone, keep = stage.pop("lora"), stage.pop("train") == "new", stage.pop("keep")
         new = [list(part.sites) for part in self.parts] + self._added if alone or lora else None
         low = {"lora": self._lora(lora)} if lora else {}
-        seen = stage["steps"] * stage["batch"]
-        flops = seen * (3 * self.prices.result + (self.prices.host if stage["distill_weight"] else 0))
-        settings = {**stage, "objective": objective, "new": new, "frozen": self.frozen, **low}
+        taught, seen = self.prices.host if stage["distill_weight"] else 0, stage["steps"] * stage["batch"]
+        flops = seen * (3 * self.prices.result + taught)
+        judged = self._judged(stage["steps"], keep) if keep["which"] == "best" else {}
+        if judged:
+            times = len(judged_steps(stage["steps"], judged["keep"]["every"]))
+            taught = self.prices.host if keep["by"] == "teacher" else taught
+            flops += times * keep["samples"] * (self.prices.result + taught)
+        settings = {**stage, "objective": objective, "new": new, "frozen": self.frozen, **low, **judged}
         return Task("finetune", "finetune", "", (), needs, settings, Cost(seen, flops))
+
+    def _judged(self, steps: int, keep: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how the best weights of so many steps are told, and that in words."""
+        every = keep["every"] or math.ceil(steps / 10)
+        by = {"loss": "the loss", "teacher": "the distance to the teacher"}[keep["by"]]
+        why = f"keeps the best by {by} on {keep['samples']} held-out examples: before, every {every} steps, at the end"
+        return {"keep": {"by": keep["by"], "every": every, "samples": keep["samples"]}, "why": why}
 
     def _lora(self, stage: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of low-rank training, its targets as the sites that hold old weights."""
@@ -283,9 +319,16 @@ def waves(tasks: Sequence[Task], budget: int) -> list[Task]:
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what decides nothing about the result: how often work is saved, how large the cache is (if there is
-    one), how often the teacher runs, and why."""
-    found = {name: value for name, value in settings.items() if name not in ("checkpoint", "passes", "why")}
+    one), how often the teacher runs, what it shows (that hangs on settings that are here), and why. Data and classifier
+    are not known by their names, but by their content."""
+    mute = ("checkpoint", "passes", "why", "teacher", "data", "classifier")
+    found = {name: value for name, value in settings.items() if name not in mute}
     return found | ({"cache": settings["cache"] > 0} if "cache" in settings else {})
+
+
+def _stage(task: Task) -> str:
+    """Return the stage whose data a task sees."""
+    return {"finetune": "finetune", "evaluate": "eval"}.get(task.kind, "distill")
 
 
 def _chosen(init: Init) -> list[str]:

@@ -1,37 +1,43 @@
 """All members of a matrix, compiled, taught and measured into one folder.
 
-    OUT/sweep.json           which spec and members it is of
+    OUT/sweep.json           which spec and members it is of, and where its store is
     OUT/members/<slug>/      the checkpoint of a member; its workspace keeps artifacts in
-    OUT/artifacts/<key>/     the results of all tasks, and what was drawn from hosts: found by key, so what several
-                             members need is done once
+    OUT/artifacts/<key>/     the store: results of all tasks, what teachers showed, what was drawn from hosts. Found by
+                             key, so what several members need is done once; or another folder, that sweeps share
     OUT/state/<slug>.json    what a member was compiled from; what is wrong with it, if something is
 
 Everything is compiled first, so that a mistake is told before hours of training and the work ahead is known. Each file
-is published whole, and a task whose key is there is never run again: a sweep that was killed goes on where it was. A
-member that fails is left and told of at the end. Shards divide the members; whoever comes last finds all of them.
+is published whole, and a task whose artifact is there is never run again: a sweep that was killed goes on where it was,
+and one whose base, data or spec changed does again what depends on them. A member that fails is left and told of at the
+end; a full disk ends the sweep. Shards divide the members; whoever comes last finds all of them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from archspec.compiler.driver import compile_spec
+from archspec.compiler.place import Place
 from archspec.diagnostics import ArchspecError, Diagnostic, fail
+from archspec.host.locate import recorded
 from archspec.host.strict_json import read_json
 from archspec.language.matrix import Member
-from archspec.plan import digest
+from archspec.plan import Task
 from archspec.runtime.execution.execute import execute, read_plan
 from archspec.runtime.execution.journal import Journal
-from archspec.runtime.execution.workspace import Workspace, replace_text
-from archspec.runtime.store.files import writing
-from archspec.syntax.tree import plain
+from archspec.runtime.execution.workspace import Workspace
+from archspec.runtime.store.artifacts import Artifacts, open_store
+from archspec.runtime.store.files import replace_text, room, writing
+from archspec.runtime.store.lock import read_lock
 
-NAME = "sweep.json"
+NAME, STORE = "sweep.json", "artifacts"
+Shard = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -43,42 +49,6 @@ class Watch:
     ahead: Callable[[int], None] = lambda flops: None
     done: Callable[[int], None] = lambda flops: None
     failed: Callable[[Member, ArchspecError], None] = lambda member, error: None
-
-
-@dataclass(frozen=True)
-class Place:
-    """One member in the folder of a sweep."""
-
-    out: Path
-    member: Member
-
-    @property
-    def folder(self) -> Path:
-        return self.out / "members" / (self.member.slug or "only")
-
-    @property
-    def state(self) -> Path:
-        return self.out / "state" / f"{self.folder.name}.json"
-
-    @property
-    def source(self) -> str:
-        """The hash of all that the spec says of the member."""
-        return digest(plain(self.member.tree))
-
-    @property
-    def known(self) -> dict[str, Any]:
-        """What the last run noted, if that was of the same spec."""
-        found = read_json(self.state, "AS816") if self.state.is_file() else {}
-        return found if found.get("source") == self.source else {}
-
-    @property
-    def is_compiled(self) -> bool:
-        return bool(self.known.get("compiled")) and self.folder.is_dir()
-
-    def note(self, **what: Any) -> None:
-        with writing(self.state):
-            self.state.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(self.state, json.dumps({"source": self.source, **what}, indent=1) + "\n")
 
 
 @dataclass
@@ -94,43 +64,65 @@ def sweep(
     out: Path,
     members: Sequence[Member],
     *,
-    shard: tuple[int, int] | None = None,
+    shard: Shard | None = None,
+    store: Path | None = None,
     device: str | None = None,
     watch: Watch = Watch(),
 ) -> Tally:
-    """Compile, run and measure `members`, or those of a shard (i, n), i from 1. AS816 when `out` is something else."""
-    claim(out, spec, members)
-    mine = [Place(out, m) for m in members[shard[0] - 1 :: shard[1]]] if shard else [Place(out, m) for m in members]
+    """Compile, run and measure `members`, or those of a shard (i, n), i from 1. `store`: where artifacts are kept
+    (None: where they were before, else in `out`). AS816 when `out` is something else, AS817 and AS737 of the store,
+    AS631 when the disk is full."""
     tally = Tally()
-    with Workspace(out).alone(f"shard-{shard[0]}-of-{shard[1]}" if shard else "sweep"):
-        compiled = [place for place in mine if _compile(spec, place, watch, tally)]
-        share = _work(compiled)
-        watch.ahead(sum(share.values()))
-        for place in compiled:
-            _run(place, device, watch, tally)
-            watch.done(share[place.folder.name])
+    with room(out):
+        kept = claim(out, spec, members, store)
+        places = [Place(out, member, spec.parent) for member in members]
+        mine = places[shard[0] - 1 :: shard[1]] if shard else places
+        with Workspace(out).alone(f"shard-{shard[0]}-of-{shard[1]}" if shard else "sweep"):
+            compiled = [place for place in mine if _compile(spec, place, kept, watch, tally)]
+            _Run(spec, compiled, kept, shard is not None or kept != own_store(out), device, watch, tally).all()
     return tally
 
 
-def claim(out: Path, spec: Path, members: Sequence[Member]) -> None:
-    """Note what the folder is of: a spec of this file name, wherever that lies. AS816 when it holds something else."""
+def own_store(out: Path) -> Path:
+    return out / STORE
+
+
+def claim(out: Path, spec: Path, members: Sequence[Member], store: Path | None = None) -> Path:
+    """Note what the folder is of: a spec of this file name, wherever that lies; return the folder of its store."""
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / NAME).is_file())):
         raise fail("AS816", f"'{out}' exists and is no sweep", None, "name a new folder: `-o OUT`")
-    held = read_json(out / NAME, "AS816").get("spec") if (out / NAME).is_file() else spec.name
-    if held != spec.name:
-        raise fail("AS816", f"'{out}' holds the sweep of '{held}'", None, "name a new folder: `-o OUT`")
+    held = read_json(out / NAME, "AS816") if (out / NAME).is_file() else {}
+    if held.get("spec", spec.name) != spec.name:
+        raise fail("AS816", f"'{out}' holds the sweep of '{held['spec']}'", None, "name a new folder: `-o OUT`")
+    kept = _store(out, held.get("store"), store)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    found = {Place(out, m).folder.name: dict(m.labels) for m in members}
-    replace_text(out / NAME, json.dumps({"spec": spec.name, "members": found}, indent=1) + "\n")
+    found = {Place(out, m, spec.parent).folder.name: dict(m.labels) for m in members}
+    where = Path(os.path.relpath(kept.resolve(), out.resolve())).as_posix()
+    replace_text(out / NAME, json.dumps({"spec": spec.name, "store": where, "members": found}, indent=1) + "\n")
+    return kept
+
+
+def _store(out: Path, noted: object, given: Path | None) -> Path:
+    """Return the folder of the store: the one that is given, the one that was used before, that in the sweep."""
+    if given is not None:
+        return own_store(out) if given.resolve() == own_store(out).resolve() else open_store(given)
+    if not isinstance(noted, str) or noted == STORE:
+        return own_store(out)
+    if not (out / noted).is_dir():
+        hint = "say where it is now: `--store FOLDER`; what is missing there is made again"
+        raise fail("AS737", f"the artifacts of this sweep are in '{out / noted}', which is not there", None, hint)
+    return out / noted
 
 
 @contextmanager
 def _attempt(place: Place, watch: Watch, tally: Tally) -> Iterator[None]:
-    """Note a failure of one member and go on with the others."""
+    """Note a failure of one member and go on with the others; on a full disk they would fare no better."""
     try:
         yield
     except ArchspecError as error:
+        if any(diagnostic.code == "AS631" for diagnostic in error.diagnostics):
+            raise
         place.note(compiled=place.is_compiled, problems=[_text(d) for d in error.diagnostics])
         tally.failed.append((place.member, error))
         watch.failed(place.member, error)
@@ -140,49 +132,97 @@ def _text(diagnostic: Diagnostic) -> str:
     return f"[{diagnostic.code}] {diagnostic.message}"
 
 
-def _compile(spec: Path, place: Place, watch: Watch, tally: Tally) -> bool:
+def _compile(spec: Path, place: Place, store: Path, watch: Watch, tally: Tally) -> bool:
+    if not place.is_compiled:
+        watch.doing(f"compiling {place.member.id}")
+        with _attempt(place, watch, tally):
+            compile_spec(spec, place.folder, member=place.member.id or None, overwrite=True)
+            place.note(compiled=True)
     if place.is_compiled:
-        return True
-    watch.doing(f"compiling {place.member.id}")
-    with _attempt(place, watch, tally):
-        compile_spec(spec, place.folder, member=place.member.id or None, overwrite=True)
-        Workspace(place.folder).share(place.out / "artifacts")
-        place.note(compiled=True)
+        place.workspace.share(store)
     return place.is_compiled
 
 
-def _work(places: Sequence[Place]) -> dict[str, int]:
-    """Return folder -> FLOPs of the tasks that it is the first to need and that are not finished."""
-    seen: set[str] = set()
-    found: dict[str, int] = {}
-    for place in places:
-        finished = Workspace(place.folder).finished
-        tasks = [t for t in read_plan(place.folder).tasks if t.key not in seen and not finished(t.key)]
-        seen |= {task.key for task in tasks}
-        found[place.folder.name] = sum(task.cost.flops for task in tasks)
-    return found
+@dataclass
+class _Run:
+    """The compiled members of one run, one after the other. `shared`: others may use the store too."""
+
+    spec: Path
+    places: Sequence[Place]
+    store: Path
+    shared: bool
+    device: str | None
+    watch: Watch
+    tally: Tally
+
+    def __post_init__(self) -> None:
+        self.tasks = {place.folder.name: read_plan(place.folder).tasks for place in self.places}
+        self.last = {key: name for name, tasks in self.tasks.items() for key in _teachers(tasks)}
+
+    def all(self) -> None:
+        share, teachers = self._work(), self._wanted()
+        self.watch.ahead(sum(share.values()))
+        for place in self.places:
+            self._run(place, teachers)
+            self._forget(place)
+            self.watch.done(share[place.folder.name])
+
+    def _work(self) -> Mapping[str, int]:
+        """Return folder -> FLOPs of the tasks that it is the first to need and that are not finished."""
+        seen: set[str] = set()
+        found: dict[str, int] = {}
+        for name, tasks in self.tasks.items():
+            left = [task for task in self._left(tasks) if task.key not in seen]
+            seen |= {task.key for task in left}
+            found[name] = sum(task.cost.flops for task in left)
+        return found
+
+    def _left(self, tasks: Sequence[Task]) -> list[Task]:
+        return [task for task in tasks if not Artifacts(self.store.resolve()).holds(task.key)]
+
+    def _wanted(self) -> set[str]:
+        """Return the keys of what teachers show that is kept: what several tasks, or perhaps other runs, will need."""
+        left = {task.key: task for tasks in self.tasks.values() for task in self._left(tasks)}
+        counts = Counter(key for task in left.values() for key in _teachers([task]))
+        return {key for key, count in counts.items() if count > 1 or self.shared}
+
+    def _forget(self, place: Place) -> None:
+        """Drop what teachers showed to this member and will show to none that follows."""
+        for key in _teachers(self.tasks[place.folder.name]):
+            if self.last[key] == place.folder.name and not self.shared:
+                Artifacts(self.store.resolve()).drop(key)
+
+    def _run(self, place: Place, teachers: set[str]) -> None:
+        name, left = place.member.id, self._left(self.tasks[place.folder.name])
+        journal = _Told(place.workspace.root, lambda what: self.watch.doing(f"{name}  {what}"))
+        with _attempt(place, self.watch, self.tally):
+            self.watch.doing(name)
+            base = place.workspace.origin().get("base") or recorded(read_lock(place.folder).host, place.near)
+            if base is not None:
+                place.workspace.remember_origin(base, self.spec)
+            execute(place.folder, base=base, near=place.near, device=self.device, journal=journal, teachers=teachers)
+            if place.known.get("problems"):
+                place.note(compiled=True)
+        done = [task.id for task in left if task.id in journal.begun and place.workspace.finished(task.key)]
+        self.tally.ran += [(place.member, id) for id in done]
 
 
-def _run(place: Place, device: str | None, watch: Watch, tally: Tally) -> None:
-    workspace = Workspace(place.folder)
-    left = [task for task in read_plan(place.folder).tasks if not workspace.finished(task.key)]
-    with _attempt(place, watch, tally):
-        watch.doing(place.member.id)
-        journal = _Told(workspace.root, lambda task: watch.doing(f"{place.member.id}  {task}"))
-        execute(place.folder, device=device, journal=journal)
-        if place.known.get("problems"):
-            place.note(compiled=True)
-    tally.ran += [(place.member, task.id) for task in left if workspace.finished(task.key)]
+def _teachers(tasks: Sequence[Task]) -> list[str]:
+    """Return the keys of what the teacher shows these tasks, as far as it is kept while they learn."""
+    return [task.settings["teacher"] for task in tasks if "teacher" in task.settings]
 
 
 class _Told(Journal):
     """A journal that tells what is under way in the line of the sweep."""
 
-    def __init__(self, root: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, told: Callable[[str], None]) -> None:
         super().__init__(root)
-        self.tell = tell
+        self.told = told
+
+    def tell(self, what: str) -> None:
+        self.told(what)
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[None]:
-        self.tell(what)
+        self.told(what)
         yield

@@ -110,16 +110,19 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Flow:
-    """Rectified flow. With `packing`, prediction and target are in the form of tokens too."""
+    """Rectified flow. With `packing`, prediction and target are in the form of tokens too. `shift` moves times towards
+    noise as a scheduler's of that name does (2403.03206, Sec. 5.3.2)."""
 
     conditioning: Conditioning = Conditioning()
     times: Times = "logit_normal"
     packing: Packing | None = None
+    shift: float = 1.0
     name: str = "flow"
 
     def inputs(self, batch: Batch, generator: Generator) -> tuple[dict[str, Any], Tensor]:
         x: Tensor = batch["x"]
         t = draw_times(len(x), self.times, generator).to(x.device)
+        t = self.shift * t / (1 + (self.shift - 1) * t)
         noise = draw(tuple(x.shape), x, generator)
         mix = t.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
         noised, condition = (1 - mix) * x + mix * noise, self.conditioning.apply(batch, generator)

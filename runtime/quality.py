@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from archspec.plan import Plan
-from archspec.runtime.execution.workspace import Workspace, replace_text
+from archspec.runtime.execution.workspace import Workspace
+from archspec.runtime.store.files import replace_text
 from archspec.runtime.store.publish import relock
 
 CARD = "README.md"
@@ -50,6 +52,18 @@ def _paragraphs(workspace: Workspace, plan: Plan) -> Iterator[str]:
     if rows:
         yield "Relative errors to the base's activations on held-out examples:"
         yield _table(("task", "before", "after"), rows)
+    finished = [workspace.report(task.key) for task in learned if workspace.finished(task.key)]
+    yield from (_kept(report) for report in finished if "judged" in report)
+
+
+def _kept(report: Mapping[str, Any]) -> str:
+    """Say which weights of a finetuning stayed, and why."""
+    values = dict(map(tuple, report["judged"]))
+    by = {"loss": "loss", "teacher": "distance to the base's output"}[report["judged_by"]]
+    stayed = f"The weights after step {report['kept']}" if report["kept"] else "The weights before the first step"
+    told = f"{values[0]:.4g} before, {values[report['kept']]:.4g} kept, {values[report['steps']]:.4g} at the end"
+    kept = f"{stayed} of {report['steps']} of the finetuning were kept"
+    return f"{kept}: on held-out examples their {by} was least ({told})."
 
 
 def _is_done(workspace: Workspace, key: str, wanted: bool) -> bool:

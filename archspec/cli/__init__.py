@@ -32,6 +32,7 @@ VERBS: Mapping[str, str] = {
     "probe": "Measure a host at each of its sites, for selectors that rank.",
     "search": "Choose an operator for each site under a budget.",
     "sample": "Sample from a checkpoint.",
+    "inject": "Draw with features of donors.",
     "eval": "Measure a checkpoint beside its host.",
     "show": "Describe a checkpoint.",
     "convert": "Turn published DiT files, grafts and their configs into ours.",

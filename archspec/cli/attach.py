@@ -15,6 +15,7 @@ import click
 @click.option("-s", "--scale", "scales", multiple=True, type=float,
               help="Factor of the differences: one for all packs, or one per pack.  [default: 1]")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Copy the base's weights for `detach` where they cannot be linked.")
+@click.option("--partial", is_flag=True, help="Leave out what a compiled checkpoint has no place for.")
 @click.option("--plan", is_flag=True, help="Check the base and say what would change; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -23,10 +24,11 @@ def command(
     out: Path,
     scales: tuple[float, ...],
     keep: bool,
+    partial: bool,
     plan: bool,
     as_json: bool,
 ) -> None:
-    """Add PACKs to CHECKPOINT, the base that they were made of, and write the result to OUT.
+    """Add PACKs to CHECKPOINT, the base that they were made of or a graft of it, and write the result to OUT.
 
     Weights are added in float32 and rounded once. The base is not touched; `archspec detach OUT` gives it back bit by
     bit.
@@ -44,7 +46,13 @@ def command(
     with Progress(transient=True, disable=as_json, console=Console(stderr=True)) as progress:
         bar = progress.add_task("checking the base", total=None)
         record = attach(
-            checkpoint, uses, out, keep, lambda name: progress.update(bar, description=f"adding to {name}"), dry=plan
+            checkpoint,
+            uses,
+            out,
+            keep,
+            lambda name: progress.update(bar, description=f"adding to {name}"),
+            dry=plan,
+            partial=partial,
         )
     if as_json:
         click.echo(json.dumps({"out": None if plan else str(out), **record.to_json()}, indent=2))

@@ -44,7 +44,7 @@ def _spec(file: Path, out: str | None, base: str) -> int:
     from archspec.cli.fmt import print_as
     from archspec.compiler.convert.convert import config_edits, spec_of
     from archspec.compiler.convert.published import read_config
-    from archspec.runtime.execution.workspace import replace_text
+    from archspec.runtime.store.files import replace_text
 
     data = spec_of(file.stem, base, config_edits(read_config(file)))
     text = print_as(Source("spec.yaml", json.dumps(data)), "yaml", "arch" if str(out).endswith(".arch") else "yaml")

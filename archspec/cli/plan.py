@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from archspec.compiler.driver import Prepared
     from archspec.compiler.pricing.cost import Cost, CostReport, EditCost
+    from archspec.compiler.pricing.injection import InjectionCost
     from archspec.plan import Task
 
 WIDTH = 100
@@ -83,6 +84,7 @@ def _plain(ready: Prepared, cost: CostReport, estimate: dict[str, tuple[float, f
         "sites": [site.path for edit in ready.resolved.edits for site in edit.sites],
         "instructions": to_json(ready.program),
         "cost": cost.to_json(),
+        "injection": injection.to_json() if (injection := _injection(ready, cost)) else None,
         "proof": ready.proof.to_json(),
         "expectations": [{"text": str(o.expectation), "holds": o.holds, "result": o.result} for o in ready.outcomes],
         "plan": ready.plan.to_json(),
@@ -102,6 +104,7 @@ def _show(ready: Prepared, cost: CostReport, estimate: dict[str, tuple[float, fl
     _edits(tree.add("edits, and their change in FLOPs"), ready, cost)
     _program(tree.add(f"instructions ({len(ready.program)})"), ready)
     _prices(tree, cost)
+    _injected(tree, ready, cost)
     _proof(tree.add("proof"), ready)
     _tasks(tree.add(f"tasks ({len(ready.plan.tasks)})"), ready.plan.tasks, estimate)
     console = Console(highlight=False)
@@ -177,6 +180,25 @@ def _prices(tree: Tree, cost: CostReport) -> None:
     branch = tree.add(table)
     if cost.mixing_share:
         branch.add(f"attention kernels are {cost.mixing_share:.1%} of the host's attention and MLP FLOPs")
+
+
+def _injection(ready: Prepared, cost: CostReport) -> InjectionCost | None:
+    from archspec.compiler.pricing.injection import price_injection
+
+    injection = ready.resolved.injection
+    return price_injection(injection, ready.structure, cost) if injection else None
+
+
+def _injected(tree: Tree, ready: Prepared, cost: CostReport) -> None:
+    price = _injection(ready, cost)
+    if price is None or ready.resolved.injection is None:
+        return
+    sites = {site for graft in ready.resolved.injection.grafts for site in graft.sites}
+    branch = tree.add(f"injection into {len(sites)} attentions: at most {price.ratio:.2f} times a plain evaluation")
+    for name, flops in (("donors' branches", price.branches), ("matching", price.matching), ("their keys", price.keys)):
+        branch.add(f"{name}: {quantity(flops, 'count')} FLOPs, {flops / price.plain:+.1%}")
+    if price.matching_bytes:
+        branch.add(f"memory of a match: {quantity(price.matching_bytes, 'bytes')}")
 
 
 def _rows(host: Cost, result: Cost) -> Iterator[tuple[str, str, str, str]]:

@@ -80,19 +80,13 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
 
 
 def _base(out: Path) -> Path | None:
-    """Return the base where the lock's name for it leads: beside the folder, or in the hub's cache."""
-    from archspec.host.locate import locate
-    from archspec.language.spec import Base
+    """Return the base where the lock's name for it leads, of a folder that does not remember where it was."""
+    from archspec.host.locate import recorded
     from archspec.runtime.execution.workspace import Workspace
     from archspec.runtime.store.lock import read_lock
 
-    if "base" in Workspace(out).origin():
-        return None
-    named = read_lock(out).host
-    name = named.get("from")
-    if not isinstance(name, str) or not ((out / name).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
-        return None
-    return locate(Base(from_=name, subfolder=named.get("subfolder"), revision=named.get("revision")), out).folder
+    origin = Workspace(out).origin()
+    return None if "base" in origin else recorded(read_lock(out).host, origin.get("near", out), out)
 
 
 def _plain(report: RunReport) -> dict[str, Any]:
@@ -133,8 +127,16 @@ def _rows(done: Done) -> list[tuple[str, ...]]:
         )
         for o in done.report.get("outcomes", [])
     ]
-    loss = f"loss {done.report['loss']:.4f}" if "loss" in done.report else ""
-    return found or [(done.task.id, done.state, "", loss, "", seconds)]
+    return found or [(done.task.id, done.state, *_losses(done.report), seconds)]
+
+
+def _losses(report: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what a finetuning did: its last loss; where it kept the best, what held-out examples said, and when."""
+    if "judged" in report:
+        values = dict(map(tuple, report["judged"]))
+        before, after = (f"held-out {values[step]:.4f}" for step in (0, report["kept"]))
+        return before, after, f"step {report['kept']} of {report['steps']}" if report["kept"] else "start"
+    return "", f"loss {report['loss']:.4f}" if "loss" in report else "", ""
 
 
 def _divergence(outcome: Mapping[str, Any]) -> str:

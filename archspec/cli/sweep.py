@@ -38,15 +38,28 @@ UNASKED = 64
     "--member", "wanted", metavar="AXIS=VALUE,...", multiple=True, help="Only these members (may be repeated)."
 )
 @click.option("--shard", metavar="I/N", help="Work on the I-th of N parts of the members, for job arrays.")
+@click.option(
+    "--store",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of artifacts that sweeps share.  [default: the one used before, or OUT/artifacts]",
+)
 @device_option
 @click.option("--yes", is_flag=True, help=f"Do it, even with more than {UNASKED} members.")
 @click.option("--json", "as_json", is_flag=True, help="Print the leaderboard as JSON.")
 def command(
-    spec: Path, out: Path, wanted: tuple[str, ...], shard: str | None, device: str | None, yes: bool, as_json: bool
+    spec: Path,
+    out: Path,
+    wanted: tuple[str, ...],
+    shard: str | None,
+    store: Path | None,
+    device: str | None,
+    yes: bool,
+    as_json: bool,
 ) -> int:
     """Compile, run and measure every member of the spec's matrix into OUT, and rank them.
 
-    What members have in common is done once. A sweep that was killed goes on where it was. Leaves with 1 if a member
+    What members have in common is done once; with --store, what sweeps have. A sweep that was killed goes on where it
+    was; where the spec, its base or its data changed, what depends on them is done again. Leaves with 1 if a member
     failed, or breaks an expectation with what was measured of it.
     """
     from archspec.cli.run import shard_of
@@ -61,8 +74,8 @@ def command(
 
     quiet_libraries()
     with _watched(len(members)) as watch:
-        tally = sweep(spec, out, members, shard=part, device=device, watch=watch)
-    found = results(out, members)
+        tally = sweep(spec, out, members, shard=part, store=store, device=device, watch=watch)
+    found = results(out, members, spec.parent)
     report = _report(spec, found, tally)
     if part is None:
         _write(out, spec, found, report)
@@ -148,7 +161,7 @@ def _write(out: Path, spec: Path, found: Sequence[Result], report: dict[str, Any
     from archspec.cli.sweep_page import page_of
     from archspec.compiler.leaderboard import board
     from archspec.render.board import markdown
-    from archspec.runtime.execution.workspace import replace_text
+    from archspec.runtime.store.files import replace_text
 
     table = board(found)
     replace_text(out / "leaderboard.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")

@@ -37,6 +37,15 @@ CODES = (
         good="pack: {tuned: old-names, budget: 6%}",
     ),
     Code(
+        "AS669",
+        "a pack whose tensors a graft has not kept",
+        "A compiled checkpoint takes what a pack adds to those of its tensors that are copies of the base's. What an "
+        "edit dropped, replaced or computed, or a run trained, has no place for a difference. `--partial` leaves that "
+        "out; `attach` in the spec puts packs on the base before edits read it.",
+        bad="archspec attach out/grafted sql.skillpack.safetensors -o out/sql",
+        good="archspec attach out/grafted sql.skillpack.safetensors -o out/sql --partial",
+    ),
+    Code(
         "AS670",
         "a rule of a pack that names no tensor",
         "The first rule that names a tensor counts. A rule whose tensors are all named before, or of which the base "
@@ -62,10 +71,10 @@ CODES = (
     Code(
         "AS673",
         "a checkpoint that no pack can be attached to",
-        "Packs are attached to the base that they were made of. A compiled checkpoint has other tensors: attach in its "
-        "spec. Where packs are attached already, attach all of them to the base in one command.",
-        bad="archspec attach out/compiled sql.skillpack.safetensors -o out/sql",
-        good="archspec attach base sql.skillpack.safetensors -o out/sql",
+        "Packs are attached to the base that they were made of, a folder. Where packs are attached already, attach all "
+        "of them to the base in one command.",
+        bad="archspec attach out/sql chat.skillpack.safetensors -o out/both",
+        good="archspec attach base sql.skillpack.safetensors chat.skillpack.safetensors -o out/both",
     ),
     Code(
         "AS674",

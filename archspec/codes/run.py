@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from archspec.codes import collage, features
 from archspec.codes.base import Code
 
 CODES: tuple[Code, ...] = (
@@ -240,6 +241,25 @@ CODES: tuple[Code, ...] = (
         "or has none, shows nothing.",
         bad="archspec probe HOST -m locality      # of a host of linear attention",
         good="archspec probe HOST -m influence",
+    ),
+    *features.CODES,
+    *collage.CODES,
+    Code(
+        "AS737",
+        "the store of artifacts is not there",
+        "Finished tasks of a sweep's members are kept in one store, in the sweep's folder or where `--store` said. "
+        "The store, or the member alone, has been moved. Nothing was run: all would be done again. What a new store "
+        "lacks is made again; what is found there is used.",
+        bad="mv /disk/store /other/store && archspec sweep sweep.yaml -o out/sweep",
+        good="mv /disk/store /other/store && archspec sweep sweep.yaml -o out/sweep --store /other/store",
+    ),
+    Code(
+        "AS738",
+        "other data than the plan's",
+        "Results are kept under keys that hash the content of the data, and the data have changed since the spec was "
+        "compiled. What was learned from the former is still found by who compiles with them.",
+        bad="archspec compile spec.yaml -o out && cp new.parquet data.parquet && archspec run out",
+        good="cp new.parquet data.parquet && archspec compile spec.yaml -o out && archspec run out",
     ),
     Code(
         "AS790",

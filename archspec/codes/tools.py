@@ -106,6 +106,13 @@ CODES: tuple[Code, ...] = (
         good="archspec sweep sweep.yaml -o out/sweep",
     ),
     Code(
+        "AS817",
+        "not a store of artifacts",
+        "`--store` names a folder that an earlier sweep made as its store, or one that is new or empty.",
+        bad="archspec sweep sweep.yaml -o out/sweep --store ~/photos",
+        good="archspec sweep sweep.yaml -o out/sweep --store out/store",
+    ),
+    Code(
         "AS820",
         "a budget that no choice meets",
         "Whatever stands at the searched sites, the budget of the search is exceeded. The least that can be had is "

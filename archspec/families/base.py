@@ -126,6 +126,9 @@ class Family:
     """Modules within blocks that the host also reads from outside of their block, which so cannot be taken away."""
     computed: frozenset[str] = frozenset()
     """Tensors of its checkpoints that are computed, not learned: they are copied, and are no parameters."""
+    places: Literal["rotary", "fixed"] | None = None
+    """How attention knows where its keys stand, of hosts that features can be injected into: `rotary` keys are rotated
+    after projection; `fixed`: places are in the tokens."""
     advice: str = "are config.json and the weights of the same model?"
     """What to do when the headers of the weights are not what the config calls for."""
 

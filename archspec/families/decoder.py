@@ -75,6 +75,7 @@ def decoder(
         ignored=IGNORED | ignored,
         anatomy=anatomy,
         task="text",
+        places="rotary",
     )
 
 

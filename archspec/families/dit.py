@@ -66,6 +66,7 @@ FAMILY = Family(
     },
     ignored=IGNORED,
     anatomy=_anatomy,
+    places="fixed",
     legacy=_legacy,
     outside=(f"{BLOCKS}.0.norm1.emb",),
 )

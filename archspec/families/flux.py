@@ -98,4 +98,5 @@ FAMILY = Family(
     },
     ignored=frozenset(),
     anatomy=_anatomy,
+    places="rotary",
 )

@@ -139,6 +139,7 @@ FAMILY = Family(
     ),
     anatomy=_anatomy,
     task="text",
+    places="fixed",
     headless=frozenset({"GPT2Model"}),
     advice="are config.json and the weights of the same model? where only `transformer.` is missing, as in the "
     "published gpt2, save it again: `GPT2LMHeadModel.from_pretrained(old).save_pretrained(new)`",

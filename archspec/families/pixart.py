@@ -76,5 +76,6 @@ FAMILY = Family(
     },
     ignored=IGNORED | {"interpolation_scale"},
     anatomy=_anatomy,
+    places="fixed",
     legacy=_legacy,
 )

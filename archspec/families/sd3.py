@@ -102,5 +102,6 @@ FAMILY = Family(
     },
     ignored=frozenset(),
     anatomy=_anatomy,
+    places="fixed",
     computed=frozenset({POSITIONS}),
 )

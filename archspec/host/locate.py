@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from archspec.diagnostics import fail, nearest, setting
 from archspec.families import describe
@@ -28,7 +30,7 @@ from archspec.syntax.tree import Entry, Map, Scalar
 
 __all__ = [
     "Located", "base_at", "check_fingerprint", "check_teacher", "find_base", "find_teacher", "fingerprint", "folder_of",
-    "locate", "structure_of",
+    "locate", "recorded", "structure_of",
 ]  # fmt: skip
 
 CONFIG, PIPELINE = "config.json", "model_index.json"
@@ -79,6 +81,18 @@ def find_base(spec: Spec, near: Path) -> Located:
         name = spec.origin.span_of("name") if spec.origin else None
         raise fail("AS141", "a spec needs 'base'", name, "write `base: FOLDER`, or extend a spec that has one")
     return locate(spec.base, near)
+
+
+def recorded(base: Mapping[str, Any], *starts: Path) -> Path | None:
+    """Return the model's folder where a lock's record of it leads: from one of the folders `starts`, or in the hub's
+    cache; None where it is not at hand."""
+    name, subfolder, revision = (base.get(key) for key in ("from", "subfolder", "revision"))
+    if not isinstance(name, str):
+        return None
+    start = next((start for start in starts if (start / name).exists()), None)
+    if start is None and (_looks_like_path(name) or not _HUB_ID.fullmatch(name)):
+        return None
+    return locate(Base(from_=name, subfolder=subfolder, revision=revision), start or starts[0]).folder
 
 
 def find_teacher(base: Base | None, near: Path) -> Located | None:

@@ -12,6 +12,7 @@ from dataclasses import field
 from typing import Any, ClassVar, Literal, get_args
 
 from archspec.language.expectations import Expectation
+from archspec.language.features import Inject
 from archspec.language.fields import Node, arg, node
 from archspec.language.selectors import Selector
 
@@ -175,7 +176,9 @@ class Data(Node):
     """Where training and calibration examples come from."""
 
     shorthand: ClassVar[str | None] = "from_"
-    from_: str = arg("bundled data set (`digits`), hub id, or path relative to the spec", example="digits", path=True)
+    from_: str = arg(
+        "bundled data set (`digits`, `shapes`), hub id, or path relative to the spec", example="digits", path=True
+    )
     kind: Literal["auto", "bundled", "images", "latents", "parquet", "text", "jsonl", "generated"] = arg(
         "what it is; auto: told from the name", default="auto"
     )
@@ -232,6 +235,28 @@ class Lora(Node):
 
 
 @node
+class Keep(Node):
+    """Which weights of a finetuning stay (moving averages, where there are)."""
+
+    shorthand: ClassVar[str | None] = "which"
+    which: Literal["last", "best"] = arg(
+        "last: those after the last step; best: those that did best on held-out examples, those before the first step "
+        "among them",
+        default="last",
+    )
+    by: Literal["loss", "teacher"] = arg(
+        "best: what is measured on them: loss, all that is minimised; teacher, the distance to its output alone",
+        default="loss",
+    )
+    every: int | None = arg(
+        "best: steps between two measurements; start and end are measured besides; default: a tenth of all",
+        default=None,
+        least=1,
+    )
+    samples: int = arg("best: held-out examples of a measurement, the same each time", default=256, least=1)
+
+
+@node
 class Finetune(Node):
     """Training of the whole model on its task (stage 2 of 2506.05340, Eq. 1)."""
 
@@ -252,6 +277,7 @@ class Finetune(Node):
     times: Literal["uniform", "logit_normal"] = arg("distribution of diffusion times", default="logit_normal")
     label_dropout: float = arg("part of examples with the null label", default=0.1, least=0, most=1)
     distill_weight: float = arg("weight of an added loss to the teacher's output; 0: none", default=0.0, least=0)
+    keep: Keep = arg("which weights stay", default_factory=Keep)
     train: Literal["all", "new"] = arg("which weights train", default="all")
     lora: Lora | None = arg(
         "train additions to old weights in their place; new parts train whole; merged at the end", default=None
@@ -456,4 +482,5 @@ class Spec(Node):
     pack: Pack | None = arg("what `archspec pack` makes; absent or `none`: nothing", default=None)
     attach: Attach | None = arg("packs on the base; absent or `none`: none", default=None)
     route: Route | None = arg("what `archspec route` makes; absent or `none`: nothing", default=None)
+    inject: Inject | None = arg("features of donors, while it draws; absent or `none`: none", default=None)
     expect: tuple[Expectation, ...] = arg("assertions about the result", default=())

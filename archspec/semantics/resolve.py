@@ -21,6 +21,7 @@ from typing import Any
 
 from archspec.diagnostics import ArchspecError, Collector
 from archspec.host.structure import Site, Structure
+from archspec.injection import Injection
 from archspec.instructions import AFTER, LEARNED_MERGES
 from archspec.language.build import build_signature
 from archspec.language.expectations import Expectation
@@ -30,6 +31,7 @@ from archspec.language.selectors import Selector, select
 from archspec.language.spec import Drop, Edit, Init, InitKind, Insert, Parallelize, Repeat, Replace, Skip, Spec
 from archspec.operators.base import Signature
 from archspec.semantics.adapted import adapted_sites
+from archspec.semantics.features import injection
 from archspec.source import Span
 
 NEED_DATA = frozenset({"least_squares", "artifact"})
@@ -72,6 +74,8 @@ class ResolvedSpec:
     """What is missing because of a mistake; nothing, in a spec that is compiled."""
     adapted: tuple[Site, ...] = ()
     """Where the finetuning's low-rank additions go."""
+    injection: Injection | None = None
+    """What `inject` says."""
 
     @property
     def dropped(self) -> frozenset[str]:
@@ -90,6 +94,9 @@ class ResolvedSpec:
             data["probe"] = {"file": self.structure.probe.file, "digest": self.structure.probe.digest}
         if data["finetune"] and data["finetune"]["lora"]:
             data["finetune"]["lora"]["sites"] = [site.path for site in self.adapted]
+        del data["inject"]
+        if self.injection:
+            data["inject"] = self.injection.to_json()
         if data["distill"]:
             data["distill"]["loss"] = _losses(data["distill"]["loss"])
         return data
@@ -117,7 +124,8 @@ def resolve_partial(partial: Partial, structure: Structure, problems: Collector)
     calls = (Replace.verb, Insert.verb)
     failed = (verb for verb, edit in found if edit is None or (verb in calls and not edit.configs))
     edits = tuple(edit for _, edit in found if edit)
-    resolved = ResolvedSpec(partial.spec, structure, edits, scope.gaps.also(*failed), scope.adapted(partial.spec))
+    gaps, injected = scope.gaps.also(*failed), scope.injected(partial.spec, edits)
+    resolved = ResolvedSpec(partial.spec, structure, edits, gaps, scope.adapted(partial.spec), injected)
     return resolved if _groups_fit(resolved, problems) else replace(resolved, gaps=resolved.gaps.also("parallelize"))
 
 
@@ -144,6 +152,16 @@ class _Scope:
         if lora is None or any(self.gaps.hides(target, self.lets) for target in lora.targets):
             return ()
         return adapted_sites(lora, self.structure, self.lets, self.problems)
+
+    def injected(self, spec: Spec, edits: Sequence[ResolvedEdit]) -> Injection | None:
+        """Return what `inject` says of the attentions that the edits leave."""
+        if spec.inject is None or not self.structure.sites:
+            return None
+        gone = {site.path: e.edit.verb for e in edits if isinstance(e.edit, Replace | Drop) for site in e.sites}
+        parents = {
+            s.path: gone[s.path.rpartition(".")[0]] for s in self.structure.sites if s.path.rpartition(".")[0] in gone
+        }
+        return injection(spec.inject, self.structure, gone | parents, self.select, self.problems)
 
 
 def _edit(edit: Edit, scope: _Scope) -> ResolvedEdit | None:

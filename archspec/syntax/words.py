@@ -17,7 +17,7 @@ Start = Literal["spec", "selector", "expectation"]
 
 STANZAS = (
     *("description", "extends", "base", "probe", "data"),
-    *("distill", "finetune", "eval", "search", "pack", "attach", "route", "seed", "matrix", "arms"),
+    *("distill", "finetune", "eval", "search", "pack", "attach", "route", "inject", "seed", "matrix", "arms"),
 )
 CLAUSES = ("with", "init", "by", "merge", "times", "to", "tie")
 SELECTING = ("to",)

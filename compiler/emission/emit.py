@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from archspec.host.headers import STEMS
 from archspec.host.locate import PIPELINE, Located
 from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure
+from archspec.injection import Injection
 from archspec.instructions import Instruction
 from archspec.plan import Plan
 from archspec.runtime.model.program import PREFIX
 from archspec.runtime.store.checkpoint import DTYPES, Shard, Writer, header, shards
 from archspec.runtime.store.files import copy_file, hash_file, link_or_copy, publish, writing
 from archspec.runtime.store.lock import PLAN, FileRecord, Kind, Lock, Provenance, is_compiled, operators_of
-from archspec.semantics.layout import tensor_sources
+from archspec.semantics.layout import result_paths, tensor_sources
 from archspec.semantics.resolve import ResolvedSpec
 
 KEPT = (".archspec/artifacts",)
@@ -231,10 +232,23 @@ def _lock(job: Emission, tensors: Mapping[str, Provenance], files: Mapping[str, 
         operators=operators_of(job.program),
         subfolder=job.subfolder,
         data=job.data,
+        injection=_placed(job),
         results=job.results,
         tensors=tensors,
         files=files,
     )
+
+
+def _placed(job: Emission) -> Injection | None:
+    """Return the injection with its sites by their paths in the result; those of dropped blocks are gone."""
+    injection = job.resolved.injection
+    if injection is None:
+        return None
+    grafts = (
+        replace(graft, sites=tuple(place for site in graft.sites for place in result_paths(job.program, site)))
+        for graft in injection.grafts
+    )
+    return replace(injection, grafts=tuple(grafts))
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -103,7 +103,8 @@ def _coded(step: Step, metric: Metric) -> Step:
 
 def _low_rank(delta: Tensor, metric: Metric, known: Sequence[Choice]) -> Iterator[Choice]:
     """Yield low rank by itself and behind a sign. Of all ways to divide bits among triplets, those are measured that
-    seem worth their bytes by the sums of `Triplets.kept`, beside one another and beside what is known."""
+    seem worth their bytes by the sums of `Triplets.kept`, beside one another, what is known, and what came before."""
+    known = list(known)
     for base in BASES:
         steps: Recipe = ()
         size, rest = 0, delta
@@ -119,7 +120,8 @@ def _low_rank(delta: Tensor, metric: Metric, known: Sequence[Choice]) -> Iterato
             hopeless = any(c.size <= size + whole and c.error < SURELY * choice.error for c in known)
             error = choice.error if hopeless else Fit.of(triplets, bands).left
             also = frozenset((*steps, *recipe) for recipe in choice.also)
-            yield Choice(size + whole, error, (*steps, *choice.recipe), also)
+            known.append(Choice(size + whole, error, (*steps, *choice.recipe), also))
+            yield known[-1]
 
 
 def _all_coded(recipe: Recipe, metric: Metric) -> Recipe:

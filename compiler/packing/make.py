@@ -86,10 +86,26 @@ class Made:
         return told | {"bytes": self.size, "of": self.whole, **errors, "tensors": tensors}
 
 
-def make_pack(request: Request, base: Headers, source: Source, out: Path, watch: Watch = unwatched) -> Made:
-    """Write the pack of a source's differences to `out`. AS683 for differences that are no numbers, AS684 for a budget
-    that cannot be met, AS685 where nothing differs."""
-    curves, whole = _curves(request, base, source, watch)
+@dataclass(frozen=True)
+class Measured:
+    """What can be done with each tensor that differs, and the bytes of all of these: the same whatever the budget."""
+
+    curves: Curves
+    whole: int
+
+
+def make_pack(
+    request: Request,
+    base: Headers,
+    source: Source,
+    out: Path,
+    watch: Watch = unwatched,
+    known: Measured | None = None,
+) -> Made:
+    """Write the pack of a source's differences to `out`; `known`: what was measured for another budget. AS683 for
+    differences that are no numbers, AS684 for a budget that cannot be met, AS685 where nothing differs."""
+    known = known or measured(request, base, source, watch)
+    curves, whole = known.curves, known.whole
     budget = _budget(request, whole)
     if budget is None:
         best = {name: curve[-1] for name, curve in curves.items()}
@@ -130,9 +146,9 @@ def _written(
     return Made(header, size, whole)
 
 
-def _curves(request: Request, base: Headers, source: Source, watch: Watch) -> tuple[dict[str, list[Choice]], int]:
-    """Return what can be done with each tensor that differs, and the bytes of all of these."""
-    problems, found, whole = Collector(), {}, 0
+def measured(request: Request, base: Headers, source: Source, watch: Watch = unwatched) -> Measured:
+    """Try every encoding of every tensor that differs."""
+    problems, found, whole = Collector(), dict[str, list[Choice]](), 0
     for name in told("measuring", list(source.names()), base, watch):
         delta = source.delta(name)
         if not finite(delta, name, problems, request.span) or not delta.any():
@@ -145,7 +161,7 @@ def _curves(request: Request, base: Headers, source: Source, watch: Watch) -> tu
     problems.raise_if_errors()
     if not found:
         raise fail("AS685", "nothing differs from the base", request.span, "are both the same checkpoint?")
-    return found, whole
+    return Measured(found, whole)
 
 
 def _offered(name: str, matrix: Tensor, request: Request, metric: Metric) -> Sequence[Choice]:

@@ -10,7 +10,7 @@ from typing import Any
 from archspec.compiler.convert.state import read_state
 from archspec.compiler.packing import sources
 from archspec.compiler.packing.calibrate import Setting, calibrated, described
-from archspec.compiler.packing.make import Made, Request, make_pack
+from archspec.compiler.packing.make import Made, Request, make_pack, measured
 from archspec.compiler.packing.progress import Watch, unwatched
 from archspec.compiler.packing.recipe import GROUP, Recipe, Step
 from archspec.compiler.packing.sources import Headers, Source
@@ -33,8 +33,38 @@ from archspec.source import Span
 SUFFIX = ".skillpack.safetensors"
 
 
+@dataclass(frozen=True)
+class Job:
+    """A spec that packs, resolved: what is asked for, the tensors of the base, the differences."""
+
+    name: str
+    request: Request
+    base: Headers
+    source: Source
+
+
 def pack_spec(path: Path, out: Path | None = None, watch: Watch = unwatched) -> tuple[Made, Path]:
     """Make the pack that a spec asks for; return it and its file. Raises ArchspecError."""
+    job = job_of(path, out.parent if out else Path(), watch)
+    target = out or Path(f"{job.name}{SUFFIX}")
+    return make_pack(job.request, job.base, job.source, target, watch), target
+
+
+def pack_budgets(path: Path, outs: Mapping[float, Path], watch: Watch = unwatched) -> list[Made]:
+    """Make packs of one spec at several budgets (parts of the bytes of what differs) in place of its own: each the
+    same as by itself, but differences are measured once. Raises ArchspecError."""
+    job = job_of(path, next(iter(outs.values())).parent, watch)
+    known = measured(replace(job.request, budget=1.0), job.base, job.source, watch)
+    found = []
+    for budget, out in outs.items():
+        made = {**job.request.made, "budget": budget}
+        request = replace(job.request, budget=budget, limit=None, made=made)
+        found.append(make_pack(request, job.base, job.source, out, watch, known))
+    return found
+
+
+def job_of(path: Path, scratch: Path, watch: Watch = unwatched) -> Job:
+    """Resolve a spec that packs, and calibrate if it says so, with sums of inputs in `scratch`."""
     spec = load(path)
     if spec.pack is None:
         raise fail("AS672", f"'{path}' packs nothing: it has no 'pack'", None, NOTHING)
@@ -46,17 +76,16 @@ def pack_spec(path: Path, out: Path | None = None, watch: Watch = unwatched) -> 
     assert structure.tensors is not None
     source, told = _source(packing, path.parent, located, structure, problems)
     problems.raise_if_errors()
-    target = out or Path(f"{spec.name}{SUFFIX}")
     calibration = None
     if packing.pack.calibrate is not None:
         data = data_of(packing.pack.calibrate, spec.data)
         assert data is not None
         setting = Setting(packing.pack.calibrate, data, path.parent, located)
-        calibration = calibrated(setting, packing, structure.tensors, source, target.parent, watch)
+        calibration = calibrated(setting, packing, structure.tensors, source, scratch, watch)
         told = {**told, "calibration": described(calibration, setting)}
     digests = {name: digest_of(header).hex() for name, header in structure.tensors.items()}
     request = replace(_request(spec, packing, structure, digests, told), calibration=calibration)
-    return make_pack(request, structure.tensors, source, target, watch), target
+    return Job(spec.name, request, structure.tensors, source)
 
 
 def _base(spec: Spec, near: Path) -> tuple[Located, Structure]:

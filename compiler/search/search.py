@@ -28,8 +28,7 @@ from archspec.language.expectations import Expectation
 from archspec.language.parse import load
 from archspec.language.spec import Spec
 from archspec.plan import digest
-from archspec.runtime.execution.workspace import replace_text
-from archspec.runtime.store.files import writing
+from archspec.runtime.store.files import replace_text, writing
 from archspec.runtime.store.home import home
 from archspec.semantics.choices import Candidate, Choices, resolve_search
 from archspec.semantics.resolve import explicit

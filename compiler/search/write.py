@@ -16,8 +16,7 @@ from archspec.language.parse import load_tree, parse
 from archspec.language.selectors.indices import brackets
 from archspec.language.spec import Spec
 from archspec.quantity import quantity
-from archspec.runtime.execution.workspace import replace_text
-from archspec.runtime.store.files import writing
+from archspec.runtime.store.files import replace_text, writing
 from archspec.source import Source
 from archspec.syntax.fmt import format_yaml
 from archspec.syntax.tree import plain

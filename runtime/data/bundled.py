@@ -2,7 +2,8 @@
 
 `digits` is the UCI handwritten digits as scikit-learn ships them: 1,797 images of 8x8 pixels in 16 greys; every fifth
 of a class (drawn once, seed 0) is the test split. `fashion` is Fashion-MNIST as Debian's `dataset-fashion-mnist`
-installs it: 60,000 + 10,000 images of 28x28, read from its idx files.
+installs it: 60,000 + 10,000 images of 28x28, read from its idx files. `shapes` is drawn by rules (see `scenes`): 4,096
++ 512 colour images of 48x48, whose class is the shape of the subject, or of the left one of two.
 
 Images are float32 in [-1, 1], (count, channels, height, width).
 """
@@ -23,6 +24,8 @@ Labels = NDArray[np.int64]
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SPLITS = ("train", "test")
+SHAPES_SEED = 1
+"""The host of shapes was trained on seed 0."""
 
 
 def load_bundled(name: str, split: str) -> tuple[Images, Labels]:
@@ -51,6 +54,14 @@ def _fashion(split: str) -> tuple[Images, Labels]:
     return (images[:, None] / 127.5 - 1.0).astype(np.float32), labels.astype(np.int64)
 
 
+def _shapes(split: str) -> tuple[Images, Labels]:
+    from archspec.runtime.data.scenes import SHAPES
+    from archspec.runtime.data.shapes import pictures
+
+    drawn = pictures(range(4096) if split == "train" else range(4096, 4608), seed=SHAPES_SEED)
+    return drawn.images, np.array([SHAPES.index(scene.subjects[0].shape) for scene in drawn.scenes])
+
+
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read a gzipped idx file of unsigned bytes: two zero bytes, type 8, rank, big-endian sizes, data."""
     try:
@@ -70,5 +81,9 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return data.reshape(shape)
 
 
-BUNDLED: Mapping[str, Callable[[str], tuple[Images, Labels]]] = {"digits": _digits, "fashion": _fashion}
+BUNDLED: Mapping[str, Callable[[str], tuple[Images, Labels]]] = {
+    "digits": _digits,
+    "fashion": _fashion,
+    "shapes": _shapes,
+}
 """One line per data set; `archspec` offers these names."""

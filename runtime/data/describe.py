@@ -1,8 +1,9 @@
 """What a `data` stanza stands for: its kind, its place and its content identity, found without torch.
 
-The kind is told from the name where the spec says `auto`. The identity goes into the keys of a plan's tasks: it covers
-the path (relative), the size and the first and last 4 KiB of every file, of at most 4,096 evenly chosen files in a
-folder, so that a folder of a million images is identified in seconds. A set on a hub is identified by its name.
+The kind is told from the name where the spec says `auto`. The identity goes into the keys of a plan's tasks, together
+with the settings that choose examples (`identity`). It covers the path (relative), the size and the bytes of every
+file; of more than 1 GiB, or of more than 4,096 files, the first and last 4 KiB of each, of at most 4,096 evenly chosen
+ones: a folder of a million images is identified in seconds. A set on a hub is identified by its name.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import xxhash
 
 from archspec.diagnostics import fail, nearest
 from archspec.plan import digest
+from archspec.runtime.store.files import known_hash
 
-BUNDLED = ("digits", "fashion")
+BUNDLED = ("digits", "fashion", "shapes")
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 SUFFIXES: Mapping[str, str] = {
     ".safetensors": "latents",
@@ -27,7 +29,7 @@ SUFFIXES: Mapping[str, str] = {
     ".json": "jsonl",
     ".txt": "text",
 }
-EDGE, MOST_FILES = 4096, 4096
+EDGE, MOST_FILES, WHOLE = 4096, 4096, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,19 @@ def describe(data: Mapping[str, Any], near: Path) -> Description:
         return _remote(name, kind, path, data)
     kind = _kind_of(path, name) if kind == "auto" else kind
     return Description(kind, name, digest([kind, setting(data, "split", "train"), fingerprint(path)]), path)
+
+
+CHOOSING: Mapping[str, Any] = {"column": None, "label": None, "fraction": 1.0, "seed": 0}
+"""Keys of a stanza that decide which examples of the same data there are, with their defaults."""
+
+
+def identity(data: Mapping[str, Any], near: Path) -> str:
+    """Return the identity of the examples that a stanza stands for: of the content, and of what is taken of it. The
+    seed decides nothing where everything is taken."""
+    chosen = {name: setting(data, name, default) for name, default in CHOOSING.items()}
+    if chosen["fraction"] == 1:
+        del chosen["seed"]
+    return digest([describe(data, near).identity, chosen])
 
 
 def _bundled(name: str, data: Mapping[str, Any]) -> Description:
@@ -105,15 +120,19 @@ def _walk(folder: Path, suffixes: frozenset[str] | None, limit: int | None = Non
 def fingerprint(path: Path) -> str:
     """Return the content identity of a file or folder (see the module's text)."""
     if path.is_file():
-        return digest(_edges(path))
+        return digest(_content(path, path.stat().st_size <= WHOLE))
     files = list(_walk(path, None))
     stride = max(1, -(-len(files) // MOST_FILES))
-    chosen = [[str(f.relative_to(path)), *_edges(f)] for f in files[::stride]]
+    whole = stride == 1 and sum(file.stat().st_size for file in files) <= WHOLE
+    chosen = [[str(f.relative_to(path)), *_content(f, whole)] for f in files[::stride]]
     return digest([len(files), chosen])
 
 
-def _edges(path: Path) -> list[Any]:
+def _content(path: Path, whole: bool) -> list[Any]:
+    """Return the size of a file, and the digest of its bytes, or of the first and the last of them."""
     size = path.stat().st_size
+    if whole:
+        return [size, known_hash(path)]
     with path.open("rb") as file:
         head = file.read(EDGE)
         file.seek(max(0, size - EDGE))

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from archspec.plan import digest
 from archspec.runtime.data.describe import fingerprint
 from archspec.runtime.data.examples import Example, Examples, Shape
 from archspec.runtime.data.needs import Needs
+from archspec.runtime.store.files import reserve, writing
 from archspec.runtime.store.home import read_json
 
 
@@ -28,8 +30,11 @@ def cache_folder() -> Path:
 
 def pixels_of(needs: Needs) -> Shape | None:
     """Return the shape of the images that become what the host takes: larger where an autoencoder stands before it."""
-    if needs.autoencoder is None or needs.shape is None:
-        return needs.shape
+    if needs.shape is None:
+        return None
+    if needs.autoencoder is None:
+        channels, rows, columns = needs.shape
+        return (channels // needs.folded**2, rows * needs.folded, columns * needs.folded)
     config = read_json(needs.autoencoder / "config.json")
     factor = 2 ** (len(config.get("block_out_channels", [0])) - 1)
     return (int(config.get("in_channels", 3)), needs.shape[1] * factor, needs.shape[2] * factor)
@@ -37,9 +42,27 @@ def pixels_of(needs: Needs) -> Shape | None:
 
 def through_autoencoder(examples: Examples, needs: Needs) -> Examples:
     """Return the examples as the host takes them: the same, or their latents."""
+    if needs.folded > 1:
+        return Folded(examples, needs.folded)
     if needs.autoencoder is None or needs.shape is None:
         return examples
     return Encoded(examples, needs.autoencoder, needs.shape)
+
+
+class Folded(Examples):
+    """Images whose every `side` x `side` pixels stand in one place, in its channels."""
+
+    def __init__(self, images: Examples, side: int) -> None:
+        self.images, self.side = images, side
+        self.identity = digest(["folded", images.identity, side])
+        self.labels, self.classes = images.labels, images.classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.images[index]
+        return example | {"x": F.pixel_unshuffle(example["x"], self.side)}
 
 
 class Encoded(Examples):
@@ -51,7 +74,6 @@ class Encoded(Examples):
         self.labels, self.classes = images.labels, images.classes
         self._coder: Any = None
         place = cache_folder() / "latents" / self.identity
-        place.mkdir(parents=True, exist_ok=True)
         self._rows = _array(place / "rows.npy", (len(images), *shape), np.float16)
         self._done = _array(place / "done.npy", (len(images),), np.uint8)
 
@@ -85,12 +107,19 @@ class Encoded(Examples):
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: Any) -> Any:
-    """Open a mapped array for writing; make it, full of zeros, if it is not there in this form."""
-    if path.exists():
-        try:
-            found = np.lib.format.open_memmap(path, mode="r+")
-        except (ValueError, OSError):
-            found = None
-        if found is not None and found.shape == shape and found.dtype == dtype:
-            return found
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    """Open a mapped array for writing; make it, full of zeros, if it is not there in this form. AS631."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = _opened(path)
+        if found is None or found.shape != shape or found.dtype != dtype:
+            found = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        with path.open("r+b") as file:
+            reserve(file.fileno(), path.stat().st_size)
+    return found
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return np.lib.format.open_memmap(path, mode="r+") if path.exists() else None
+    except (ValueError, OSError):
+        return None

@@ -7,13 +7,11 @@ folder under a key of all that it depends on, so that a plan's tasks draw it onc
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from archspec.diagnostics import fail
@@ -24,6 +22,7 @@ from archspec.runtime.data.describe import describe, read_prompts, setting
 from archspec.runtime.data.encoded import cache_folder
 from archspec.runtime.data.examples import Arrays, Examples
 from archspec.runtime.data.needs import Needs
+from archspec.runtime.store.artifacts import Artifacts
 from archspec.runtime.store.home import Home
 
 SAMPLES, STEPS = 4096, 25
@@ -31,26 +30,20 @@ SAMPLES, STEPS = 4096, 25
 
 def open_generated(data: Mapping[str, Any], near: Path, needs: Needs) -> Examples:
     """Return the host's samples, drawn now or before."""
-    if needs.home is None:
+    host = needs.home
+    if host is None:
         raise fail("AS713", "generated data needs the host, and none is at hand")
     prompts = setting(data, "prompts")
     lines = read_prompts(near / prompts) if prompts else []
-    identity = digest([describe(data, near).identity, _weights(needs.home), needs.length])
-    file = cache_folder() / "generated" / f"{identity}.safetensors"
-    if not file.exists():
-        _keep(file, _draw(needs.home, data, lines, needs.length))
-    return Arrays(load_file(file), identity)
+    identity = digest([describe(data, near).identity, _weights(host), needs.length])
+    drawn = Artifacts(cache_folder() / "generated").once(
+        identity, {"kind": "generated"}, lambda: _draw(host, data, lines, needs.length)
+    )
+    return Arrays(drawn, identity)
 
 
 def _weights(place: Home) -> str:
     return identity_of(place.config, read_folder(place.model), SAMPLED)
-
-
-def _keep(file: Path, columns: dict[str, Tensor]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}")
-    save_file(columns, partial)
-    partial.replace(file)
 
 
 def _draw(place: Home, data: Mapping[str, Any], lines: list[str], length: int) -> dict[str, Tensor]:

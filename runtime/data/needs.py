@@ -23,6 +23,8 @@ class Needs:
     vocabulary: int | None = None
     tokenizer: Path | None = None
     autoencoder: Path | None = None
+    folded: int = 1
+    """Pixels side by side in one place of `x`, in its channels (`IdentityAutoencoder`)."""
     sentences: bool = False
     """Texts are read one by one, each padded, and not as one stream."""
     home: Home | None = None
@@ -41,6 +43,7 @@ def needs_of(folder: Path, length: int | None = None) -> Needs:
         vocabulary=place.config.get("vocab_size"),
         tokenizer=place.tokenizer,
         autoencoder=_real_autoencoder(place),
+        folded=place.folded,
         sentences=sentences,
         home=place,
     )

@@ -14,7 +14,8 @@ Several processes: `shard=(i, n)` runs the i-th of n parts of the independent ta
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -32,6 +33,7 @@ from archspec.host.strict_json import read_json
 from archspec.plan import Plan, Task, TaskKind
 from archspec.runtime.execution.journal import Journal
 from archspec.runtime.execution.workspace import Workspace
+from archspec.runtime.store.files import room
 from archspec.runtime.store.home import Home, home
 from archspec.runtime.store.lock import PLAN, Lock, read_lock
 from archspec.runtime.store.opening import best_device, open_model
@@ -82,19 +84,22 @@ def execute(
     shard: tuple[int, int] | None = None,
     device: str | None = None,
     journal: Journal | None = None,
+    teachers: Collection[str] = (),
 ) -> RunReport:
     """Run the plan in `folder`. `base`: the host's model folder; `near`: where relative paths of data start.
 
-    `only`: kinds of tasks to run (none: all). `shard`: (i, n), i from 1.
+    `only`: kinds of tasks to run (none: all). `shard`: (i, n), i from 1. `teachers`: keys of what the teacher shows
+    (`Task.settings["teacher"]`) that is kept like the result of a task, because others will need it. AS631 when the
+    disk is full: what is finished is kept.
     """
     plan, lock = read_plan(folder), read_lock(folder)
     workspace = Workspace(folder)
+    workspace.check_store()
     origin = workspace.origin()
-    context = Context(
-        plan, lock, workspace, base or origin.get("base"), near or origin.get("near") or Path.cwd(), device
-    )
+    base, near = base or origin.get("base"), near or origin.get("near") or Path.cwd()
+    context = Context(plan, lock, workspace, base, near, device, frozenset(teachers))
     name = f"shard-{shard[0]}-of-{shard[1]}" if shard else "run"
-    with workspace.alone(name), journal or Journal(workspace.root) as context.journal:
+    with room(folder), workspace.alone(name), journal or Journal(workspace.root) as context.journal:
         return _Execution(context, tuple(only), shard).run()
 
 
@@ -104,9 +109,19 @@ class Context:
     journal: Journal
 
     def __init__(
-        self, plan: Plan, lock: Lock, workspace: Workspace, base: Path | None, near: Path, device: str | None
+        self,
+        plan: Plan,
+        lock: Lock,
+        workspace: Workspace,
+        base: Path | None,
+        near: Path,
+        device: str | None,
+        teachers: frozenset[str] = frozenset(),
     ) -> None:
         self.plan, self.lock, self.workspace, self.base, self.near = plan, lock, workspace, base, near
+        self.teachers = teachers
+        self.held_to: set[str] = set()
+        """Identities that the data were held to: once in a run."""
         self.device = torch.device(device or best_device())
         self.program = lock.instructions
 
@@ -158,6 +173,21 @@ class Context:
             data = {**data, "fraction": data.get("fraction", 1.0) * fraction}
         return open_data(data, self.near, needs_of(self.host_home.top))
 
+    def check_sources(self, tasks: Iterable[Task]) -> None:
+        """Refuse a base and data that are not those of the plan: results would be kept under keys of others. AS722,
+        AS723, AS738."""
+        from archspec.runtime.data.describe import identity
+
+        assert self.host_home
+        for task in tasks:
+            data, stated = task.settings.get("data") or self.plan.data, task.settings.get("examples")
+            if not data or not stated or stated in self.held_to:
+                continue
+            self.held_to.add(stated)
+            if identity(data, self.near) != stated:
+                hint = "compile again: `archspec compile`, or `archspec sweep`, which finds what is still of use"
+                raise fail("AS738", f"the data of '{task.id}' are not what the plan was made for", None, hint)
+
     def objective(self, settings: Mapping[str, Any]) -> Any:
         from archspec.runtime.objectives import make_objective
 
@@ -182,7 +212,6 @@ class _Execution:
         self.processes = _Processes()
         self.shard = shard or self.processes.shard
         self.sharded = shard is not None
-        self.ran: set[str] = set()
 
     def run(self) -> RunReport:
         plan = self.context.plan
@@ -207,14 +236,27 @@ class _Execution:
 
         for _, wave in groupby(tasks, key=lambda task: task.wave):
             ready = [task for task in wave if self._is_mine(task) and self._is_ready(task)]
-            if not ready:
-                continue
-            self.ran |= {task.id for task in ready}
-            try:
-                RUNNERS[ready[0].kind](self.context, ready, self.processes.main)
-            except torch.OutOfMemoryError as error:
-                hint = "lower distill.cache or the batch, or run on another device"
-                raise fail("AS734", f"out of memory in '{ready[0].id}'", None, hint) from error
+            with self._claimed(ready):
+                ready = [task for task in ready if self._is_ready(task)]  # another run may have made some meanwhile
+                if not ready:
+                    continue
+                self.context.check_sources(ready)
+                self.context.journal.begun |= {task.id for task in ready}
+                try:
+                    RUNNERS[ready[0].kind](self.context, ready, self.processes.main)
+                except torch.OutOfMemoryError as error:
+                    hint = "lower distill.cache or the batch, or run on another device"
+                    raise fail("AS734", f"out of memory in '{ready[0].id}'", None, hint) from error
+
+    @contextmanager
+    def _claimed(self, tasks: Sequence[Task]) -> Iterator[None]:
+        """Make artifacts alone. What all processes of a launch make together, its first writes: nobody claims it."""
+        together = self.processes.count > 1 and any(task.kind not in INDEPENDENT for task in tasks)
+        names = {task.key: task.id for task in tasks}
+        with self.context.workspace.artifacts.claim(
+            () if together else names, lambda key: self.context.journal.tell(f"{names[key]}: waits for another run")
+        ):
+            yield
 
     def _is_ready(self, task: Task) -> bool:
         finished = self.context.workspace.finished
@@ -228,7 +270,9 @@ class _Execution:
     def _state(self, task: Task) -> Done:
         workspace = self.context.workspace
         if workspace.finished(task.key):
-            return Done(task, "ran" if task.id in self.ran else "finished", workspace.report(task.key))
+            return Done(
+                task, "ran" if task.id in self.context.journal.begun else "finished", workspace.report(task.key)
+            )
         missing = [t.id for t in self.context.plan.ancestors(task) if not workspace.finished(t.key)]
         return Done(task, "waits", reason=f"needs {missing[0]}" if missing else "was not asked for")
 

@@ -30,6 +30,8 @@ class Journal:
 
     def __init__(self, root: Path, console: Console | None = None) -> None:
         self.root, self.console = root, console
+        self.begun: set[str] = set()
+        """Ids of the tasks that this run set about."""
         self._writer: Any = None
         self._progress: Progress | None = None
         self._bar: Any = None
@@ -55,6 +57,11 @@ class Journal:
         if self._writer is not None:
             self._writer.close()
         self._file.close()
+
+    def tell(self, what: str) -> None:
+        """Say what is going on instead of work."""
+        if self._progress is not None:
+            self._progress.console.print(what, markup=False)
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[None]:

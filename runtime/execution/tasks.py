@@ -20,6 +20,7 @@ from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.outcome import Outcome
 from archspec.runtime.learn.parts import Part, find_part, places
 from archspec.runtime.learn.settings import read_settings
+from archspec.runtime.learn.shown import Shown
 
 if TYPE_CHECKING:
     from archspec.runtime.execution.execute import Context
@@ -123,7 +124,8 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
 
     def finished(outcome: Outcome) -> None:
         task, part = by_name[outcome.site]
-        report = _report(task, [outcome], watch.lap(), held_out=feed.held_out)
+        borrowed = {"borrowed_cpu_seconds": s} if (s := shown.borrowed.get(outcome.site)) else {}
+        report = _report(task, [outcome], watch.lap(), held_out=feed.held_out, **borrowed)
         context.workspace.keep(task.key, report, _kept(part))
 
     def log(name: str, step: int, numbers: Mapping[str, float]) -> None:
@@ -132,9 +134,11 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
 
     frozen = {part.name: _frozen_inside(context, part, task) for task, part in by_name.values()}
     pairs, feed = list(zip(parts, settings, strict=True)), _feed(context, group[0])
+    keys = {name: str(task.settings["teacher"]) for name, (task, _) in by_name.items() if "teacher" in task.settings}
+    shown = Shown(context.workspace.artifacts, keys, context.teachers)
     total = settings[0].steps * len(group)
     with context.workspace.scratch(group[0].key) as scratch, context.journal.progress(f"regress {_many(group)}", total):
-        regress(pairs, context.host, feed, scratch, frozen, log, finished)
+        regress(pairs, context.host, feed, scratch, frozen, log, finished, shown)
 
 
 def _frozen_inside(context: Context, part: Part, task: Task) -> list[str]:
@@ -147,6 +151,7 @@ def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
     """Finetune the whole model, from the last checkpoint if a run was killed."""
     from archspec.runtime.learn.draws import seed_of
     from archspec.runtime.learn.finetune import Course, FinetuneSettings, choose_trainable, finetune
+    from archspec.runtime.learn.keep import KeepSettings
     from archspec.runtime.learn.lora import LoraSettings, adapt, merge
 
     (task,) = tasks
@@ -169,8 +174,9 @@ def run_finetune(context: Context, tasks: Sequence[Task], main: bool) -> None:
     log.last = 0  # type: ignore[attr-defined]
     dataset = context.dataset(task.settings.get("data"), task.settings.get("fraction", 1.0))
     objective = context.objective(task.settings.get("objective", {}))
-    teacher = context.host if settings.distill_weight else None
-    course = Course(dataset, objective, context.workspace.work(task.key), context.device, teacher, log)
+    keep = settings_of(KeepSettings, replace(task, settings=task.settings["keep"])) if "keep" in task.settings else None
+    teacher = context.host if settings.distill_weight or (keep and keep.by == "teacher") else None
+    course = Course(dataset, objective, context.workspace.work(task.key), context.device, teacher, keep, log)
     with context.journal.progress("finetune", settings.steps):
         facts = finetune(model, course, settings)
     merged = set(merge(model)) if lora else set()
@@ -196,7 +202,7 @@ def run_evaluate(context: Context, tasks: Sequence[Task], main: bool) -> None:
     from archspec.runtime.measure.kept import Kept
 
     for task in tasks:
-        watch, kept = _Watch(), Kept(context.workspace, str(context.lock.host.get("fingerprint")))
+        watch, kept = _Watch(), Kept(context.workspace.artifacts, str(context.lock.host.get("fingerprint")))
         found = evaluate(context.folder, context.host_home.top, task.settings, context.near, context.device, kept=kept)
         context.workspace.keep(task.key, _report(task, [], watch.lap(), measured=found))
 

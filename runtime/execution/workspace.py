@@ -1,14 +1,14 @@
 """What a run keeps beside a checkpoint: `<folder>/.archspec/`, local to this machine and safe to delete.
 
     origin.json          where base and spec were when the folder was compiled (the checkpoint itself holds no path)
-    artifacts/<key>/     one folder per finished task: weights.safetensors, report.json; a link to the artifacts of
-                         all its members, in a sweep
+    artifacts/<key>/     the results of finished tasks (`runtime.store.artifacts`); in a sweep a link to the store of
+                         all its members
     work/<key>/          checkpoints of a task that is under way
     compiled/            the weights as they were compiled, once trained ones have taken their place
     log.jsonl            metrics, one line each; `tensorboard/` has the same
 
-An artifact is made under another name and renamed when whole, so a key that exists is a task that is finished. Keys
-hash all that a result depends on: an artifact is found by key alone and never has to be checked again.
+A task is finished when the artifact of its key is whole. Keys hash all that a result depends on, so artifacts outlive a
+new compile, and several folders may share them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from torch import Tensor
 
 from archspec.diagnostics import fail
 from archspec.host.strict_json import read_json
-from archspec.runtime.store.files import writing
-
-WEIGHTS, REPORT = "weights.safetensors", "report.json"
+from archspec.runtime.store.artifacts import Artifacts
+from archspec.runtime.store.files import replace_text, writing
 
 
 @dataclass(frozen=True)
@@ -48,53 +47,48 @@ class Workspace:
     def work(self, key: str) -> Path:
         return self.root / "work" / key
 
-    def artifact(self, key: str) -> Path:
-        return self.root / "artifacts" / key
+    @property
+    def artifacts(self) -> Artifacts:
+        return Artifacts((self.root / "artifacts").resolve())
 
     def finished(self, key: str) -> bool:
-        return self.artifact(key).is_dir()
+        return self.artifacts.holds(key)
 
     def report(self, key: str) -> dict[str, Any]:
-        return read_json(self.artifact(key) / REPORT, "AS721")
+        return self.artifacts.report(key)
 
     def weights(self, key: str) -> dict[str, Tensor]:
         """Return the tensors of an artifact, by their names in the result; none for a task that gives no weights."""
-        from safetensors.torch import load_file
-
-        path = self.artifact(key) / WEIGHTS
-        return load_file(path) if path.is_file() else {}
+        return self.artifacts.tensors(key)
 
     def keep(self, key: str, report: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
         """Store the result of a task under its key, whole or not at all, and drop its unfinished work."""
-        from safetensors.torch import save_file
-
-        partial = self.root / "work" / f"{key}.{os.getpid()}"
-        with writing(self.artifact(key)):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            if tensors:
-                unique = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-                save_file(unique, partial / WEIGHTS)
-            (partial / REPORT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", "utf-8")
-            self.artifact(key).parent.mkdir(parents=True, exist_ok=True)
-            if not self.finished(key):
-                _settle(partial, self.artifact(key))
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(self.work(key), ignore_errors=True)
+        self.artifacts.keep(key, report, tensors)
+        shutil.rmtree(self.work(key), ignore_errors=True)
 
     def share(self, store: Path) -> None:
-        """Keep artifacts in the folder `store`, as others do: `artifacts` becomes a relative link to it."""
-        own = self.root / "artifacts"
+        """Keep artifacts in the folder `store`, as others do: `artifacts` becomes a relative link to it, and what it
+        held before is in the store too."""
+        own, partial = self.root / "artifacts", self.root / "artifacts.partial"
+        target = os.path.relpath(store.resolve(), self.root.resolve())
+        if own.is_symlink() and os.readlink(own) == target:
+            return
+        Artifacts(store.resolve()).take_over(own)
         with writing(own):
             store.mkdir(parents=True, exist_ok=True)
             self.root.mkdir(exist_ok=True)
-            if own.is_symlink():
-                own.unlink()
-            elif own.is_dir():
-                for artifact in own.iterdir():
-                    _settle(artifact, store / artifact.name)
+            partial.unlink(missing_ok=True)
+            partial.symlink_to(target, target_is_directory=True)
+            if own.is_dir() and not own.is_symlink():
                 shutil.rmtree(own)
-            own.symlink_to(os.path.relpath(store.resolve(), self.root.resolve()), target_is_directory=True)
+            partial.replace(own)
+
+    def check_store(self) -> None:
+        """Refuse to begin anew where finished tasks were kept in a store that is not there: AS737."""
+        own = self.root / "artifacts"
+        if own.is_symlink() and not own.exists():
+            hint = f"bring it back, or say in the sweep where it is: `--store FOLDER`; without it, remove '{own}' first"
+            raise fail("AS737", f"finished tasks are kept in '{own.resolve()}', which is not there", None, hint)
 
     @contextmanager
     def scratch(self, key: str) -> Iterator[Path]:
@@ -108,17 +102,30 @@ class Workspace:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def remember_origin(self, base: Path, near: Path) -> None:
-        """Note where the base (a model folder) and the spec are."""
-        self.root.mkdir(exist_ok=True)
-        text = json.dumps({"base": str(base.absolute()), "near": str(near.absolute())}, indent=1)
-        replace_text(self.root / "origin.json", text + "\n")
+    def remember_origin(self, base: Path, spec: Path) -> None:
+        """Note where the base (a model folder) and the file of the spec are, also as seen from this folder: all may
+        move together."""
+        with writing(self.root):
+            self.root.mkdir(exist_ok=True)
+        places = {"base": base.resolve(), "spec": spec.resolve()}
+        seen = {name: os.path.relpath(path, self.folder.resolve()) for name, path in places.items()}
+        found = {"seen": seen, **{name: str(path) for name, path in places.items()}}
+        replace_text(self.root / "origin.json", json.dumps(found, indent=1) + "\n")
 
     def origin(self) -> dict[str, Path]:
-        """Return `base` and `near`, as far as they are known and still there."""
+        """Return `base`, and `near`, the folder of the spec, as far as they are known and still there."""
         path = self.root / "origin.json"
-        found = read_json(path, "AS721") if path.is_file() else {}
-        return {name: Path(text) for name, text in found.items() if isinstance(text, str) and Path(text).exists()}
+        noted = read_json(path, "AS721") if path.is_file() else {}
+        seen = noted["seen"] if isinstance(noted.get("seen"), dict) else {}
+        places = {name: self._there(seen.get(name), noted.get(name)) for name in ("base", "spec")}
+        near = places["spec"] or Path(str(noted.get("spec")))  # the folder is of use when the file is gone
+        found = {"base": places["base"], "near": near.parent if near.is_absolute() and near.parent.is_dir() else None}
+        return {name: place for name, place in found.items() if place}
+
+    def _there(self, *places: object) -> Path | None:
+        """Return the first of these places, as seen from this folder, where something is."""
+        known = (self.folder / place for place in places if isinstance(place, str))
+        return next((place.resolve() for place in known if place.exists()), None)
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
@@ -133,20 +140,3 @@ class Workspace:
         except Timeout:
             hint = "wait for it to end; `archspec run OUT --shard i/n` lets several work at once"
             raise fail("AS731", f"another run is at work on '{self.folder}'", None, hint) from None
-
-
-def _settle(made: Path, final: Path) -> None:
-    """Rename a finished folder, unless another process was quicker to make the same."""
-    try:
-        made.rename(final)
-    except OSError:
-        if not final.is_dir():
-            raise
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file under another name and rename it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        partial.write_text(text, "utf-8")
-        partial.replace(path)

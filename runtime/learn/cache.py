@@ -4,6 +4,9 @@ A tensor that several sites share (the timestep, the condition) is stored once. 
 in a share of what is free, else in files that are mapped, so that a batch of any examples in any order is one gather.
 Floating tensors are float16, or bfloat16 where a value would overflow; they come back in the dtype they had. A tensor
 whose first size is not the batch's (rotary tables, position masks) is taken to be the same for every batch.
+
+What was seen at one site can leave a cache as plain data and tensors (`packed`) and enter another (`unpack`): it is the
+same whatever other sites were watched in the run.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from archspec.runtime.learn.taps import Record
+from archspec.runtime.store.files import reserve, writing
 
 MEMORY_SHARE = 0.25
 """Part of the free memory that a cache may take before it goes to disk."""
@@ -98,6 +102,8 @@ class ActivationCache:
             self._free -= needed
             return torch.empty(shape, dtype=dtype)
         path = self.folder / f"{len(self._arrays):05d}.bin"
+        with writing(path), path.open("wb") as file:
+            reserve(file.fileno(), needed)
         return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
 
     def read(self, name: str, rows: Sequence[int], device: torch.device | str = "cpu") -> Record:
@@ -106,6 +112,41 @@ class ActivationCache:
         place = torch.device(device)
         leaves = [self._arrays[s.array].read(index, place) if isinstance(s, _Slot) else s for s in site.leaves]
         return Record(*pytree.tree_unflatten(leaves, site.tree))
+
+    def packed(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Return a site as plain data and the tensors that this names; None where a call has arguments that are
+        neither."""
+        site, tensors = self._sites[name], dict[str, Tensor]()
+        leaves: list[Any] = []
+        for leaf in site.leaves:
+            if isinstance(leaf, _Slot):
+                array = self._arrays[leaf.array]
+                tensors[str(leaf.array)] = array.values
+                leaves.append([leaf.array, str(array.dtype).removeprefix("torch."), array.constant])
+            elif leaf is None or isinstance(leaf, bool | int | float | str):
+                leaves.append({"is": leaf})
+            else:
+                return None
+        try:
+            return {"count": self.count, "tree": pytree.treespec_dumps(site.tree), "leaves": leaves}, tensors
+        except NotImplementedError:  # a container of the host's own
+            return None
+
+    def unpack(self, name: str, layout: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take in a site that was packed; of another number of examples it is no use. ValueError."""
+        if layout["count"] != self.count:
+            raise ValueError(f"{layout['count']} examples, not {self.count}")
+        numbers, leaves = dict[int, int](), list[Any]()
+        for leaf in layout["leaves"]:
+            if isinstance(leaf, dict):
+                leaves.append(leaf["is"])
+                continue
+            number, dtype, constant = leaf
+            if number not in numbers:
+                numbers[number] = len(self._arrays)
+                self._arrays.append(_Array(tensors[str(number)], getattr(torch, dtype), constant))
+            leaves.append(_Slot(numbers[number]))
+        self._sites[name] = _Site(pytree.treespec_loads(layout["tree"]), leaves)
 
     @property
     def bytes(self) -> int:

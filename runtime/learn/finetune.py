@@ -6,14 +6,16 @@ the same bytes as one that was not. A checkpoint is accelerate's own folder (mod
 made under another name and renamed when whole; the one before is removed only then.
 
 `accelerate launch` gives DDP, FSDP and mixed precision; a batch is the whole batch of all processes. A teacher, where
-there is one, adds `distill_weight` times the distance to its output on the same inputs.
+there is one, adds `distill_weight` times the distance to its output on the same inputs. With `keep` the weights that
+were best on held-out examples stay (`keep.py`), and no step trains on those.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +26,8 @@ from torch.nn import functional as F
 
 from archspec.diagnostics import fail
 from archspec.runtime.learn.draws import Stream, batch_of, generator, seed_of
+from archspec.runtime.learn.feed import Feed
+from archspec.runtime.learn.keep import Judge, KeepSettings
 from archspec.runtime.learn.schedule import Schedule, rate
 from archspec.runtime.learn.taps import presence
 from archspec.runtime.objectives import quiet_label_dropout
@@ -60,6 +64,8 @@ class Course:
     folder: Path
     device: torch.device
     teacher: nn.Module | None = None
+    keep: KeepSettings | None = None
+    """How the best weights are told; None: the last ones stay."""
     log: Callable[[int, Mapping[str, float]], None] = lambda *_: None
 
 
@@ -85,7 +91,12 @@ class Finetuning:
             self.ema.to(self.accelerator.device)
             self.accelerator.register_for_checkpointing(self.ema)
         self.teacher = course.teacher.to(self.accelerator.device).eval() if course.teacher is not None else None
-        self.stream = Stream(len(course.dataset), settings.batch, seed_of(settings.seed, "finetune"))
+        feed = Feed(course.dataset, course.objective, settings.seed, settings.batch, self.accelerator.device)
+        self.judge = Judge(feed, course.keep, settings.steps) if course.keep is not None else None
+        if self.judge is not None:
+            self.accelerator.register_for_checkpointing(self.judge)
+        self.examples = range(len(course.dataset)) if self.judge is None else feed.indices("train")
+        self.stream = Stream(len(self.examples), settings.batch, seed_of(settings.seed, "finetune"))
 
     def _check_batch(self) -> None:
         processes, batch = self.accelerator.num_processes, self.settings.batch
@@ -94,25 +105,31 @@ class Finetuning:
             raise fail("AS732", f"a batch of {batch} does not divide among {processes} processes", None, hint)
 
     def run(self) -> dict[str, Any]:
-        """Train to the end, from the last checkpoint if there is one, and leave the averaged weights in the model."""
+        """Train to the end, from the last checkpoint if there is one, and leave averaged weights in the model: the
+        last, or the best."""
         s, first = self.settings, self._resume()
         sums: list[dict[str, float]] = []
         with torch.random.fork_rng(devices=[]):
+            self._judge(first)
             for step in range(first, s.steps):
                 sums.append(self._step(step))
+                self._judge(step + 1)
                 if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
                     self.course.log(step + 1, {k: sum(x[k] for x in sums) / len(sums) for k in sums[0]})
                     last, sums = sums[-1], []
                 if (step + 1) % s.checkpoint == 0 and step + 1 < s.steps:
                     self._save(step + 1)
-        if self.ema is not None:
+        if self.judge is not None:
+            self.judge.restore(self.weights)
+        elif self.ema is not None:
             self.ema.copy_to(self.weights)
-        return {"steps": s.steps, "resumed_at": first} | ({"loss": last["loss"]} if first < s.steps else {})
+        found = {"steps": s.steps, "resumed_at": first} | ({"loss": last["loss"]} if first < s.steps else {})
+        return found | (self.judge.report() if self.judge is not None else {})
 
     def _step(self, step: int) -> dict[str, float]:
         """Take one optimizer step. A loss that is not finite ends the run."""
         s, process = self.settings, self.accelerator.process_index
-        chosen = self.stream[step][process :: self.accelerator.num_processes]
+        chosen = [self.examples[i] for i in self.stream[step][process :: self.accelerator.num_processes]]
         batch = batch_of(self.course.dataset, chosen, self.accelerator.device)
         keywords, target = self.course.objective.inputs(batch, generator(s.seed, "noise", step, process))
         torch.manual_seed(seed_of(s.seed, "dropout", step, process))
@@ -136,11 +153,47 @@ class Finetuning:
         task = objective.loss(prediction, target)
         if self.teacher is None or not self.settings.distill_weight:
             return task, {"loss": task.item()}
-        with torch.no_grad(), self.accelerator.autocast():
-            taught = objective.output(self.teacher(**keywords))
-        distance = to_teacher(objective.name, prediction, taught, presence(keywords.get("attention_mask"), taught))
+        distance = self._distance(prediction, keywords)
         total = task + self.settings.distill_weight * distance
         return total, {"loss": total.item(), "task_loss": task.item(), "teacher_distance": distance.item()}
+
+    def _distance(self, prediction: Tensor, keywords: Mapping[str, Any]) -> Tensor:
+        """Return the distance of a prediction to what the teacher says on the same inputs."""
+        assert self.teacher is not None
+        objective = self.course.objective
+        with torch.no_grad(), self.accelerator.autocast():
+            taught = objective.output(self.teacher(**keywords))
+        return to_teacher(objective.name, prediction, taught, presence(keywords.get("attention_mask"), taught))
+
+    @torch.no_grad()
+    def _judge(self, step: int) -> None:
+        """Judge the weights that would stay after `step` steps, where that is due. Every process runs all held-out
+        examples, and the mean of what they found counts, so that all keep the same."""
+        if self.judge is None or not self.judge.is_due(step):
+            return
+        with self._averaged():
+            own = torch.tensor(self.judge.measure(self._held_out), device=self.accelerator.device)
+            value = float(self.accelerator.reduce(own, "mean"))
+            self.judge.offer(step, value, self.weights)
+        self.course.log(step, {"held_out": value})
+
+    def _held_out(self, keywords: Mapping[str, Any], target: Tensor) -> float:
+        """Measure what weights are judged by on one batch."""
+        if self.course.keep is not None and self.course.keep.by == "teacher":
+            return self._distance(self.course.objective.output(self.model(**keywords)), keywords).item()
+        return self._loss(keywords, target)[0].item()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Have the averaged weights in the model, which is evaluated, not trained."""
+        self.model.eval()
+        if self.ema is not None:
+            self.ema.store(self.weights)
+            self.ema.copy_to(self.weights)
+        yield
+        if self.ema is not None:
+            self.ema.restore(self.weights)
+        self.model.train()
 
     def _save(self, step: int) -> None:
         home = self.course.folder

@@ -8,7 +8,6 @@ examples. Padding does not count.
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from archspec.diagnostics import fail
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.taps import presence
-from archspec.runtime.store.files import writing
+from archspec.runtime.store.files import reserve, writing
 
 Tick = Callable[[int], None]
 """Called with the number of examples done."""
@@ -43,7 +42,7 @@ class Moments:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=folder) as file:
-                _reserve(file.fileno(), total)
+                reserve(file.fileno(), total)
                 mapping = mmap.mmap(file.fileno(), total) if total else bytearray()
         sums, at = {}, 0
         for name, size in sizes.items():
@@ -61,13 +60,6 @@ class Moments:
         if not self.rows.get(name) or not self.sums[name].diagonal().any():
             return None
         return self.sums[name].double() / self.rows[name]
-
-
-def _reserve(file: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate") and size:
-        os.posix_fallocate(file, 0, size)  # a sparse file on a full disk would end the process when it is written
-    else:
-        os.ftruncate(file, size)
 
 
 def linear_maps(model: nn.Module) -> dict[str, list[str]]:

@@ -24,10 +24,11 @@ from torch.utils import _pytree as pytree
 from archspec.diagnostics import ArchspecError, Collector, fail
 from archspec.runtime.learn.cache import ActivationCache
 from archspec.runtime.learn.draws import Stream, seed_of
-from archspec.runtime.learn.feed import Feed
+from archspec.runtime.learn.feed import Feed, Purpose
 from archspec.runtime.learn.outcome import Outcome, RelativeError
 from archspec.runtime.learn.parts import Part
 from archspec.runtime.learn.schedule import Schedule, rate
+from archspec.runtime.learn.shown import Shown
 from archspec.runtime.learn.taps import Record, record
 
 JUDGEMENTS = 20
@@ -163,17 +164,21 @@ def regress(
     frozen: Mapping[str, Sequence[str]] | None = None,
     log: Log = lambda *_: None,
     finished: Callable[[Outcome], None] = lambda _: None,
+    shown: Shown | None = None,
 ) -> dict[str, Outcome]:
     """Train all parts of a wave. Their settings agree in all that concerns the teacher's run. One that diverges stops
     alone, with the best weights that it had; its outcome says so.
 
     `folder`: where the cache goes when memory is short. `frozen`: part name -> names under it that stay fixed.
-    `finished` is called as soon as a part is done, so that its result can be kept.
+    `finished` is called as soon as a part is done, so that its result can be kept. `shown`: where the teacher's
+    activations are kept between runs.
     """
     shared = parts[0][1]
     pupils = {part.name: Pupil(part, settings, (frozen or {}).get(part.name, ())) for part, settings in parts}
     cached = shared.cache > 0
-    lessons: _Lessons = _Cached(pupils, host, feed, shared, folder) if cached else _Live(pupils, host, feed, shared)
+    lessons: _Lessons = (
+        _Cached(pupils, host, feed, shared, folder, shown) if cached else _Live(pupils, host, feed, shared)
+    )
     found: dict[str, Outcome] = {}
     failed = Collector()
     for names in [[name] for name in pupils] if cached else [list(pupils)]:
@@ -216,15 +221,30 @@ class _Cached(_Lessons):
     """One run of the teacher over all examples; held-out ones follow the others in the same arrays."""
 
     def __init__(
-        self, pupils: Mapping[str, Pupil], host: nn.Module, feed: Feed, settings: RegressSettings, folder: Path | None
+        self,
+        pupils: Mapping[str, Pupil],
+        host: nn.Module,
+        feed: Feed,
+        settings: RegressSettings,
+        folder: Path | None,
+        shown: Shown | None,
     ) -> None:
         self.samples, self.batch, self.device = settings.samples, settings.batch, feed.device
         self.count = settings.samples + feed.held_out
         self.cache = ActivationCache(self.count, folder)
-        taps = [p.part.tap for p in pupils.values()]
-        for offset, count, purpose in ((0, settings.samples, "train"), (settings.samples, feed.held_out, "held-out")):
-            for start, keywords in feed.batches(count, purpose):  # type: ignore[arg-type]
-                self.cache.write(offset + start, record(host, taps, keywords, gates=settings.gate_weighted))
+        parts: tuple[tuple[int, int, Purpose], ...]
+        parts = ((0, settings.samples, "train"), (settings.samples, feed.held_out, "held-out"))
+
+        def show(names: Sequence[str]) -> None:
+            taps = [pupils[name].part.tap for name in names]
+            for offset, count, purpose in parts:
+                for start, keywords in feed.batches(count, purpose):
+                    self.cache.write(offset + start, record(host, taps, keywords, gates=settings.gate_weighted))
+
+        if shown is None:
+            show(list(pupils))
+        else:
+            shown.fill(self.cache, list(pupils), show)
 
     def step(self, pupils: Sequence[Pupil], step: int) -> Iterator[tuple[Pupil, Record]]:
         for pupil in pupils:

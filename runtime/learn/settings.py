@@ -16,6 +16,8 @@ def read_settings(cls: type[T], data: Mapping[str, Any]) -> T:
 
     Other keys of `data` belong to other readers of the same task.
     """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{str(data)[:80]!r} is no object")
     hints = get_type_hints(cls)
     found = {}
     for field in fields(cls):  # type: ignore[arg-type]

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import ArchspecError, fail
 from archspec.runtime.data import open_data
+from archspec.runtime.data.describe import identity
 from archspec.runtime.data.encoded import pixels_of
 from archspec.runtime.data.examples import Examples
 from archspec.runtime.data.needs import Needs, needs_of
 from archspec.runtime.learn.draws import generator
 from archspec.runtime.measure.classifier import Classifier, Verdict, find_classifier
-from archspec.runtime.measure.frechet import frechet_distance
+from archspec.runtime.measure.frechet import Statistics, distance
 from archspec.runtime.measure.kept import Kept
 from archspec.runtime.measure.latency import compare_latency
 from archspec.runtime.measure.sample import Request, decode, drawn_shape, sample
@@ -171,7 +172,7 @@ class Bench:
     def drawn(self, side: str) -> Tensor:
         """Return what the model drew: pixels or latents."""
         if side not in self._drawn:
-            made = self._of_host(side, self._draws, lambda: {"drawn": self._sampled(side)})
+            made = self.of_host(side, self._draws, lambda: {"drawn": self._sampled(side)})
             self._drawn[side] = made["drawn"]
         return self._drawn[side]
 
@@ -181,7 +182,7 @@ class Bench:
 
     def verdict(self, side: str) -> Verdict:
         if side not in self._verdicts:
-            made = self._of_host(side, [*self._draws, self._judge], lambda: self._judged(side))
+            made = self.of_host(side, [*self._draws, self._judge], lambda: self._judged(side))
             self._verdicts[side] = Verdict(made["features"], made["classes"])
         return self._verdicts[side]
 
@@ -189,10 +190,10 @@ class Bench:
         found = self.classifier.judge(decode(self.place_of(side), self.drawn(side)))
         return {"features": found.features, "classes": found.classes}
 
-    def _of_host(self, side: str, what: list[Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def of_host(self, side: str, what: list[Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Make tensors, or find what was made of the same host before."""
         known = self.kept if side == "host" and self.host_place else None
-        return known.tensors(what, make) if known else make()
+        return known.of_host(what, make) if known else make()
 
     @cached_property
     def _draws(self) -> list[Any]:
@@ -208,15 +209,29 @@ class Bench:
         files = [file for folder in folders if folder for file in sorted(folder.iterdir()) if file.is_file()]
         return [[file.name, hash_file(file)] for file in files if file.suffix in (".json", ".safetensors")]
 
+    @cached_property
+    def data_identity(self) -> str:
+        return identity(self.data_settings or {}, self.near)
+
     def data(self, needs: Needs) -> Examples:
         assert self.data_settings is not None
         return open_data(self.data_settings, self.near, needs)
 
     @cached_property
-    def real_features(self) -> Tensor:
-        """(images, features) of the data itself, at the size of the host's pixels."""
+    def real(self) -> Statistics:
+        """Statistics of the data's own features, at the size of the host's pixels."""
         data = self.data(Needs(shape=pixels_of(self.needs), classes=self.needs.classes))
         count = min(len(data), REAL_IMAGES)
+        what = ["features", self.data_identity, count, pixels_of(self.needs), self._judge, self.device.type]
+
+        def make() -> dict[str, Tensor]:
+            return dict(vars(Statistics.of(self._seen_in(data, count))))
+
+        return Statistics(**(self.kept.of_data(what, make) if self.kept else make()))
+
+    def _seen_in(self, data: Examples, count: int) -> Tensor:
+        """(count, features) of the first examples."""
+        self.progress("looking at the data")
         parts = [data.batch(range(i, min(i + 250, count)))["x"] for i in range(0, count, 250)]
         return torch.cat([self.classifier.judge(part).features for part in parts])
 
@@ -225,8 +240,7 @@ Found = dict[str, dict[str, Any]]
 
 
 def _fd(bench: Bench) -> Found:
-    real = bench.real_features
-    return {side: {"fd": frechet_distance(real, bench.verdict(side).features)} for side in bench.sides}
+    return {side: {"fd": distance(bench.real, Statistics.of(bench.verdict(side).features))} for side in bench.sides}
 
 
 def _agreement(bench: Bench) -> Found:
@@ -245,9 +259,14 @@ def _paired(bench: Bench) -> Found:
 def _perplexity(bench: Bench) -> Found:
     data = bench.data(bench.needs)
     count = min(len(data), bench.request.samples)
-    return {
-        side: {"perplexity": perplexity(bench.model(side), bench.place_of(side), data, count)} for side in bench.sides
-    }
+
+    def measured(side: str) -> dict[str, Tensor]:
+        value = perplexity(bench.model(side), bench.place_of(side), data, count)
+        return {"perplexity": torch.tensor(value, dtype=torch.float64)}
+
+    what = ["perplexity", bench.data_identity, bench.needs.length, count, bench.device.type]
+    found = {side: bench.of_host(side, what, lambda side=side: measured(side)) for side in bench.sides}  # type: ignore[misc]
+    return {side: {name: float(value) for name, value in values.items()} for side, values in found.items()}
 
 
 @torch.no_grad()

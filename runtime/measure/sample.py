@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from archspec.diagnostics import fail, nearest
 from archspec.runtime.learn.draws import generator
@@ -150,7 +151,7 @@ def decode(place: Home, latents: Tensor, batch: int = 16) -> Tensor:
     config = read_json(folder / "config.json") if folder is not None and (folder / "config.json").is_file() else {}
     name = config.get("_class_name", "IdentityAutoencoder")
     if folder is None or name == "IdentityAutoencoder":
-        return latents.clamp(-1, 1)
+        return F.pixel_shuffle(latents, place.folded).clamp(-1, 1)
     cls: Any = host_class("diffusers", name)
     coder = cls.from_pretrained(folder, torch_dtype=torch.float32).eval()
     shift, scale = config.get("shift_factor") or 0.0, coder.config.scaling_factor

@@ -4,7 +4,8 @@ Weights are added in float32 and rounded once to the base's data type. Nothing i
 does not come back (bfloat16 keeps 8 bits). So what is written holds a record, `skillpacks.json`, of the base's files
 of weights and their hashes, and where the file system can, links to them under `.archspec/base`, which cost nothing;
 `keep` copies them where it cannot. `detach` takes the base's bytes from there, or from the base, and holds them to the
-hashes.
+hashes. A compiled checkpoint takes packs of its base too (`grafted.py`); its lock then says so, and comes back with the
+weights.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from archspec.families import describe, tied_tensors
 from archspec.host.headers import read_folder, weight_files
 from archspec.host.strict_json import read_json
 from archspec.host.structure import TensorHeader
+from archspec.runtime.packs import grafted
 from archspec.runtime.packs.check import check_base
 from archspec.runtime.packs.reading import Pack
 from archspec.runtime.store.checkpoint import NAMES, Piece, Writer, live, shards, stem_of
 from archspec.runtime.store.files import check_replaceable, copy_file, hash_file, link_or_copy, publish
 from archspec.runtime.store.home import Home, home
-from archspec.runtime.store.lock import is_compiled
+from archspec.runtime.store.lock import NAME as LOCK
+from archspec.runtime.store.lock import is_compiled, read_lock
 
 RECORD, KEPT = "skillpacks.json", Path(".archspec") / "base"
 HIDDEN = (".archspec", ".git", ".cache")
@@ -51,16 +54,18 @@ class Use:
 
 @dataclass(frozen=True)
 class Record:
-    """What `skillpacks.json` says. `base`: where it was; `files`: its files of weights -> hash; `model`: subfolder."""
+    """What `skillpacks.json` says. `base`: where it was; `files`: its files of weights -> hash; `model`: subfolder;
+    `lock`: hash of the lock, of a compiled checkpoint."""
 
     base: str
     model: str
     files: Mapping[str, str]
     packs: Sequence[Mapping[str, Any]]
     tensors: Sequence[str]
+    lock: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": 1, **vars(self)}
+        return {"format": 1, **{name: value for name, value in vars(self).items() if value is not None}}
 
 
 def attach(
@@ -70,16 +75,18 @@ def attach(
     keep: bool = False,
     progress: Progress = lambda name: None,
     dry: bool = False,
+    partial: bool = False,
 ) -> Record:
-    """Write the checkpoint with packs on it to the folder `out`; `dry`: only check. AS673 where none can be put, AS681
-    on another base."""
+    """Write the checkpoint with packs on it to the folder `out`; `dry`: only check; `partial`: leave out what a
+    compiled checkpoint has no place for (else AS669). AS673 where none can be put, AS681 on another base."""
     place = _base(checkpoint)
     headers = live(place.model, read_folder(place.model))
-    problems = Collector()
-    for use in uses:
-        check_base(use.pack, headers, problems)
-    problems.raise_if_errors()
-    changed = _changed(place, headers, uses)
+    lock = read_lock(place.top) if is_compiled(place.top) else None
+    if lock:
+        each = [(use.pack, [name for name in use.pack.header.tensors if use.touches(name)]) for use in uses]
+        changed = grafted.targets(each, grafted.copies(lock, place, headers), headers, partial)
+    else:
+        changed = _changed(place, headers, uses)
     record = _record(place, uses, changed)
     check_replaceable(out, RECORD, "checkpoint made by `attach`")
     if dry:
@@ -91,17 +98,18 @@ def attach(
         with Writer(model, shards(pieces, headers, stem_of(place.model))) as writer:
             for name in writer.missing:
                 progress(name)
-                writer.put(name, _attached(headers[changed[name]], changed[name], uses))
+                source = name if lock else changed[name]
+                writer.put(name, _attached(_read(headers[source], source), changed[name], uses))
         _keep(place, folder / KEPT, keep)
+        if lock:
+            copy_file(place.top / LOCK, folder / KEPT / LOCK)
+            grafted.write_lock(folder, model, lock, changed, _weights(model))
         (folder / RECORD).write_text(json.dumps(record.to_json(), indent=1) + "\n", "utf-8")
     return record
 
 
 def _base(checkpoint: Path) -> Home:
     place = home(checkpoint)
-    if is_compiled(place.top):
-        hint = "write `attach: {packs: [...]}` in its spec, and compile it again"
-        raise fail("AS673", f"'{checkpoint}' is a compiled checkpoint, whose tensors are not the base's", None, hint)
     if (place.top / RECORD).exists():
         hint = "attach all packs to the base in one command, or detach first"
         raise fail("AS673", f"'{checkpoint}' has packs on it already", None, hint)
@@ -109,15 +117,24 @@ def _base(checkpoint: Path) -> Home:
 
 
 def _changed(place: Home, headers: Mapping[str, TensorHeader], uses: Sequence[Use]) -> dict[str, str]:
-    """Return tensor that is new -> the tensor of packs that it is: itself, or what it repeats."""
+    """Return tensor that is new -> the tensor of packs that it is: itself, or what it repeats. AS681."""
+    problems = Collector()
+    for use in uses:
+        check_base(use.pack, headers, problems)
+    problems.raise_if_errors()
     structure = describe(place.config, headers)
     own = {name: name for name in headers if any(use.touches(name) for use in uses)}
     return own | {name: owner for name, owner in tied_tensors(structure).items() if owner in own and name in headers}
 
 
-def _attached(header: TensorHeader, name: str, uses: Iterable[Use]) -> Tensor:
+def _read(header: TensorHeader, name: str) -> Tensor:
     with safe_open(header.file, framework="pt") as file:
-        base = file.get_tensor(name)
+        found: Tensor = file.get_tensor(name)
+    return found
+
+
+def _attached(base: Tensor, name: str, uses: Iterable[Use]) -> Tensor:
+    """Return a copy of the base's tensor `name` with the packs on it."""
     return added(base, ((use.scale, use.pack.delta(name)) for use in uses if use.touches(name)), name)
 
 
@@ -140,7 +157,8 @@ def _record(place: Home, uses: Sequence[Use], changed: Mapping[str, str]) -> Rec
     ]
     files = {path.name: hash_file(path) for path in _weights(place.model)}
     model = place.model.relative_to(place.top).as_posix()
-    return Record(str(place.top.absolute()), model, files, packs, sorted(changed))
+    lock = hash_file(place.top / LOCK) if is_compiled(place.top) else None
+    return Record(str(place.top.absolute()), model, files, packs, sorted(changed), lock)
 
 
 def _weights(model: Path) -> list[Path]:
@@ -176,7 +194,7 @@ def detach(folder: Path, out: Path | None = None, base: Path | None = None) -> R
     files, byte for byte. AS630 where something else is at `out`, AS674 where there is nothing to detach, AS675 where
     the base's bytes are not to be had."""
     place = home(folder)
-    if is_compiled(place.top):
+    if is_compiled(place.top) and not (place.top / RECORD).exists():
         raise fail("AS674", f"'{folder}' is a compiled checkpoint: packs of its base are part of it", None, WITHOUT)
     record = read_record(place.top)
     if out is not None and out.absolute() != place.top.absolute():
@@ -185,16 +203,16 @@ def detach(folder: Path, out: Path | None = None, base: Path | None = None) -> R
     with publish(out or place.top) as target:
         _copy_rest(place, target)
         for name, path in sources.items():
-            copy_file(path, target / record.model / name)
+            copy_file(path, target / (record.model if name != LOCK else ".") / name)
     return record
 
 
 def _found(record: Record, top: Path, base: Path | None) -> dict[str, Path]:
     """Return a file for each of the base's files of weights, checked by its hash."""
-    places = [home(base).model] if base else [top / KEPT, Path(record.base) / record.model]
+    places = [home(base).model, base] if base else [top / KEPT, Path(record.base) / record.model, Path(record.base)]
     found: dict[str, Path] = {}
     problems = Collector()
-    for name, wanted in record.files.items():
+    for name, wanted in {**record.files, **({LOCK: record.lock} if record.lock else {})}.items():
         there = [place / name for place in places if (place / name).is_file()]
         good = next((path for path in there if hash_file(path) == wanted), None)
         if good:
@@ -216,7 +234,8 @@ def read_record(folder: Path) -> Record:
     if found.get("format") != 1 or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
         raise fail("AS674", f"'{folder / RECORD}' is no record of attached packs")
     files = found["files"]
-    inside = not (set(Path(found["model"]).parts) & {"..", "/"})
+    lock = found.get("lock")
+    inside = isinstance(lock, str | None) and not (set(Path(found["model"]).parts) & {"..", "/"})
     if not inside or not all(Path(name).name == name and isinstance(h, str) for name, h in files.items()):
         raise fail("AS674", f"'{folder / RECORD}' names files outside of the checkpoint")
-    return Record(**{key: found[key] for key in kinds})
+    return Record(**{key: found[key] for key in kinds}, lock=lock)

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from archspec.diagnostics import fail
 from archspec.host.probes import VERSION, host_of
 from archspec.host.structure import Site, Structure
-from archspec.runtime.execution.workspace import replace_text
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.objectives import Objective
 from archspec.runtime.probing.gates import derivatives, has_loss
 from archspec.runtime.probing.locality import band_mass
 from archspec.runtime.probing.measures import MEASURES, Asked, parse_measures
 from archspec.runtime.probing.watch import Figure, watched
-from archspec.runtime.store.files import writing
+from archspec.runtime.store.files import replace_text, writing
 
 
 @dataclass(frozen=True)

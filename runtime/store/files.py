@@ -6,7 +6,8 @@ was: absent, or the earlier result. What it leaves behind (a hidden `.NAME.parti
 on that folder keeps two runs apart.
 
 `copy_bytes` moves bytes between files within the kernel where the system can, so that they never pass through this
-process; `hash_file` reads through a mapping. Every OSError of writing becomes a diagnostic (AS631, AS632).
+process; `hash_file` reads through a mapping. Every OSError of writing becomes a diagnostic (AS631, AS632); a full disk
+does so whoever wrote: safetensors and torch say it in ways of their own.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import fcntl
 import mmap
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import xxhash
+from safetensors import SafetensorError
 
 from archspec.diagnostics import fail
 
@@ -30,17 +33,101 @@ _NOT_HERE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EB
 ROOM = "free some space and run the same command again, or compile to another disk with `-o`"
 """What to do about a full disk."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError of writing under `path` into a diagnostic."""
+    with room(path):
+        try:
+            yield
+        except OSError as error:
+            if is_full(error):
+                raise
+            raise fail("AS632", f"cannot write '{path}': {error.strerror or error}") from error
+
+
+@contextmanager
+def room(path: Path) -> Iterator[None]:
+    """Turn a full disk under `path` into AS631, whoever found it full; other errors pass."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise fail("AS631", f"no space left to write '{path}'", None, ROOM) from error
-        raise fail("AS632", f"cannot write '{path}': {error.strerror or error}") from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not is_full(error):
+            raise
+        raise fail("AS631", f"no space left to write '{path}'", None, ROOM) from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Say whether an error means that a file had no room: Python's, safetensors' (Rust's, as text), or that of torch's
+    writer of archives, which tells that fewer bytes arrived than it wrote."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    text = str(error)
+    if isinstance(error, SafetensorError):
+        return any(f"(os error {number})" in text for number in _FULL)
+    return isinstance(error, RuntimeError) and "inline_container" in text and "unexpected pos" in text
+
+
+def reserve(file: int, size: int) -> None:
+    """Give an open file `size` bytes at once: a sparse file that is mapped would end the process when a page of it is
+    written to a full disk."""
+    if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.ftruncate(file, size)
+
+
+@contextmanager
+def claimed(path: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock file `path`, which is gone when nobody holds it. Whoever comes second calls `waits` and waits. A
+    process that is killed holds nothing; where the system knows no locks, nobody waits."""
+    guard = _lock(path, waits)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before the lock goes: who then gets it finds another file, and begins again
+        os.close(guard)
+
+
+def _lock(path: Path, waits: Callable[[], None]) -> int:
+    while True:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            guard = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(guard, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _LOCKLESS:
+                raise
+            return guard
+        if _is_at(guard, path):
+            return guard
+        os.close(guard)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Say whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file under another name and rename it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            partial.write_text(text, "utf-8")
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -84,9 +171,9 @@ def _claim(partial: Path, out: Path) -> int:
         guard = os.open(partial, os.O_RDONLY)
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(guard), partial.stat()):
+        if _is_at(guard, partial):
             return guard
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
         pass
     os.close(guard)
     raise fail("AS633", f"another run is writing '{out}'", None, "wait for it to end, or write elsewhere with `-o`")
@@ -204,6 +291,17 @@ def copy_file(source: Path, target: Path) -> None:
     with source.open("rb") as a, target.open("wb") as b:
         size = os.fstat(a.fileno()).st_size
         copy_bytes(a.fileno(), b.fileno(), 0, size, 0)
+
+
+def known_hash(path: Path) -> str:
+    """Return `hash_file`, read once per process, and again only when the file was written anew."""
+    found = path.stat()
+    return _known(path.resolve(), found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 16)
+def _known(path: Path, *state: int) -> str:
+    return hash_file(path)
 
 
 def hash_file(path: Path) -> str:

@@ -88,6 +88,15 @@ class Home:
         return self.part("vae")
 
     @property
+    def folded(self) -> int:
+        """How many pixels side by side stand in the channels of one place of what the host denoises: 1, but of the
+        identity autoencoder as many as it halves sides."""
+        folder = self.autoencoder
+        config = read_json(folder / "config.json") if folder and (folder / "config.json").is_file() else {}
+        identity = config.get("_class_name") == "IdentityAutoencoder"
+        return 1 << (len(config.get("block_out_channels", [1])) - 1) if identity else 1
+
+    @property
     def classes(self) -> int | None:
         """Number of classes that a host draws, or tells apart; the null label, after the last, is not counted."""
         if self.is_classifier:

@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 from archspec import __version__
 from archspec.diagnostics import ArchspecError, fail
 from archspec.host.strict_json import read_json
+from archspec.injection import Injection
 from archspec.instructions import Instruction, to_json
 from archspec.runtime.model.program import read_program
 
@@ -68,6 +69,8 @@ class Lock:
     subfolder: str | None = None
     """Folder of the model within the checkpoint, of a pipeline."""
     data: Mapping[str, Any] | None = None
+    injection: Injection | None = None
+    """What `inject` says, its sites by their paths in the result."""
     results: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Provenance] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
@@ -81,10 +84,12 @@ class Lock:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; entries that are absent are left out."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("instructions", "tensors", "files")}
+        apart = ("instructions", "injection", "tensors", "files")
+        plain = {name: value for name, value in vars(self).items() if name not in apart}
         return {
             "format": FORMAT,
             **plain,
+            **({"injection": self.injection.to_json()} if self.injection else {}),
             "instructions": to_json(self.instructions),
             "tensors": {name: _plain(entry) for name, entry in sorted(self.tensors.items())},
             "files": {name: _plain(entry) for name, entry in sorted(self.files.items())},
@@ -137,6 +142,7 @@ def parse_lock(data: Mapping[str, Any]) -> Lock:
         lowering=_text(data["lowering"]),
         subfolder=_subfolder(data["subfolder"]),
         data=data["data"],
+        injection=Injection.from_json(data["injection"]) if "injection" in data else None,
         results=data["results"],
         tensors={name: _provenance(entry) for name, entry in data["tensors"].items()},
         files={name: _file(name, entry) for name, entry in data["files"].items()},

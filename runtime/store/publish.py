@@ -17,14 +17,15 @@ from typing import Any
 
 from torch import Tensor
 
-from archspec.host.fingerprint import digest_of, hasher
-from archspec.host.headers import read_folder, read_header
+from archspec.host.fingerprint import digest_of
+from archspec.host.headers import read_folder
 from archspec.plan import Plan, Task, digest
-from archspec.runtime.execution.workspace import Workspace, replace_text
+from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.learn.install import homes, learned
 from archspec.runtime.store.checkpoint import live, rewrite, stem_of
-from archspec.runtime.store.files import hash_file, link_or_copy, writing
+from archspec.runtime.store.files import hash_file, link_or_copy, replace_text, writing
 from archspec.runtime.store.lock import NAME, FileRecord, Lock, Provenance, read_lock
+from archspec.runtime.store.relock import relocked
 
 LEARNED, MEASURED = "learned", "measured"
 """Keys of what a run adds to the results in a lock."""
@@ -94,31 +95,11 @@ def _relocked(
     """Return the lock's entries with the provenance of trained tensors and the records of new files."""
     teachers = {home: task.kind for task in tasks for home in homes(lock.instructions, task)}
     headers = live(model, read_folder(model))
-    found = dict(lock.tensors)
+    found = {}
     for name in tensors:
         by = next((teachers[home] for home in reversed(teachers) if name.startswith(home)), "finetune")
         found[name] = Provenance("new", digest_of(headers[name]).hex(), site=lock.tensors[name].site, init=by)
-    inside = f"{lock.subfolder}/" if lock.subfolder else ""
-    kept = {n: r for n, r in lock.files.items() if not (n.startswith(inside) and _is_weights(n.removeprefix(inside)))}
-    fresh = {f"{inside}{path.name}": _record(path, found) for path in files}
-    return {**vars(lock), "tensors": found, "files": dict(sorted((kept | fresh).items()))}
-
-
-def _is_weights(name: str) -> bool:
-    return "/" not in name and name.endswith((".safetensors", ".safetensors.index.json"))
-
-
-def _record(path: Path, tensors: Mapping[str, Provenance]) -> FileRecord:
-    """Digest a file: of safetensors, its header and the digests of its tensors in the order of their data."""
-    if path.suffix != ".safetensors":
-        return FileRecord(path.stat().st_size, hash_file(path))
-    headers = read_header(path)
-    with path.open("rb") as file:
-        length = file.read(8)
-        whole = hasher(length + file.read(int.from_bytes(length, "little")))
-    for name in sorted(headers, key=lambda name: (headers[name].start, name)):
-        whole.update(bytes.fromhex(tensors[name].digest))
-    return FileRecord(path.stat().st_size, f"xxh3-tensors:{whole.hexdigest()}")
+    return relocked(lock, found, files)
 
 
 def compiled_weights(workspace: Workspace) -> dict[str, Tensor]:

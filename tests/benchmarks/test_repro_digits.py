@@ -41,6 +41,8 @@ def test_images_are_counted_pass_by_pass() -> None:
     assert images_of([task("regress", samples=64, epochs=9, cache=1)], 143) == 64 + 143
     assert images_of([task("regress", samples=64, epochs=9, cache=0)], 143) == 9 * 64 + 143
     assert images_of([*together, task("finetune", steps=10, batch=32), task("evaluate")], 143) == 1024 + 2 * 143 + 320
+    keep = {"by": "loss", "every": 4, "samples": 50}
+    assert images_of([task("finetune", steps=10, batch=32, keep=keep)], 143) == 320 + 4 * 50
 
 
 def run(script: ModuleType, fd: float, host: float = 1.0) -> Any:

@@ -1,7 +1,9 @@
-"""The page of the grafting experiments: every sweep has its members, and rows say what is in them."""
+"""The page of the grafting experiments: every sweep has its members, rows are kept as data and say what is in them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from archspec.diagnostics import Collector
 from archspec.language.parse import load_members
+from benchmarks.grafting_rows import Row, Run, in_order, merged, read_rows, rows_of, write_rows
 
 
 def test_every_row_that_the_paper_prints_is_a_member(script: ModuleType) -> None:
@@ -28,49 +31,101 @@ def test_goals_are_of_rows_that_there_are(script: ModuleType) -> None:
         assert set(goal.rows) <= {tuple(m.labels[axis] for axis in tables[goal.spec].axes) for m in members}
 
 
-def run(script: ModuleType, arm: str, seed: int, fd: float) -> Any:
-    labels = {"op": "swa", "blocks": "half", "arm": arm, "seed": str(seed)}
-    return script.Run(labels, 0.5, fd, 2606, 20.0, 0.25, 5.0)
+def run(arm: str, seed: int, fd: float, op: str = "swa", **facts: Any) -> Run:
+    labels = {"op": op, "blocks": "half", "arm": arm, "seed": str(seed)}
+    return Run(labels, 0.5, fd, 2606, 20.0, 0.25, 5.0, **facts)
 
 
 def test_rows_tell_how_many_seeds_are_in_them(script: ModuleType) -> None:
     table = next(table for table in script.TABLES if table.spec == "tab4_attention")
-    runs = [run(script, "paper", 0, 1.0), run(script, "paper", 1, 1.5), run(script, "ours", 0, 0.6)]
-    row = script.section(table, runs).splitlines()[-1]
+    runs = [run("paper", 0, 1.0), run("paper", 1, 1.5), run("ours", 0, 0.6)]
+    row = script.section(table, rows_of(runs)).splitlines()[-1]
     assert row.startswith("| swa | half | 1.18 | 2.50 ± ")
     assert "| 1.20 | 0.250 | 5 (20) | 2,606 (2.0 %) |" in row
     assert row.endswith("| 2/1 |")
 
 
-def test_verdicts_are_of_ours(script: ModuleType) -> None:
+def test_rows_tell_drawn_images_and_kept_steps(script: ModuleType) -> None:
+    table = next(table for table in script.TABLES if table.spec == "tab4_attention")
+    runs = [run("ours", seed, 0.5, drawn=4800, kept=kept) for seed, kept in enumerate((60, 0, 40))]
+    lines = script.section(table, rows_of(runs)).splitlines()
+    assert lines[-3].endswith("| images | kept | n |")
+    assert lines[-1].endswith("| 2,606 (2.0 %), 4,800 drawn | 60, 0, 40 | 3 |")
+
+
+def told(script: ModuleType, spec: str, rows: list[Row]) -> str:
     tables = {table.spec: table for table in script.TABLES}
-    for fd, word in ((0.55, "held"), (0.56, "missed")):
-        runs = [run(script, "paper", 0, 1.0), run(script, "ours", 0, fd)]
-        found = {table.spec: runs if table.spec == "tab4_attention" else [] for table in script.TABLES}
-        (told,) = script.verdicts(script.GOALS, tables, found)
-        assert (
-            told == f"- attention hybrids of half of the blocks, at most 1.10: **{word}** (swa, half {fd / 0.5:.2f})."
-        )
+    found: Mapping[str, list[Row]] = {table.spec: rows if table.spec == spec else [] for table in script.TABLES}
+    (line,) = script.verdicts(script.GOALS, tables, found)
+    return str(line)
 
 
-def test_the_page_has_a_picture_of_each_table(
+def test_a_goal_is_held_only_when_every_row_has_its_seeds(script: ModuleType) -> None:
+    def line(fds: Mapping[str, float], seeds: int) -> str:
+        runs = [run("ours", seed, fd, op) for op, fd in fds.items() for seed in range(seeds)]
+        return told(script, "tab4_attention", rows_of(runs))
+
+    good = dict.fromkeys(script.MIXERS, 0.55)
+    assert ": **held** (hyena_se, half 1.10 ± 0.00, n = 3; " in line(good, 3)
+    assert ": **open** (hyena_se, half 1.10 ± 0.00, n = 2; " in line(good, 2)
+    without = line({op: fd for op, fd in good.items() if op not in ("swa", "mamba2")}, 3)
+    assert ": **open** (" in without
+    assert without.endswith("; nothing is known of swa, half and mamba2, half).")
+    assert ": **missed** (" in line(good | {"swa": 0.56}, 3)
+    assert ": **missed** (" in line({"swa": 0.56}, 1)
+
+
+def test_rows_come_back_from_their_file(tmp_path: Path) -> None:
+    rows = rows_of([run("ours", 0, 0.6), run("ours", 1, 0.7, kept=3), run("paper", 0, 1.0)])
+    write_rows(tmp_path / "data" / "rows.json", rows)
+    assert read_rows(tmp_path / "data" / "rows.json") == rows
+    assert read_rows(tmp_path / "none.json") == []
+
+
+def test_a_row_is_replaced_by_as_many_seeds_or_more() -> None:
+    known = rows_of([run("ours", 0, 0.6), run("ours", 1, 0.6), run("paper", 0, 1.0)])
+    new = rows_of([run("ours", 0, 0.5), run("paper", 0, 0.9), run("paper", 1, 0.9)])
+    found = {row.labels["arm"]: row.ratios for row in merged(known, new)}
+    assert found == {"ours": {"0": 1.2, "1": 1.2}, "paper": {"0": 1.8, "1": 1.8}}
+
+
+def test_rows_stand_in_the_order_of_the_spec(script: ModuleType) -> None:
+    rows = [Row({"arm": arm}, {"0": 1.0}, 1, 1.0, 1.0) for arm in ("scratch", "gone", "paper", "ours")]
+    found = in_order(script.SPECS / "tab6_parallel.yaml", rows)
+    assert [row.labels["arm"] for row in found] == ["paper", "ours", "scratch"]
+
+
+def test_the_committed_page_is_that_of_the_committed_rows(script: ModuleType, tmp_path: Path) -> None:
+    found = {
+        table.spec: in_order(script.SPECS / f"{table.spec}.yaml", read_rows(script.data_of(table)))
+        for table in script.TABLES
+    }
+    assert script.page(found) == script.PAGE.read_text("utf-8")
+    assert all(script.picture_of(table).is_file() for table in script.TABLES if found[table.spec])
+
+
+def test_what_is_at_hand_becomes_data_page_and_pictures(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "PAGE", tmp_path / "grafting.md")
-    runs = [run(script, "paper", 0, 1.0), run(script, "ours", 0, 0.6)]
-    found = {table.spec: runs if table.spec == "tab4_attention" else [] for table in script.TABLES}
-    table = next(table for table in script.TABLES if found[table.spec])
-    drawn = []
-    for _ in range(2):
-        script.picture(table, runs, script.picture_of(table))
-        drawn.append(script.picture_of(table).read_text())
-    assert drawn[0] == drawn[1]
-    assert "swa, half" in drawn[0]
-    assert f"({script.picture_of(table).name})" in script.page(found)
+    runs = [run("paper", 0, 1.0), run("ours", 0, 0.6)]
+    monkeypatch.setattr(script, "finished", lambda spec, out: runs if spec.stem == "tab4_attention" else [])
+    assert script.main(["--page-only", "--out", str(tmp_path)]) == 0
+    picture, page = (tmp_path / name for name in ("grafting-tab4_attention.svg", "grafting.md"))
+    drawn, written = picture.read_text(), page.read_text()
+    assert "swa, half" in drawn
+    assert f"({picture.name})" in written
+    (data,) = (tmp_path / "data").iterdir()
+    assert [row["ratios"] for row in json.loads(data.read_text())] == [{"0": 2.0}, {"0": 1.2}]
+    monkeypatch.setattr(script, "finished", lambda spec, out: [])
+    assert script.main(["--page-only", "--out", str(tmp_path)]) == 0  # outputs are gone: the same page
+    assert (picture.read_text(), page.read_text()) == (drawn, written)
 
 
-def test_nothing_finished_is_no_page(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = script.PAGE.read_text() if script.PAGE.exists() else None
+def test_nothing_finished_is_no_page(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "PAGE", tmp_path / "grafting.md")
     assert script.main(["--page-only", "--out", str(tmp_path)]) == 1
     assert "nothing is finished" in capsys.readouterr().err
-    assert (script.PAGE.read_text() if script.PAGE.exists() else None) == before
+    assert not script.PAGE.exists()

@@ -63,6 +63,24 @@ def test_json_is_the_whole_report(out: Path) -> None:
     assert outcome["after"] < outcome["before"]
 
 
+def test_a_finetuning_that_keeps_the_best_says_which(out: Path) -> None:
+    """The report, the card and the plan's JSON say which step stayed; a rate that destroys leaves the start."""
+    plan = json.loads((out / "plan.json").read_text())
+    (task,) = (task for task in plan["tasks"] if task["kind"] == "finetune")
+    task["settings"] |= {"keep": {"by": "teacher", "every": 2, "samples": 8}, "lr": 0.5, "steps": 3, "ema": None}
+    task["key"] = "0" * 32
+    (out / "plan.json").write_text(json.dumps(plan))
+    found = CliRunner().invoke(command, [str(out), "--device", "cpu"], catch_exceptions=False)
+    (line,) = (line for line in found.stdout.splitlines() if line.startswith("finetune"))
+    _, state, _, before, _, after, kept, _ = line.split()
+    assert (state, kept, before) == ("ran", "start", after)
+    report = json.loads((out / ".archspec" / "artifacts" / task["key"] / "report.json").read_text())
+    assert [step for step, _ in report["judged"]] == [0, 2, 3]
+    assert report["judged"][0][1] == min(value for _, value in report["judged"])
+    card = (out / "README.md").read_text()
+    assert "The weights before the first step of 3 of the finetuning were kept: on held-out examples" in card
+
+
 def test_shards_leave_the_rest(out: Path) -> None:
     found = CliRunner().invoke(command, [str(out), "--device", "cpu", "--shard", "2/2"], catch_exceptions=False)
     assert "2 tasks wait: fit/blocks[2].mlp was not asked for" in found.stdout

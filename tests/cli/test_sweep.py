@@ -7,15 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from archspec.compiler.leaderboard import results
 from archspec.compiler.sweep import Tally, claim, sweep
 from archspec.diagnostics import Collector
 from archspec.language.parse import load_members
+from archspec.runtime.execution.execute import read_plan
+from archspec.runtime.store.artifacts import Artifacts
 from tests.command import run
 
 ROOT = Path(__file__).parents[2]
@@ -44,48 +47,93 @@ def swept(spec: Path, out: Path, **options: Any) -> Tally:
     return sweep(spec, out, load_members(spec, Collector()), device="cpu", **options)
 
 
-def test_what_members_share_is_done_once_and_shards_meet(
+def test_shards_at_work_together_do_shared_work_once(
     spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
-    first, second = (swept(spec, out, shard=(part, 2)) for part in (1, 2))
-    ran = [task for tally in (first, second) for _, task in tally.ran]
-    kinds = [task.partition("/")[0] for task in ran]
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"fit": 2, "finetune": 4, "evaluate": 4}
-    assert not first.failed
-    assert not second.failed
-    assert run(monkeypatch, "sweep", spec, "-o", out, "--device", "cpu", "--json") == 0
+    """Two processes begin at once, with one store: every task is done by one of them."""
+    out, store = tmp_path / "out", tmp_path / "store"
+    words = ["sweep", spec, "-o", out, "--store", store, "--device", "cpu", "--json"]
+    shards = [started("-m", "archspec", *words, "--shard", f"{part}/2") for part in (1, 2)]
+    told = [json.loads(shard.communicate()[0]) for shard in shards]
+    assert [shard.returncode for shard in shards] == [0, 0]
+    assert sum(one["tasks"]["ran"] for one in told) == 2 + 4 + 4  # fit, finetune, evaluate
+    assert {report["kind"] for report in reports(store)} == {"fit", "finetune", "evaluate", "host", "data"}
+    assert run(monkeypatch, *words) == 0
     found = json.loads(capsys.readouterr().out)
-    text = json.dumps(found)
+    assert found["tasks"] == {"of_members": 12, "distinct": 10, "ran": 0}
     assert json.loads((out / "leaderboard.json").read_text()) == found
     assert "±" in (out / "leaderboard.md").read_text()
     assert "<table" in (out / "index.html").read_text()
-    for word in ("steps", "fd", "paired", "params"):
-        assert word in text
-    assert swept(spec, out).ran == []
+    assert [row["role"] for row in found["rows"]] == ["host", "graft", "graft"]
+    assert {"steps", "fd", "fd x host", "paired", "params"} <= found["rows"][1].keys()
 
 
-def finished(out: Path) -> int:
-    """Count the tasks whose results are there; what was drawn from the host is kept beside them."""
-    reports = (json.loads(path.read_text()) for path in (out / "artifacts").glob("*/report.json"))
-    return sum(report.get("kind") in ("fit", "finetune", "evaluate") for report in reports)
-
-
-def test_a_killed_sweep_goes_on(spec: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "archspec", "sweep", str(spec), "-o", str(out), "--device", "cpu"]
+def started(*words: object) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while finished(out) < 3 and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-    done = finished(out)
-    tally = swept(spec, out)
-    assert not tally.failed
-    assert done >= 3
-    assert len(tally.ran) == 2 + 4 + 4 - done
+    command = [sys.executable, *map(str, words)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def reports(store: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in store.glob("*/report.json")]
+
+
+KILLED = """
+import os, signal, sys
+from importlib import import_module
+
+module, name, left = import_module(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+work = getattr(module, name)
+
+def killed(*given):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return work(*given)
+
+setattr(module, name, killed)
+sys.argv[1:4] = []
+from archspec.cli import main
+main()
+"""
+"""Runs archspec and kills it when a function is called for the n-th time: the same moment on any machine."""
+
+
+def test_a_sweep_that_is_killed_twice_ends_as_one_that_is_not(spec: Path, tmp_path: Path) -> None:
+    """Killed when the third result is whole and not in its place yet, and then while weights are published."""
+    spec.write_text(SPEC.replace("seed: [0, 1]", "seed: [0]"))
+    out, store, tasks = tmp_path / "out", Artifacts(tmp_path / "out" / "artifacts"), 1 + 2 + 2
+    for place in (("store.artifacts", "_settle", 2), ("store.publish", "_replace_file", 0)):
+        words = ("sweep", spec, "-o", out, "--device", "cpu")
+        module, name, times = place
+        with started("-c", KILLED, f"archspec.runtime.{module}", name, times, *words) as process:
+            process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    held = {path.parent.name for path in store.root.glob("*/report.json")}
+    assert all(store.holds(key) for key in held)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes above: sums in other orders end in other digits
+    try:
+        went_on, whole = swept(spec, out), swept(spec, tmp_path / "whole")
+    finally:
+        torch.set_num_threads(threads)
+    finished = sum(report["kind"] in ("fit", "finetune", "evaluate") for report in reports(store.root))
+    assert finished == len(whole.ran) == tasks
+    assert 0 < len(went_on.ran) < tasks
+    assert len(went_on.ran) == tasks - len(held & keys_of(out))
+    assert leaderboard(spec, out) == leaderboard(spec, tmp_path / "whole")
+
+
+def keys_of(out: Path) -> set[str]:
+    return {task.key for folder in (out / "members").iterdir() for task in read_plan(folder).tasks}
+
+
+def leaderboard(spec: Path, out: Path) -> list[dict[str, Any]]:
+    """Return what is known of all members, but for the time it took."""
+    found = [result.to_json() for result in results(out, load_members(spec, Collector()), spec.parent)]
+    assert all(member["state"] == "finished" for member in found)
+    return [{name: value for name, value in member.items() if name != "cpu_seconds"} for member in found]
 
 
 def test_a_member_that_fails_is_told_at_the_end(

@@ -14,6 +14,7 @@ from archspec.diagnostics import ArchspecError
 from archspec.runtime.packs.attach import Use, attach, detach
 from archspec.runtime.packs.reading import open_pack
 from archspec.runtime.store.lock import read_lock
+from archspec.runtime.store.verify import differences
 from tests.packs import WEIGHTS, packed, tuned_from, weights
 
 MLP = "encoder.layer.{}.intermediate.dense.weight"
@@ -73,9 +74,67 @@ def test_a_compile_that_fails_leaves_no_base(tiny_encoder: Path, pack: Path, tmp
     assert [entry.name for entry in tmp_path.iterdir()] == ["spec.yaml"]
 
 
-def test_a_compiled_checkpoint_is_no_base_for_packs(tiny_encoder: Path, pack: Path, tmp_path: Path) -> None:
-    compile_spec(spec(tmp_path, tiny_encoder, pack, '[{drop: "blocks[3]"}]'), tmp_path / "out")
+@pytest.fixture(scope="module")
+def graft(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder without its second block, and with a narrower MLP in its first: later blocks have other names."""
+    folder = tmp_path_factory.mktemp("graft")
+    edits = '[{replace: "blocks[0].mlp", with: {op: mlp, ratio: 1}, init: inherit}, {drop: "blocks[1]"}]'
+    (folder / "spec.yaml").write_text(f"name: graft\nbase: {tiny_encoder}\nedits: {edits}\n")
+    compile_spec(folder / "spec.yaml", folder / "out")
+    return folder / "out"
+
+
+def test_a_graft_takes_what_packs_add_to_the_tensors_that_it_kept(
+    tiny_encoder: Path, graft: Path, pack: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ArchspecError, match=r"AS669.*of the .* are not the base's here") as caught:
+        attach(graft, [Use(open_pack(pack))], tmp_path / "out")
+    assert "--partial" in caught.value.diagnostics[0].hints[0]
+    record = attach(graft, [Use(open_pack(pack), 0.5)], tmp_path / "out", partial=True)
+    before, found, skill = load_file(graft / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS), open_pack(pack)
+    moved = MLP.format(2)  # told by where it came from, not by its name
+    assert torch.equal(found[MLP.format(1)], weights(tiny_encoder)[moved] + 0.5 * skill.delta(moved))
+    changed = {name for name in found if not torch.equal(found[name], before[name])}
+    assert changed == set(record.tensors)
+    assert 0 < len(changed) < len(found)
+    assert not [name for name in changed if "layer.0.intermediate" in name]
+    assert set(read_lock(graft).tensors) == set(found)
+
+
+def test_a_graft_with_packs_is_locked_and_comes_back_byte_for_byte(graft: Path, pack: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    record = attach(graft, [Use(open_pack(pack))], out, partial=True)
+    lock = read_lock(out)
+    assert not list(differences(out, lock))
+    assert {n for n, entry in lock.tensors.items() if entry.init == "attach"} == set(record.tensors)
+    with torch.no_grad():
+        assert torch.isfinite(archspec.load(out)(torch.arange(12)[None]).last_hidden_state).all()
     with pytest.raises(ArchspecError, match="AS673"):
-        attach(tmp_path / "out", [Use(open_pack(pack))], tmp_path / "twice")
+        attach(out, [Use(open_pack(pack))], tmp_path / "twice", partial=True)
+    detach(out, tmp_path / "again")
+    for name in (WEIGHTS, "archspec.lock.json", "config.json", "plan.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (graft / name).read_bytes()
+    (out / ".archspec" / "base" / "archspec.lock.json").write_text("{}")
+    detach(out)  # the lock where it was is as good
+    assert (out / "archspec.lock.json").read_bytes() == (graft / "archspec.lock.json").read_bytes()
+
+
+def test_a_graft_of_another_base_takes_no_packs(tiny_encoder: Path, pack: Path, tmp_path: Path) -> None:
+    tuned_from(tiny_encoder, tmp_path / "other", size=0.5)
+    (tmp_path / "spec.yaml").write_text('name: other\nbase: ./other\nedits: [{drop: "blocks[3]"}]\n')
+    compile_spec(tmp_path / "spec.yaml", tmp_path / "out")
+    with pytest.raises(ArchspecError, match=r"AS681.*has other values"):
+        attach(tmp_path / "out", [Use(open_pack(pack))], tmp_path / "with", partial=True)
     with pytest.raises(ArchspecError, match="AS674"):
         detach(tmp_path / "out")
+
+
+def test_what_repeats_a_tied_weight_takes_its_difference(tiny_qwen2: Path, tmp_path: Path) -> None:
+    tuned = tuned_from(tiny_qwen2, tmp_path / "tuned")
+    _, path = packed(tmp_path, tiny_qwen2, f"{{tuned: {tuned}, budget: 60%}}")
+    (tmp_path / "spec.yaml").write_text(f'name: g\nbase: {tiny_qwen2}\nedits: [{{drop: "blocks[3]"}}]\n')
+    compile_spec(tmp_path / "spec.yaml", tmp_path / "out")
+    attach(tmp_path / "out", [Use(open_pack(path))], tmp_path / "with", partial=True)
+    found, delta = load_file(tmp_path / "with" / WEIGHTS), open_pack(path).delta("model.embed_tokens.weight")
+    for name in {"model.embed_tokens.weight", "lm_head.weight"} & set(found):
+        assert torch.equal(found[name], weights(tiny_qwen2)["model.embed_tokens.weight"] + delta)

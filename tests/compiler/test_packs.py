@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from archspec.compiler.packing.make import Made
+from archspec.compiler.packing.pack import pack_budgets
 from archspec.diagnostics import ArchspecError
 from archspec.host.locate import fingerprint
 from archspec.packs.header import read_pack
@@ -72,6 +73,18 @@ def test_two_builds_are_the_same_bytes(
 ) -> None:
     _, again = packed(tmp_path, tiny_encoder, f"{{tuned: {tuned}, budget: 30%, licence: Apache-2.0}}")
     assert third[1].read_bytes() == again.read_bytes()
+
+
+def test_packs_of_several_budgets_are_those_made_by_themselves(
+    tiny_encoder: Path, tuned: Path, tmp_path: Path, third: tuple[Made, Path]
+) -> None:
+    stanza = f"{{tuned: {tuned}, budget: 1kB, licence: Apache-2.0}}"
+    (tmp_path / "spec.yaml").write_text(f"name: skill\nbase: {tiny_encoder}\npack: {stanza}\n")
+    outs = {0.5: tmp_path / "half.safetensors", 0.3: tmp_path / "third.safetensors"}
+    half, other = pack_budgets(tmp_path / "spec.yaml", outs)
+    assert outs[0.3].read_bytes() == third[1].read_bytes()
+    assert other.size < half.size == outs[0.5].stat().st_size <= half.whole / 2
+    assert half.error < other.error
 
 
 @pytest.mark.parametrize("budget", ["20%", "40kB"])

@@ -125,6 +125,23 @@ def test_lora_names_the_sites_of_old_weights(tiny_dit: Path) -> None:
     assert finetune.settings["new"]
 
 
+def test_keeping_the_best_is_planned_and_priced(tiny_dit: Path) -> None:
+    before = planned(tiny_dit).task("finetune")
+    stages = STAGES.replace("steps: 10", "steps: 10, keep: {which: best, by: teacher, every: 4, samples: 8}")
+    finetune = planned(tiny_dit, EDITS, stages).task("finetune")
+    assert finetune.settings["keep"] == {"by": "teacher", "every": 4, "samples": 8}
+    assert finetune.settings["why"] == (
+        "keeps the best by the distance to the teacher on 8 held-out examples: before, every 4 steps, at the end"
+    )
+    assert finetune.cost.flops - before.cost.flops == 4 * 8 * (800 + 1000)  # after 0, 4, 8 and 10 steps
+    assert finetune.key != before.key
+    by_loss = planned(tiny_dit, EDITS, STAGES.replace("distill_weight: 1", "keep: best")).task("finetune")
+    assert by_loss.settings["keep"] == {"by": "loss", "every": 1, "samples": 256}
+    assert by_loss.cost.flops == 40 * 3 * 800 + 11 * 256 * 800  # no teacher runs
+    last = planned(tiny_dit, EDITS, STAGES.replace("steps: 10", "steps: 10, keep: last")).task("finetune")
+    assert last == before
+
+
 @pytest.mark.parametrize(("targets", "found"), [("'blocks[0:2]'", [0]), ("'blocks[1::2].attn | blocks[2].attn'", [2])])
 def test_lora_goes_where_selectors_say(targets: str, found: list[int], tiny_dit: Path) -> None:
     stages = STAGES.replace("steps: 10", f"steps: 10, lora: {{rank: 4, targets: [{targets}]}}")

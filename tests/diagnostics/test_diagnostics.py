@@ -8,7 +8,7 @@ Comments in the spec say what is expected, on the line where it is shown:
     # error: AS806 "no spec"                   without a place
 
 Nothing else may be found. The `text` fence is the report as people see it; ARCHSPEC_UPDATE=1 rewrites it. Hosts are
-`dit` (6 blocks, width 64), `pixart`, `sd3` and `llama`: configs without weights.
+those of `HOSTS`: configs without weights.
 """
 
 import json
@@ -64,6 +64,17 @@ HOSTS = {
         "pooled_projection_dim": 32,
         "dual_attention_layers": [0],
     },
+    "flux": {
+        "_class_name": "FluxTransformer2DModel",
+        "num_attention_heads": 4,
+        "attention_head_dim": 16,
+        "num_layers": 2,
+        "num_single_layers": 3,
+        "joint_attention_dim": 32,
+        "pooled_projection_dim": 32,
+        "axes_dims_rope": [4, 6, 6],
+    },
+    "sana": {"_class_name": "SanaTransformer2DModel", "num_layers": 2, "sample_size": 8},
     "llama": {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

@@ -28,7 +28,8 @@ def test_the_commands(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     with_tokenizer(tiny_encoder, tmp_path).rename(tmp_path / "base")
     tuned_from(tiny_encoder, tmp_path / "tuned")
-    spec, routing = [text for kind, flags, text in BLOCKS if kind == "yaml" and flags != " calibrated"]
+    spec, graft, routing = [text for kind, flags, text in BLOCKS if kind == "yaml" and flags != " calibrated"]
+    (tmp_path / "short.yaml").write_text(graft, "utf-8")
     (tmp_path / "sql.yaml").write_text(spec, "utf-8")
     (tmp_path / "skills.yaml").write_text(routing, "utf-8")
     for name, lines in {**EXAMPLES, "brief": EXAMPLES["code"]}.items():

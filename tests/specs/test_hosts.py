@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -85,26 +86,49 @@ def test_noise_is_far_from_the_data() -> None:
     assert frechet_distance(real, judge.judge(noise).features) > 50
 
 
-def test_training_is_a_pure_function_of_the_step() -> None:
+def test_training_is_a_pure_function_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a resumed run draws is what the killed one would have drawn."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("train_hosts", HOSTS / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script: Any = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script  # dataclasses look their module up
-    spec.loader.exec_module(script)
+    monkeypatch.syspath_prepend(HOSTS)
+    script, hosts = import_module("training"), import_module("class_hosts")
     per_pass = 1437 // script.BATCH
     drawn = torch.cat([script.indices(step, 1437) for step in range(per_pass)])
     assert len(set(drawn.tolist())) == per_pass * script.BATCH
     assert torch.equal(script.indices(30, 1437), script.indices(30, 1437))
-    recipe = script.HOSTS["digits"]
+    recipe = hosts.HOSTS["digits"]
     assert script.rate(0, recipe.steps) == 0.01
     assert script.rate(script.WARMUP, recipe.steps) == 1
     assert script.rate(recipe.steps, recipe.steps) == pytest.approx(0)
-    zeros = [name for name, p in script.make_host(recipe).named_parameters() if not p.any()]
+    assert [script.cooled(step, 1000) for step in (0, 99, 700, 800, 900, 1000)] == pytest.approx(
+        [0.01, 1, 1, 1, 0.5, 0]
+    )
+    zeros = [name for name, p in hosts.make_host(recipe).named_parameters() if not p.any()]
     assert sum("norm1.linear" in name for name in zeros) == 12
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(HOSTS)
+    script = import_module("training")
+    monkeypatch.setattr(script, "SAVE_EVERY", 2)
+
+    def run(steps: int, name: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 3)
+        optimizers = script.adamw(model) if kind == "adamw" else script.muon([model.weight], model)
+        state = script.State(model, tmp_path / name, optimizers)
+
+        def loss_of(step: int) -> torch.Tensor:
+            found: torch.Tensor = model(torch.full((2, 3), 1.0 + step)).pow(2).mean()
+            return found
+
+        script.train(model, state, steps, loss_of, lambda step: 1.0)
+        return model.weight.detach().clone()
+
+    whole, part = run(5, "whole"), run(3, "part")
+    assert not torch.equal(whole, part)
+    assert torch.equal(run(5, "part"), whole)
 
 
 def test_cards_say_who_trained_it() -> None:

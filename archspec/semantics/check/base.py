@@ -46,3 +46,5 @@ def _imitations(spec: Spec) -> Iterator[tuple[str, Span | None, str]]:
         yield "distill", span, "leave it out"
     if spec.finetune and spec.finetune.distill_weight:
         yield "finetune", spec.finetune.span("distill_weight"), "leave distill_weight out"
+    if spec.finetune and spec.finetune.keep.by == "teacher":
+        yield "finetune", spec.finetune.keep.span("by"), "write by loss"

@@ -38,6 +38,8 @@ from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
 from archspec.syntax.tree import Map
 
+BEST_ONLY = ("by", "every", "samples")
+"""Settings of `keep` that only the best reads."""
 FIT_ONLY = ("ridge", "samples", "sequential", "grams")
 """Settings of `init` that only least squares reads."""
 LIKE_PATHS = (".", "/", "~")
@@ -140,6 +142,10 @@ def settings_have_effect(resolved: ResolvedSpec, collector: Collector) -> None:
             _init_has_effect(edit, edit.init, collector)
     for resolved_edit in resolved.edits:
         _neurons_have_effect(resolved_edit, collector)
+    if resolved.spec.finetune and resolved.spec.finetune.keep.which == "last":
+        keep = resolved.spec.finetune.keep
+        for key in (key for key in BEST_ONLY if key in written_keys(keep)):
+            _no_effect(collector, key, keep.span(key), "only keep best reads it")
     distill = resolved.spec.distill
     if distill is None:
         return
@@ -255,7 +261,8 @@ def _paths(spec: Spec) -> Iterator[tuple[Node, str, str]]:
     """Yield (node, key, text) of every written path but those of base and extends, which are read before."""
     stages = (spec.data, spec.finetune and spec.finetune.data, spec.eval, spec.eval and spec.eval.data)
     inits = (e.init for e in spec.edits if _has_init(e))
-    for node in (n for n in (*stages, *inits) if n is not None):
+    donors = (spec.inject.collage, *spec.inject.donors.values()) if spec.inject else ()
+    for node in (n for n in (*stages, *inits, *donors) if n is not None):
         for field in declared(type(node)):
             value = getattr(node, field.name)
             if field.metadata.get("path") and isinstance(value, str):

@@ -68,6 +68,21 @@ def test_digits_fit_a_larger_colour_host(tmp_path: Path) -> None:
     assert torch.equal(x[0], x[2])
 
 
+def test_shapes_come_as_the_host_takes_them(tmp_path: Path) -> None:
+    """A host whose codec folds 2 x 2 pixels into channels, of any size (FLUX) or of one (DiT)."""
+    plain = open_data({"from": "shapes", "split": "test"}, tmp_path)
+    assert len(plain) == 512
+    assert plain.labels is not None
+    assert set(plain.labels.tolist()) == set(range(6))
+    folded = open_data({"from": "shapes", "split": "test"}, tmp_path, Needs(folded=2))
+    assert torch.equal(torch.nn.functional.pixel_shuffle(folded[3]["x"], 2), plain[3]["x"])
+    assert folded.identity != plain.identity
+    assert folded.labels is not None
+    assert folded.labels.tolist() == plain.labels.tolist()
+    smaller = open_data({"from": "shapes", "split": "test"}, tmp_path, Needs(shape=(12, 12, 12), folded=2))
+    assert smaller[0]["x"].shape == (12, 12, 12)
+
+
 def test_fraction_changes_identity_and_keeps_classes(tmp_path: Path) -> None:
     whole, part = (open_data({"from": "digits", "fraction": f}, tmp_path) for f in (1.0, 0.1))
     assert len(part) == 144

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from archspec.diagnostics import ArchspecError
+from archspec.runtime.data.examples import Part
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.finetune import (
     Course,
@@ -20,6 +23,7 @@ from archspec.runtime.learn.finetune import (
     finetune,
     to_teacher,
 )
+from archspec.runtime.learn.keep import Judge, KeepSettings
 
 B = "transformer_blocks"
 Makes = Callable[..., Any]
@@ -142,3 +146,100 @@ def test_distances_to_the_teacher() -> None:
     assert to_teacher("lm", logits, logits).item() == pytest.approx(0.0, abs=1e-6)
     assert to_teacher("lm", logits, logits + 1).item() == pytest.approx(0.0, abs=1e-6)  # the same distribution
     assert to_teacher("flow", logits, logits + 2).item() == pytest.approx(4.0)
+
+
+KEEP = KeepSettings(by="loss", every=3, samples=40)
+
+
+def test_a_stopped_run_keeps_the_same_best_and_judges_no_step_twice(
+    student: Makes, install: Makes, feed: Feed, host: nn.Module, tmp_path: Path
+) -> None:
+    settings, keep = replace(SHORT, distill_weight=0.5), replace(KEEP, by="teacher")
+    whole, stopped = model_of(student, install), model_of(student, install)
+    facts = finetune(whole, course(feed, tmp_path / "whole", teacher=host, keep=keep), settings)
+    judged: list[int] = []
+
+    def log(step: int, numbers: Mapping[str, float]) -> None:
+        judged.extend([step] if "held_out" in numbers else [])
+        if step == 6 and len(judged) == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        finetune(stopped, course(feed, tmp_path / "parts", teacher=host, keep=keep, log=log), settings)
+    again = model_of(student, install)
+    resumed = finetune(again, course(feed, tmp_path / "parts", teacher=host, keep=keep, log=log), settings)
+    assert judged == [0, 3, 6, 6, 9]  # what was judged after the last checkpoint is judged again, with the same result
+    assert resumed == facts | {"resumed_at": 4}
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
+
+
+def test_a_finetuning_that_does_harm_leaves_the_start(
+    student: Makes, install: Makes, feed: Feed, host: nn.Module, tmp_path: Path
+) -> None:
+    model, settings = student(()), replace(SHORT, lr=1e-2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    facts = finetune(model, course(feed, tmp_path, teacher=host, keep=replace(KEEP, by="teacher")), settings)
+    values = dict(facts["judged"])
+    assert facts["kept"] == 0
+    assert values[0] == 0 < min(values[3], values[6], values[9])  # the student is its teacher, until it learns
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("ema", [None, 0.2])
+def test_what_is_kept_is_what_was_judged(
+    student: Makes, install: Makes, feed: Feed, tmp_path: Path, ema: float | None
+) -> None:
+    """The best of a long run is, to the bit, what a run of so many steps leaves, and measures as was said."""
+    settings = replace(SHORT, lr=6e-2, warmup=0, schedule="constant", ema=ema, steps=21)
+    best = model_of(student, install)
+    facts = finetune(best, course(feed, tmp_path / "best", keep=KEEP), settings)
+    assert 0 < facts["kept"] < 21
+    held_out = replace(feed, seed=settings.seed, batch=settings.batch)
+    examples = Part(feed.dataset, np.array(held_out.indices("train")))
+    short = model_of(student, install)
+    finetune(short, course(feed, tmp_path / "short", dataset=examples), replace(settings, steps=facts["kept"]))
+    assert all(torch.equal(tensor, short.state_dict()[name]) for name, tensor in best.state_dict().items())
+    count, total = 0, 0.0
+    for _, keywords, target in held_out.tasks(KEEP.samples, "held-out"):
+        with torch.no_grad():
+            output = feed.objective.output(best.eval()(**keywords))
+        total, count = total + float((output - target).square().mean()) * len(target), count + len(target)
+    assert count == KEEP.samples
+    assert dict(facts["judged"])[facts["kept"]] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_no_step_trains_on_held_out_examples(student: Makes, install: Makes, feed: Feed, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Examples(Part):
+        def batch(self, indices: Any) -> Any:
+            seen.extend(indices)
+            return super().batch(indices)
+
+    everything = np.arange(len(feed.dataset))
+    finetune(
+        model_of(student, install), course(feed, tmp_path / "a", dataset=Examples(feed.dataset, everything)), SHORT
+    )
+    seed = replace(feed, seed=SHORT.seed)
+    assert set(seen) & set(seed.indices("held-out"))
+    seen.clear()
+    judged = course(feed, tmp_path / "b", dataset=Examples(feed.dataset, everything), keep=replace(KEEP, samples=20))
+    finetune(model_of(student, install), judged, SHORT)
+    times = Counter(seen)
+    assert {times[i] for i in seed.indices("held-out")} == {4}  # once at each of the four judgements, never else
+
+
+def test_numbers_that_are_none_are_not_kept(feed: Feed) -> None:
+    judge = Judge(feed, KEEP, 9)
+    with pytest.raises(ArchspecError) as caught:
+        judge.offer(0, math.nan, [])
+    assert caught.value.diagnostics[0].code == "AS727"
+
+
+def test_of_equal_weights_the_earliest_stay(feed: Feed) -> None:
+    judge = Judge(feed, KEEP, 9)
+    for step, value in ((0, 2.0), (3, 1.0), (6, 1.0), (9, 1.5)):
+        judge.offer(step, value, [torch.tensor(float(step))])
+    weight = torch.zeros(())
+    judge.restore([weight])
+    assert (weight.item(), judge.report()["kept"]) == (3, 3)

@@ -1,0 +1,218 @@
+"""Drawing under an injection, from donors' pictures to finished samples.
+
+prepare     donors' pictures to latents: inverted, noised or clean, and what their branches are told
+first_noise drawn, that of the donor's inversion, or that of a collage's
+draw        the host's own run within the injection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from archspec.diagnostics import fail
+from archspec.injection import Donor, Injection
+from archspec.runtime.collage.tokens import to_tokens
+from archspec.runtime.features.donors import Clean, DonorInput, Latents, Noised, Trajectory
+from archspec.runtime.features.injecting import inject, port_of
+from archspec.runtime.features.match import Grid
+from archspec.runtime.features.processors import FluxProcessor
+from archspec.runtime.features.runners import Ask, Recorder, Runner
+from archspec.runtime.features.solvers import SOLVERS, FlowSolver
+from archspec.runtime.learn.draws import generator
+
+Progress = Callable[[str], None]
+Mask = NDArray[np.bool_]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Of a donor. `image`: (height, width, 3) uint8; `mask`: (height, width) of its subject."""
+
+    image: Pixels
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """`images`: (samples, channels, height, width) in [-1, 1]; `votes`: donor -> (its tokens, target tokens), how often
+    one stood for the other, summed over sites, evaluations and samples."""
+
+    images: Tensor
+    votes: Mapping[str, Tensor] = field(default_factory=dict)
+    grid: Grid = (1, 1)
+
+
+def draw(
+    injection: Injection,
+    runner: Runner,
+    ask: Ask,
+    pictures: Mapping[str, Picture],
+    samples: int = 1,
+    target_mask: Mask | None = None,
+    noise: Tensor | None = None,
+    donors: Mapping[str, DonorInput] | None = None,
+    progress: Progress = lambda _: None,
+) -> Drawn:
+    """Draw samples with features of donors. `noise` and `donors`: those that were made before, in place of new ones."""
+    donors = prepare(injection, runner, ask, pictures, progress) if donors is None else donors
+    noise = first_noise(injection, runner, ask, donors, samples) if noise is None else noise
+    grid = grid_of(runner, noise, ask)
+    votes = {name: torch.zeros(grid[0] * grid[1], grid[0] * grid[1], dtype=torch.int32) for name in donors}
+    scheduler = sampler(injection, runner)
+    evaluations = scheduler.evaluations(ask.steps) if isinstance(scheduler, FlowSolver) else ()
+    extra: dict[str, Any] = {"guided": runner.guided_halves and ask.guidance > 1, "evaluations": evaluations}
+    if target_mask is not None:
+        extra["target_mask"] = torch.from_numpy(to_tokens(target_mask, *grid))
+    progress("drawing")
+    with inject(runner.model, injection, donors, watch=partial(_vote, votes), **extra):
+        latents = runner.run(ask, noise, scheduler)
+    return Drawn(runner.decode(latents, ask.size), votes, grid)
+
+
+def _vote(votes: Mapping[str, Tensor], name: str, source: Tensor, place: Tensor) -> None:
+    """Count who stood for whom."""
+    width = votes[name].shape[1]
+    flat = (source * width + place).cpu()
+    votes[name].view(-1).index_add_(0, flat, torch.ones(len(flat), dtype=torch.int32))
+
+
+def prepare(
+    injection: Injection,
+    runner: Runner,
+    ask: Ask,
+    pictures: Mapping[str, Picture],
+    progress: Progress = lambda _: None,
+) -> dict[str, DonorInput]:
+    """Return the donors as a run takes them. AS762 for one without a picture, AS761 for an inversion of what is no
+    flow."""
+    found = {}
+    for name, donor in injection.donors.items():
+        progress(f"donor {name}: {donor.state}")
+        picture = pictures.get(name)
+        if donor.state == "batch":
+            found[name] = DonorInput(mask=_tokens(picture, runner, ask))
+            continue
+        if picture is None:
+            hint = f"write `donors: {{{name}: IMAGE}}`, or --donor {name}=IMAGE"
+            raise fail("AS762", f"donor '{name}' has no picture", None, hint)
+        latents, condition = _state(injection, runner, ask, donor, picture)
+        told = {} if donor.prompt is None else condition
+        found[name] = DonorInput(latents, told, _tokens(picture, runner, ask))
+    return found
+
+
+def _tokens(picture: Picture | None, runner: Runner, ask: Ask) -> Tensor | None:
+    if picture is None or picture.mask is None:
+        return None
+    latents = runner.encode(tensor(picture.image, runner))
+    return torch.from_numpy(to_tokens(picture.mask, *grid_of(runner, latents, ask)))
+
+
+def _state(
+    injection: Injection, runner: Runner, ask: Ask, donor: Donor, picture: Picture
+) -> tuple[Latents, dict[str, Tensor]]:
+    """Return the latents of a donor at each time, and what its branch is told."""
+    clean = runner.encode(tensor(picture.image, runner))
+    own = replace(ask, prompt=donor.prompt, label=None, guidance=donor.guidance)
+    if donor.state == "inverted":
+        return invert(runner, own, clean, solver_of(injection, runner).inverted())
+    with Recorder(runner.model) as recorder:  # one step, for what the pipeline tells the host of the prompt
+        runner.run(replace(own, steps=1), clean)
+    if donor.state == "clean":
+        return Clean(clean), recorder.condition
+    noise = torch.randn(clean.shape, generator=generator(donor.seed, "donor")).to(clean)
+    return Noised(clean, noise, _mixer(runner)), recorder.condition
+
+
+def tensor(image: Pixels, runner: Runner) -> Tensor:
+    """Return (1, channels, height, width) in [-1, 1], grey for hosts of one channel."""
+    found = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return found.mean(dim=1, keepdim=True) if runner.channels == 1 else found
+
+
+def pixels(image: Tensor) -> Pixels:
+    """Return (height, width, 3) uint8 of (channels, height, width) in [-1, 1]."""
+    wide = image.expand(3, *image.shape[1:]) if len(image) == 1 else image
+    found: Pixels = ((wide + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return found
+
+
+def invert(runner: Runner, ask: Ask, latents: Tensor, solver: FlowSolver) -> tuple[Trajectory, dict[str, Tensor]]:
+    """Follow the flow from a sample to the noise that leads to it; return its latents by time and what the host was
+    told."""
+    with Recorder(runner.model) as recorder:
+        noise = runner.run(ask, latents, solver)
+    recorder.trajectory.record(float(solver.grid[-1]), noise)
+    return recorder.trajectory, recorder.condition
+
+
+def sampler(injection: Injection, runner: Runner) -> Any:
+    """Return the scheduler that targets are drawn with."""
+    return runner.scheduler() if injection.solver == "host" else solver_of(injection, runner)
+
+
+def solver_of(injection: Injection, runner: Runner) -> FlowSolver:
+    """Return the solver of a flow, over the times of the host's own scheduler."""
+    own = runner.scheduler()
+    if not _flows(own):
+        hint = "write `state: noised` for donors, and `sampler: {solver: host}`"
+        raise fail("AS761", f"the host's {type(own).__name__} predicts noise: there is no flow to follow", None, hint)
+    if injection.solver == "host" and "FlowMatchEuler" not in type(own).__name__:
+        hint = "write `sampler: {solver: fireflow}`"
+        raise fail("AS761", f"{type(own).__name__} cannot be gone back with", None, hint)
+    solver = SOLVERS["euler" if injection.solver == "host" else injection.solver]
+    found = solver.from_config(dict(own.config))
+    assert isinstance(found, FlowSolver)
+    return found
+
+
+def _flows(scheduler: Any) -> bool:
+    return "FlowMatch" in type(scheduler).__name__ or scheduler.config.get("prediction_type") == "flow_prediction"
+
+
+def _mixer(runner: Runner) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """Return how the host's task noises."""
+    scheduler = runner.scheduler()
+    if _flows(scheduler):
+        return lambda x, noise, time: (1 - time) * x + time * noise
+    times = port_of(runner.model).times
+
+    def mix(x: Tensor, noise: Tensor, time: float) -> Tensor:
+        found: Tensor = scheduler.add_noise(x, noise, torch.tensor([round(time * times)]))
+        return found
+
+    return mix
+
+
+def first_noise(
+    injection: Injection, runner: Runner, ask: Ask, donors: Mapping[str, DonorInput], samples: int
+) -> Tensor:
+    """Return the first noise (samples, ...): drawn, or where donors' inversions end, the same for every sample."""
+    if injection.noise == "random":
+        return runner.noise(ask, injection.seed, samples)
+    ends = [donor.latents.noise for donor in donors.values() if isinstance(donor.latents, Trajectory)]
+    if not ends:
+        hint = "write `noise: random`, or `state: inverted` for the donor"
+        raise fail("AS762", f"noise '{injection.noise}' without a donor that is inverted", None, hint)
+    return ends[0].expand(samples, *ends[0].shape[1:])
+
+
+def grid_of(runner: Runner, latents: Tensor, ask: Ask) -> Grid:
+    """Return the image's (rows, columns) of tokens."""
+    if port_of(runner.model).processor is not FluxProcessor:
+        patch = int(runner.model.config.patch_size)
+        return latents.shape[-2] // patch, latents.shape[-1] // patch
+    if ask.size is None:
+        side = round(latents.shape[1] ** 0.5)
+        return side, side
+    rows = round((latents.shape[1] * ask.size[0] / ask.size[1]) ** 0.5)
+    return rows, latents.shape[1] // rows

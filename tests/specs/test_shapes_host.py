@@ -1,0 +1,115 @@
+"""The committed host of captions: plain diffusers loads it, padding does not matter, and it draws what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from archspec.runtime.packing import places
+from benchmarks.shapes_host import draw, load, read_one, scenes
+
+HOSTS = Path(__file__).parents[2] / "specs" / "hosts"
+TOKENS = 16
+PAIR = "a red striped circle and a blue dotted square on grass"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    return load(HOSTS / "shapes")
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HOSTS)
+        yield import_module("shapes_host")
+
+
+def run(pipeline: Any, context: torch.Tensor, pooled: torch.Tensor, **keywords: Any) -> torch.Tensor:
+    x = torch.randn(len(context), 144, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found: torch.Tensor = pipeline.transformer(
+            hidden_states=x, encoder_hidden_states=context, pooled_projections=pooled,
+            timestep=torch.full((len(x),), 0.7), img_ids=places(12, 12), txt_ids=torch.zeros(context.shape[1], 3),
+            **keywords,
+        )[0]  # fmt: skip
+    return found
+
+
+def test_the_plain_call_of_the_pipeline_draws(pipeline: Any) -> None:
+    image = pipeline(prompt="a red circle on grass", height=48, width=48, num_inference_steps=2).images[0]
+    assert image.size == (48, 48)
+    assert pipeline.text_encoder_2.dtype == pipeline.transformer.dtype == torch.float32
+
+
+def test_weights_are_small_and_half(pipeline: Any) -> None:
+    from safetensors import safe_open
+
+    size = sum(path.stat().st_size for path in (HOSTS / "shapes").rglob("*") if path.is_file())
+    assert size < 4_000_000
+    with safe_open(HOSTS / "shapes/transformer/diffusion_pytorch_model.safetensors", "pt") as file:
+        assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.float16"}  # noqa: SIM118
+
+
+def test_text_is_what_the_recipe_draws(pipeline: Any, recipe: Any) -> None:
+    """The encoders are no result of training: from their seeds, bit for bit."""
+    text = import_module("shapes_text")
+    for made, kept in ((text.make_t5(), pipeline.text_encoder_2), (text.make_clip(), pipeline.text_encoder)):
+        assert all(torch.equal(a, b) for a, b in zip(made.parameters(), kept.parameters(), strict=True))
+    ids = pipeline.tokenizer_2(PAIR).input_ids
+    assert ids == text.tokenizer("$A </s>")(PAIR).input_ids
+    assert pipeline.tokenizer_2.unk_token_id not in ids
+    assert len(ids) + text.REACH + 1 <= text.TOKENS == TOKENS
+
+
+def test_a_word_knows_its_neighbours_and_padding_is_one_token(pipeline: Any) -> None:
+    short, pooled, _ = pipeline.encode_prompt([PAIR, ""], [PAIR, ""], max_sequence_length=TOKENS)
+    long, same, _ = pipeline.encode_prompt([PAIR, ""], [PAIR, ""], max_sequence_length=512)
+    assert torch.equal(pooled, same)
+    assert torch.allclose(short, long[:, :TOKENS], atol=1e-5)
+    assert torch.allclose(long[:, TOKENS - 1 :], long[:, -1:].expand(-1, 512 - TOKENS + 1, -1), atol=1e-5)
+    other = pipeline.encode_prompt(PAIR.replace("red", "cyan"), None, max_sequence_length=TOKENS)[0]
+    assert ((other - short[:1])[0].norm(dim=-1) > 1).tolist() == [i in range(5) for i in range(TOKENS)]
+
+
+def test_one_token_stands_for_all_padding(pipeline: Any, recipe: Any) -> None:
+    """What training shows is what the pipeline computes of a caption that it pads to 512 tokens."""
+    short, pooled, _ = pipeline.encode_prompt([PAIR], [PAIR], max_sequence_length=TOKENS)
+    long = pipeline.encode_prompt([PAIR], [PAIR], max_sequence_length=512)[0]
+    bias = torch.zeros(1, 1, 1, TOKENS + 144)
+    bias[..., TOKENS - 1] = torch.tensor(512 - TOKENS + 1).log()
+    wanted = run(pipeline, long, pooled)
+    told = run(pipeline, short, pooled, joint_attention_kwargs={"attention_mask": bias})
+    assert torch.allclose(told, wanted, atol=1e-4)
+    assert (run(pipeline, short, pooled) - wanted).norm() < 0.1 * wanted.norm()  # and it hardly matters
+    drawn = recipe.padding(4000, torch.Generator().manual_seed(0))[:, 0, 0]
+    assert not drawn[:, [*range(TOKENS - 1), *range(TOKENS, TOKENS + 144)]].any()
+    counts = drawn[:, TOKENS - 1].exp().round()
+    assert (counts.min(), counts.max()) == (1, 512 - TOKENS + 1)
+
+
+def test_examples_are_pure_functions_of_the_step(pipeline: Any, recipe: Any) -> None:
+    examples = recipe.Examples(pipeline, shift=4.0)
+    (first, target), (again, same), (other, _) = examples(7), examples(7), examples(8)
+    assert torch.equal(target, same)
+    assert torch.equal(first["encoder_hidden_states"], again["encoder_hidden_states"])
+    assert not torch.equal(first["hidden_states"], other["hidden_states"])
+    t = first["timestep"][:, None, None]
+    clean = first["hidden_states"] - t * target  # x_t - t (e - x) = x
+    assert clean.abs().max() <= 1 + 1e-4
+
+
+def test_it_draws_what_it_is_told(pipeline: Any) -> None:
+    """Fewer samples and steps than the card's: of 24 captions of one subject, nine in ten."""
+    told = scenes(24, 1)
+    drawn = draw(pipeline, [scene.caption for scene in told], steps=12, guidance=2.0)
+    right = np.mean([read_one(image, scene) for image, scene in zip(drawn, told, strict=True)], axis=0)
+    colour, shape, _, background, _ = right.tolist()
+    assert min(colour, background) >= 0.9
+    assert shape >= 0.8
