@@ -43,8 +43,6 @@ SHARES = range(7)
 """Ranks of the uniform choices: the whole, a half, a quarter, ... of the full rank."""
 SURELY = 0.7
 """Part of what low rank seems to leave; sums of triplets are within a few percent of what is measured."""
-LITTLE = 1e-3
-"""Part of the squared error: where something no larger than a sign leaves less, nothing is tried behind a sign."""
 BASES = (None, Step("sign", group=0))
 """What low rank is fitted to: the difference, or what a sign with a scale per row leaves of it."""
 
@@ -105,16 +103,13 @@ def _coded(step: Step, metric: Metric) -> Step:
 
 def _low_rank(delta: Tensor, metric: Metric, known: Sequence[Choice]) -> Iterator[Choice]:
     """Yield low rank by itself and behind a sign. Of all ways to divide bits among triplets, those are measured that
-    seem worth their bytes by the sums of `Triplets.kept`, beside one another, what is known, and what came before."""
-    known = list(known)
+    seem worth their bytes by the sums of `Triplets.kept`, beside one another and beside what is known."""
     for base in BASES:
         steps: Recipe = ()
         size, rest = 0, delta
         if base is not None:
             encoded = build_step(_coded(base, metric), delta, metric)
             steps, size, rest = (_coded(base, metric),), encoded.size, delta - encoded.value()
-            if any(c.size <= size and c.error < LITTLE * metric.squared(delta) for c in known):
-                continue
         triplets = Triplets.of(rest, GROUP, rounding=_coded(Step("svd"), metric).rounding(metric))
         offered = offers(triplets)
         supposed = [Choice(0, metric.squared(rest)), *_prices(offered), *_ranks(offered)]
@@ -124,8 +119,7 @@ def _low_rank(delta: Tensor, metric: Metric, known: Sequence[Choice]) -> Iterato
             hopeless = any(c.size <= size + whole and c.error < SURELY * choice.error for c in known)
             error = choice.error if hopeless else Fit.of(triplets, bands).left
             also = frozenset((*steps, *recipe) for recipe in choice.also)
-            known.append(Choice(size + whole, error, (*steps, *choice.recipe), also))
-            yield known[-1]
+            yield Choice(size + whole, error, (*steps, *choice.recipe), also)
 
 
 def _all_coded(recipe: Recipe, metric: Metric) -> Recipe:

@@ -234,7 +234,6 @@ def test_a_difference_of_low_rank_is_kept_by_its_rank() -> None:
     delta = torch.randn(96, 3, generator=generator) @ torch.randn(3, 80, generator=generator)
     assert len(Triplets.of(delta, 128).s) == 3, "the others are what float32 makes of zero"
     found = choices(delta)
-    assert not [choice for choice in found if choice.recipe[:1] and len(choice.recipe) > 1], "nothing behind a sign"
     assert found[-1].error < 1e-6 * found[0].error
     assert len(Triplets.of(torch.zeros(4, 5), 128).s) == 1
 
