@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from archspec.diagnostics import Collector
+from archspec.injection import Donor, Graft, Injection
 from archspec.language.parse import load, load_members
 from archspec.runtime.data.scenes import Scene, Subject
 from archspec.runtime.data.shapes import render
 from archspec.semantics.features import written
 from benchmarks import repro_features_cases as cases
 from benchmarks import repro_features_page as pages
-from benchmarks.repro_features_study import Laid, cores, measures
+from benchmarks.repro_features_study import Laid, cores, measures, stated
 
 RED = Subject("circle", "red", "plain", 12.0, 24.0, 10.0, 0.0, 0.0)
 BLUE = Subject("square", "blue", "striped", 35.0, 22.0, 11.0, 0.0, 0.0)
@@ -173,3 +174,28 @@ def test_finished_rows_are_read_back(script: ModuleType, tmp_path: Path) -> None
     assert list(script.read(data)) == []
     data.write_text(json.dumps({"case": 1}) + "\n")
     assert list(script.read(data)) == [{"case": 1}]
+
+
+def test_a_study_goes_on_where_it_was(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers 0, 2, 4... are cases; 2 has one arm, made with the injection as it was and as it is."""
+    study = object.__new__(script.Study)
+    study.subjects, study.out, study.data, study.base = 1, tmp_path, tmp_path / "rows.jsonl", 0
+    study.keys = {"none": "a", "full": "b"}
+    made: list[tuple[int, list[str]]] = []
+
+    def add(number: int, missing: Sequence[str], shown: bool) -> bool:
+        if number % 2 == 0:
+            made.append((number, list(missing)))
+        return number % 2 == 0
+
+    monkeypatch.setattr(study, "add", add)
+    kept = [(0, "none", "a"), (0, "full", "b"), (2, "none", "a"), (2, "full", "old")]
+    script.append(study.data, [{"subjects": 1, "case": c, "arm": arm, "key": key} for c, arm, key in kept])
+    study.run(3)
+    assert made == [(2, ["full"]), (4, ["none", "full"])]
+
+
+def test_rows_are_known_by_what_an_injection_states() -> None:
+    plain = Injection((Graft("append", ("a",), ("cat",)),), {"cat": Donor()})
+    assert stated(plain) == {"grafts": [{"op": "append", "sites": ["a"], "donors": ["cat"]}], "donors": {"cat": {}}}
+    assert stated(replace(plain, steps=8)) == stated(plain) | {"steps": 8}
