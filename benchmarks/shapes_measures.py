@@ -142,7 +142,8 @@ def _filters(rows: int, columns: int) -> Array:
     v, u = np.meshgrid(np.fft.fftfreq(rows), np.fft.fftfreq(columns), indexing="ij")
     centres = [[np.exp(1j * np.pi * k / TURNS) / wave for k in range(TURNS)] for wave in WAVES]
     centre = np.array(centres)[:, :, None, None]
-    return np.exp(-0.5 * (np.abs(u + 1j * v - centre) / (0.25 * np.abs(centre))) ** 2)
+    found: Array = np.exp(-0.5 * (np.abs(u + 1j * v - centre) / (0.25 * np.abs(centre))) ** 2)
+    return found
 
 
 def texture_distance(image: Array, mask: Mask, donor: Array, donor_mask: Mask) -> float:

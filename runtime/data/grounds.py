@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from archspec.runtime.data.scenes import BACKGROUNDS, SIDE
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 
 def grounds(names: list[str], variation: Array, rows: Array, columns: Array) -> Array:
@@ -24,17 +24,19 @@ def grounds(names: list[str], variation: Array, rows: Array, columns: Array) -> 
         mine = kinds == name
         w = variation[mine][:, :, None, None]
         found[mine] = GROUNDS[name](w, rows, columns) * (0.9 + 0.2 * w[:, 15:])
-    return np.clip(found, 0, 1)
+    return np.asarray(np.clip(found, 0, 1))
 
 
 def _mix(low: tuple[float, ...], high: tuple[float, ...], part: Array) -> Array:
     """Return (count, 3, side, side): from one colour to another by (count, side, side) in 0..1."""
     a, b = (np.array(colour, np.float32)[:, None, None] for colour in (low, high))
-    return a + (b - a) * np.clip(part, 0, 1)[:, None]
+    found: Array = a + (b - a) * np.clip(part, 0, 1)[:, None]
+    return found
 
 
 def _wave(along: Array, phase: Array) -> Array:
-    return 0.5 + 0.5 * np.sin(2 * np.pi * (along + phase)).astype(np.float32)
+    found: Array = 0.5 + 0.5 * np.sin(2 * np.pi * (along + phase)).astype(np.float32)
+    return found
 
 
 def _sky(w: Array, rows: Array, columns: Array) -> Array:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from archspec.runtime.data.grounds import grounds
 from archspec.runtime.data.scenes import COLOURS, SHAPES, SIDE, TEXTURES, Scene, Subject, draw_scene
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 DARK = 0.4
 """A texture's dark shade, as a part of the colour."""
@@ -83,11 +83,13 @@ def _choose(table: Mapping[str, Callable[..., Array]], names: Sequence[str], u: 
 
 
 def _circle(u: Array, v: Array, r: Array) -> Array:
-    return np.hypot(u, v) - 0.9 * r
+    found: Array = np.hypot(u, v) - 0.9 * r
+    return found
 
 
 def _box(u: Array, v: Array, width: Array, height: Array) -> Array:
-    return np.maximum(np.abs(u) - width, np.abs(v) - height)
+    found: Array = np.maximum(np.abs(u) - width, np.abs(v) - height)
+    return found
 
 
 def _square(u: Array, v: Array, r: Array) -> Array:
@@ -96,7 +98,8 @@ def _square(u: Array, v: Array, r: Array) -> Array:
 
 def _triangle(u: Array, v: Array, r: Array) -> Array:
     """Corners at the top and at the lower left and right."""
-    return np.maximum(v - 0.5 * r, np.sqrt(3) / 2 * np.abs(u) - 0.5 * v - 0.5 * r).astype(np.float32)
+    found: Array = np.maximum(v - 0.5 * r, np.sqrt(3) / 2 * np.abs(u) - 0.5 * v - 0.5 * r).astype(np.float32)
+    return found
 
 
 def _star(u: Array, v: Array, r: Array) -> Array:
@@ -111,11 +114,13 @@ def _star(u: Array, v: Array, r: Array) -> Array:
 
 
 def _ring(u: Array, v: Array, r: Array) -> Array:
-    return np.abs(np.hypot(u, v) - 0.68 * r) - 0.26 * r
+    found: Array = np.abs(np.hypot(u, v) - 0.68 * r) - 0.26 * r
+    return found
 
 
 def _cross(u: Array, v: Array, r: Array) -> Array:
-    return np.minimum(_box(u, v, 0.92 * r, 0.32 * r), _box(u, v, 0.32 * r, 0.92 * r))
+    found: Array = np.minimum(_box(u, v, 0.92 * r, 0.32 * r), _box(u, v, 0.32 * r, 0.92 * r))
+    return found
 
 
 OUTLINES: Mapping[str, Callable[[Array, Array, Array], Array]] = dict(
@@ -131,20 +136,24 @@ def _plain(u: Array, v: Array, phase: Array) -> Array:
 
 
 def _wave(u: Array, period: float, phase: Array | float) -> Array:
-    return np.sin(2 * np.pi * (u / period + phase)).astype(np.float32)
+    found: Array = np.sin(2 * np.pi * (u / period + phase)).astype(np.float32)
+    return found
 
 
 def _striped(u: Array, v: Array, phase: Array) -> Array:
-    return np.clip(0.5 + 1.5 * _wave(u, 6, phase), 0, 1)
+    found: Array = np.clip(0.5 + 1.5 * _wave(u, 6, phase), 0, 1)
+    return found
 
 
 def _dotted(u: Array, v: Array, phase: Array) -> Array:
     across, down = (u + 6 * phase) % 6 - 3, v % 6 - 3
-    return np.clip(np.hypot(across, down) - 1.4, 0, 1)
+    found: Array = np.clip(np.hypot(across, down) - 1.4, 0, 1)
+    return found
 
 
 def _checked(u: Array, v: Array, phase: Array) -> Array:
-    return np.clip(0.5 + 2 * _wave(u, 8, phase) * _wave(v, 8, phase), 0, 1)
+    found: Array = np.clip(0.5 + 2 * _wave(u, 8, phase) * _wave(v, 8, phase), 0, 1)
+    return found
 
 
 PATTERNS: Mapping[str, Callable[[Array, Array, Array], Array]] = dict(

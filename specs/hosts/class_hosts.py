@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import DiTTransformer2DModel, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import SEED, State, indices, train
+from training import SEED, State, adamw, indices, rate, train
 
 from archspec.runtime.data.bundled import load_bundled
 from archspec.runtime.ecosystem.identity_autoencoder import IdentityAutoencoder
@@ -70,7 +71,7 @@ def make_host(recipe: Recipe) -> DiTTransformer2DModel:
 def train_host(recipe: Recipe, out: Path) -> None:
     images, labels = recipe.images()
     model = make_host(recipe).train()
-    state = State(model, out / ".state.safetensors")
+    state = State(model, out / ".state.safetensors", adamw(model))
     objective = Flow(Conditioning(null=CLASSES, dropout=DROPOUT))
 
     def loss_of(step: int) -> Tensor:
@@ -79,7 +80,7 @@ def train_host(recipe: Recipe, out: Path) -> None:
         keywords, target = objective.inputs({"x": images[chosen], "label": labels[chosen]}, generator)
         return objective.loss(objective.output(model(**keywords)), target)
 
-    train(model, state, recipe.steps, loss_of)
+    train(model, state, recipe.steps, loss_of, partial(rate, steps=recipe.steps))
     write_pipeline(model.eval(), out)
     state.path.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ number, so training shows one for all of a random number, and the host does not 
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from shapes_text import POOLED, TOKENS, WIDTH, make_clip, make_t5, tokenizer
 from torch import Tensor, nn
-from training import SEED, State, cooled, train
+from training import SEED, State, adamw, cooled, muon, train
 
 from archspec.runtime.data.shapes import pictures
 from archspec.runtime.ecosystem.identity_autoencoder import IdentityAutoencoder
 from archspec.runtime.objectives import Conditioning, Flow
 from archspec.runtime.packing import Packing
 
-STEPS, BATCH, DROPOUT = 8000, 16, 0.1
+BATCH, DROPOUT = 16, 0.1
+STEPS = 12600
+STAGES = ((6000, "adamw", 2.0), (8000, "muon", 2.0), (STEPS, "muon", 4.0))
+"""Until which step, by which optimizer, and with which shift of times: t becomes shift * t / (1 + (shift - 1) * t)
+(2403.03206, Sec. 5.3.2). The pipeline's scheduler has the last shift. docs/log.md tells why they change."""
 SIDE, CHANNELS = 12, 48
 """Tokens side by side, each a patch of 4 x 4 pixels in three colours."""
 HEADS, HEAD, DOUBLE, SINGLE = 3, 32, 2, 4
-SHIFT = 2.0
-"""Of times, here and in the pipeline: t becomes shift * t / (1 + (shift - 1) * t) (2403.03206, Sec. 5.3.2)."""
 LONGEST_CONTEXT = 512
 """Tokens that FLUX's pipeline pads a caption to if it is not told a length."""
 
@@ -58,7 +61,7 @@ def make_host() -> FluxTransformer2DModel:
 def make_pipeline(model: FluxTransformer2DModel) -> FluxPipeline:
     return FluxPipeline(
         transformer=model,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=STAGES[-1][2]),
         vae=IdentityAutoencoder(latent_channels=12, block_out_channels=(3, 12)),
         text_encoder=make_clip(),
         tokenizer=tokenizer("<s> $A </s>"),
@@ -78,10 +81,10 @@ def padding(count: int, generator: torch.Generator) -> Tensor:
 class Examples:
     """The inputs of a step and what the host should answer: pure functions of the step."""
 
-    def __init__(self, pipeline: FluxPipeline) -> None:
+    def __init__(self, pipeline: FluxPipeline, shift: float) -> None:
         self.pipeline = pipeline
         told = Conditioning(caption=(TOKENS, WIDTH), pooled=POOLED)
-        self.flow = Flow(told, packing=Packing(channels=CHANNELS), shift=SHIFT)
+        self.flow = Flow(told, packing=Packing(channels=CHANNELS), shift=shift)
 
     def __call__(self, step: int) -> tuple[dict[str, Any], Tensor]:
         generator = torch.Generator().manual_seed((SEED << 32) + step)
@@ -97,15 +100,24 @@ class Examples:
 def train_shapes(out: Path) -> None:
     model = make_host().train()
     pipeline = make_pipeline(model)
-    examples, state = Examples(pipeline), State(model, out / ".state.safetensors")
-
-    def loss_of(step: int) -> Tensor:
-        keywords, target = examples(step)
-        return examples.flow.loss(examples.flow.output(model(**keywords)), target)
-
-    train(model, state, STEPS, loss_of, cooled)
+    path = out / ".state.safetensors"
+    for until, optimizer, shift in STAGES:
+        state = State(model, path, adamw(model) if optimizer == "adamw" else muon(matrices(model), model))
+        train(model, state, until, partial(loss_of, model, Examples(pipeline, shift)), partial(cooled, steps=STEPS))
     write(pipeline, out)
-    state.path.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def matrices(model: FluxTransformer2DModel) -> list[nn.Parameter]:
+    """The maps inside the blocks, without those of the modulations."""
+    blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
+    found = [named for block in blocks for named in block.named_modules() if isinstance(named[1], nn.Linear)]
+    return [module.weight for name, module in found if "norm" not in name]
+
+
+def loss_of(model: FluxTransformer2DModel, examples: Examples, step: int) -> Tensor:
+    keywords, target = examples(step)
+    return examples.flow.loss(examples.flow.output(model(**keywords)), target)
 
 
 def write(pipeline: FluxPipeline, out: Path) -> None:

@@ -42,59 +42,77 @@ def indices(step: int, count: int) -> Tensor:
     return torch.randperm(count, generator=generator)[start : start + BATCH]
 
 
-class State:
-    """Everything that a killed run needs: model, average and AdamW's moments in one safetensors file."""
+Optimizers = list[torch.optim.Optimizer]
 
-    def __init__(self, model: nn.Module, path: Path) -> None:
-        self.model, self.path = model, path
+
+def adamw(model: nn.Module) -> Optimizers:
+    return [torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.99))]
+
+
+def muon(matrices: list[nn.Parameter], model: nn.Module) -> Optimizers:
+    """Muon (2502.16982, whose steps are as large as AdamW's) for these matrices, AdamW for all else."""
+    taken = {id(matrix) for matrix in matrices}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    for_matrices = torch.optim.Muon(matrices, lr=2 * PEAK, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    return [for_matrices, torch.optim.AdamW(rest, lr=PEAK, betas=(0.9, 0.99))]
+
+
+MOMENTS = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), torch.optim.Muon: ("momentum_buffer",)}
+"""What an optimizer keeps of each parameter."""
+
+
+class State:
+    """Everything that a killed run needs: model, average and the optimizers' moments in one safetensors file."""
+
+    def __init__(self, model: nn.Module, path: Path, optimizers: Optimizers) -> None:
+        self.model, self.path, self.optimizers = model, path, optimizers
         self.ema = EMAModel(model.parameters(), decay=EMA)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.99))
+        self.numbers = {parameter: i for i, parameter in enumerate(model.parameters())}
+        self.peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
 
     def save(self, step: int) -> None:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        for i, (shadow, parameter) in enumerate(zip(self.ema.shadow_params, self.model.parameters(), strict=True)):
-            moments = self.optimizer.state[parameter]
-            tensors |= {f"ema.{i}": shadow, f"m.{i}": moments["exp_avg"], f"v.{i}": moments["exp_avg_sq"]}
+        tensors |= {f"ema.{i}": shadow for i, shadow in enumerate(self.ema.shadow_params)}
+        for optimizer in self.optimizers:
+            for parameter, moments in optimizer.state.items():
+                tensors |= {f"{name}.{self.numbers[parameter]}": moments[name] for name in MOMENTS[type(optimizer)]}
         partial = self.path.with_suffix(".partial")
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"step": str(step)})
         os.replace(partial, self.path)
 
     def restore(self) -> int:
-        """Load the last state if there is one; return the next step."""
+        """Load the last state if there is one; return the next step. Moments that another optimizer kept are left."""
         if not self.path.exists():
             return 0
         with safe_open(self.path, "pt") as file:
             step = int(file.metadata()["step"])
         tensors = load_file(self.path)
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        for i, parameter in enumerate(self.model.parameters()):
-            self.ema.shadow_params[i].copy_(tensors[f"ema.{i}"])
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"m.{i}"],
-                "exp_avg_sq": tensors[f"v.{i}"],
-            }
+        for i, shadow in enumerate(self.ema.shadow_params):
+            shadow.copy_(tensors[f"ema.{i}"])
+        for optimizer in self.optimizers:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                keys = {name: f"{name}.{self.numbers[parameter]}" for name in MOMENTS[type(optimizer)]}
+                if all(key in tensors for key in keys.values()):
+                    optimizer.state[parameter] = {name: tensors[key] for name, key in keys.items()}
         self.ema.optimization_step = step
         return step
 
 
 def train(
-    model: nn.Module,
-    state: State,
-    steps: int,
-    loss_of: Callable[[int], Tensor],
-    rate: Callable[[int, int], float] = rate,
+    model: nn.Module, state: State, steps: int, loss_of: Callable[[int], Tensor], rate: Callable[[int], float]
 ) -> None:
     """Bring the model from its last state to the moving average after `steps`. `loss_of(step)` must depend on the step
-    and the weights alone."""
+    and the weights alone; `rate(step)` is a part of each optimizer's peak."""
     began = time.process_time()
     for step in range(state.restore(), steps):
         loss = loss_of(step)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        state.optimizer.param_groups[0]["lr"] = PEAK * rate(step, steps)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        for optimizer, peak in zip(state.optimizers, state.peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * rate(step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         state.ema.step(model.parameters())
         if (step + 1) % SAVE_EVERY == 0:
             state.save(step + 1)

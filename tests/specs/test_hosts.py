@@ -105,6 +105,32 @@ def test_training_is_a_pure_function_of_the_step(monkeypatch: pytest.MonkeyPatch
     assert sum("norm1.linear" in name for name in zeros) == 12
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(HOSTS)
+    script = import_module("training")
+    monkeypatch.setattr(script, "SAVE_EVERY", 2)
+
+    def run(steps: int, name: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 3)
+        optimizers = script.adamw(model) if kind == "adamw" else script.muon([model.weight], model)
+        state = script.State(model, tmp_path / name, optimizers)
+
+        def loss_of(step: int) -> torch.Tensor:
+            found: torch.Tensor = model(torch.full((2, 3), 1.0 + step)).pow(2).mean()
+            return found
+
+        script.train(model, state, steps, loss_of, lambda step: 1.0)
+        return model.weight.detach().clone()
+
+    whole, part = run(5, "whole"), run(3, "part")
+    assert not torch.equal(whole, part)
+    assert torch.equal(run(5, "part"), whole)
+
+
 def test_cards_say_who_trained_it() -> None:
     for name in ("digits", "digits-64", "digits-classifier"):
         card = (HOSTS / name / "README.md").read_text()

@@ -36,7 +36,8 @@ def test_a_picture_is_a_function_of_seed_and_index() -> None:
     assert np.array_equal(some.masks[1], again.masks[0])
     assert some.captions == (again.captions[2], again.captions[0])
     assert not np.array_equal(some.images, other.images)
-    assert (some.images.shape, some.images.dtype) == ((2, 3, SIDE, SIDE), np.float32)
+    assert some.images.shape == (2, 3, SIDE, SIDE)
+    assert some.images.dtype == np.float32
 
 
 def test_a_picture_stays_what_it_was() -> None:
