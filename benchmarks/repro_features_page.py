@@ -178,7 +178,7 @@ def goals(one: Found, two: Found) -> list[str]:
     for name, what in (("ground", "background"), ("shapes", "shape")):
         kept = difference(one.of("freegraftor", name), one.of("none", name))
         told = f"host alone {100 * one.of('none', name).mean():.0f} %"
-        lines.append(_goal(f"The {what} that is asked for is kept: at most {100 * MARGIN:.0f} points below the host",
+        lines.append(_goal(f"The {what} that is asked for is kept, at most {100 * MARGIN:.0f} points below the host",
                            kept, kept.low > -MARGIN, told))  # fmt: skip
     own = estimate(lambda a: a, two.own("freegraftor"))
     told = f"shared attention: {estimate(lambda a: a, two.own('shared_attention')).percent()}"
@@ -218,7 +218,8 @@ Measures, all at one place for every method, where the host's own subject and th
   filters. *falls by*: 1 - mean over mean of the host alone.
 - **outside**: root mean square to the host's own picture away from the subjects, over that of the host with another
   seed: 1 is as much as the noise decides.
-- **shape**, **background**: part of pictures in which rules read what was asked for.
+- **shape**, **background**: part of pictures in which rules read what was asked for. The host has not learnt shapes (its
+  card says so), so *shape* tells whether the donor's came along, not whether the host keeps to its prompt.
 - **own donor nearer** (two subjects): part of subjects whose colour is nearer to their own donor's than to the other's.
 - **CPU s**: of one picture, inversion counted; process time of one thread.
 
