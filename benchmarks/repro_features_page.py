@@ -44,26 +44,37 @@ ABOUT = {
     "shared_masks": "· masks of donor and target",
     "masactrl": "MasaCtrl, whole donor",
     "masactrl_masks": "· masks of donor and target",
-    "masactrl_collage": "· masks, collage",
+    "masactrl_collage": "MasaCtrl, masks, collage",
     "style_aligned": "StyleAligned, whole donor",
     "style_masks": "· masks of donor and target",
     "personalize_anything": "Personalize Anything",
-    "personalize_collage": "· collage",
+    "personalize_collage": "Personalize Anything, collage",
 }
-PARTS = (
-    ("matching (a collage stands where the target does)", "freegraftor", "no_matching"),
-    ("cycle filter", "freegraftor", "no_cycle"),
-    ("cycle filter in tokens, beside normalised", "freegraftor", "cycle_normalised"),
-    ("dropout", "freegraftor", "no_dropout"),
-    ("noise of the collage", "freegraftor", "no_collage"),
-    ("the graft, beside the noise alone", "freegraftor", "collage_alone"),
-    ("strength 0, beside 1", "freegraftor", "strong"),
-    ("shifted donor: matched positions", "shifted_matched", "shifted_same"),
-    ("shifted donor: moving keys to their matches", "shifted_matched", "shifted_unmoved"),
-    ("shifted donor: cycle filter", "shifted_matched", "shifted_no_cycle"),
-    ("shifted donor: dropout", "shifted_matched", "shifted_no_dropout"),
-)
-"""(what, the arm with it, the arm without it)"""
+FULL, MATCHED = "freegraftor", "shifted_matched"
+PARTS = {
+    "matching": ((FULL, "no_matching"), (MATCHED, "shifted_same")),
+    "matching, only the places": ((MATCHED, "shifted_unmoved"),),
+    "cycle filter": ((FULL, "no_cycle"), (MATCHED, "shifted_no_cycle")),
+    "cycle filter in tokens, beside normalised": ((FULL, "cycle_normalised"),),
+    "dropout": ((FULL, "no_dropout"), (MATCHED, "shifted_no_dropout")),
+    "noise of the collage": ((FULL, "no_collage"),),
+    "the graft, beside the noise alone": ((FULL, "collage_alone"),),
+    "strength 0, beside 1": ((FULL, "strong"),),
+}
+"""Part -> (the arm with it, the arm without it), in the method as it stands and for shifted donors."""
+METHOD = ("matching", "cycle filter", "dropout", "noise of the collage")
+"""Those that FreeGraftor is said to be made of."""
+PEERS = {
+    ABOUT[arm]: ((FULL, arm),)
+    for arm in (
+        "shared_attention",
+        "masactrl",
+        "style_aligned",
+        "personalize_anything",
+        "masactrl_collage",
+        "personalize_collage",
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -140,26 +151,29 @@ def table(found: Found, arms: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def parts(found: Found) -> str:
-    """Return the table of what each part does: without it less with it, so that a number above zero is what it is
-    worth."""
-    lines = ["| part | colour | texture | outside | |", "|---|---|---|---|---|"]
-    for what, with_it, without in PARTS:
-        if {with_it, without} <= set(found.arms):
-            worth = {
-                name: difference(found.of(without, name), found.of(with_it, name))
-                for name in ("colour", "texture", "outside")
-            }
-            numbers = [worth[name].number(digits) for name, digits in (("colour", 1), ("texture", 3), ("outside", 3))]
-            lines.append(f"| {what} | {' | '.join(numbers)} | {verdict(worth)} |")
+def parts(found: Found, pairs: Mapping[str, Sequence[tuple[str, str]]], what: str) -> str:
+    """Return the table of what each part does: the distance without it less that with it, so that a number above zero
+    is what it is worth."""
+    lines = [f"| {what} | colour | texture | outside | |", "|---|---|---|---|---|"]
+    for name, of in pairs.items():
+        for with_it, without in of:
+            worth = worths(found, with_it, without)
+            numbers = [worth["colour"].number(1), worth["texture"].number(3), worth["outside"].number(3)]
+            told = f"{name}{' (shifted donors)' if with_it == MATCHED else ''}"
+            lines.append(f"| {told} | {' | '.join(numbers)} | {verdict(worth)} |")
     return "\n".join(lines)
+
+
+def worths(found: Found, with_it: str, without: str) -> dict[str, Estimate]:
+    """Return by how much each distance is larger without a part."""
+    return {name: difference(found.of(without, name), found.of(with_it, name)) for name in MATTERS}
 
 
 def verdict(worth: Mapping[str, Estimate]) -> str:
     """Return what a part is good and bad for: intervals that hold no zero, of a size that matters."""
     seen = {name: one for name, one in worth.items() if one.low * one.high > 0 and abs(one.value) >= MATTERS[name]}
     better, worse = ([n for n, one in seen.items() if (one.value > 0) == good] for good in (True, False))
-    told = ["**earns its place**: " + ", ".join(better)] * bool(better) + ["costs " + ", ".join(worse)] * bool(worse)
+    told = ["better: " + ", ".join(better)] * bool(better) + ["worse: " + ", ".join(worse)] * bool(worse)
     return "; ".join(told) or "no difference"
 
 
@@ -178,17 +192,26 @@ def goals(one: Found, two: Found) -> list[str]:
     for name, what in (("ground", "background"), ("shapes", "shape")):
         kept = difference(one.of("freegraftor", name), one.of("none", name))
         told = f"host alone {100 * one.of('none', name).mean():.0f} %"
-        lines.append(_goal(f"The {what} that is asked for is kept: at most {100 * MARGIN:.0f} points below the host",
+        lines.append(_goal(f"The {what} that is asked for is kept, at most {100 * MARGIN:.0f} points below the host",
                            kept, kept.low > -MARGIN, told))  # fmt: skip
     own = estimate(lambda a: a, two.own("freegraftor"))
-    told = f"shared attention: {estimate(lambda a: a, two.own('shared_attention')).percent()}"
+    rest = {arm: estimate(lambda a: a, two.own(arm)).percent() for arm in ("collage_alone", "shared_attention")}
+    told = f"the collage's noise without a graft: {rest['collage_alone']}; shared attention: {rest['shared_attention']}"
     lines.append(_goal(f"Two subjects do not mix: at least {100 * OWN:.0f} % are nearer to their own donor", own,
                        own.low >= OWN, told))  # fmt: skip
     for name in ("colour", "texture"):
         better = fall(one.of("shifted_matched", name), one.of("shifted_same", name))
         told = "part by which the distance is less; donors are at least three tokens away, the noise is random"
         lines.append(_goal(f"Matched positions beat same positions in {name}", better, better.low > 0, told))
-    return lines
+    return [*lines, *(_earned(one, part) for part in METHOD)]
+
+
+def _earned(one: Found, part: str) -> str:
+    """Return whether a part of the method earns its place in it, and, if it was tried there, for shifted donors."""
+    told = [verdict(worths(one, *pair)) for pair in PARTS[part]]
+    held = "better" in told[0] and "worse" not in told[0]
+    more = f"; without a collage, for shifted donors: {told[1]}" if len(told) > 1 else ""
+    return f"- The {part} earns its place: **{'held' if held else 'missed'}**, {told[0]}{more}."
 
 
 def _goal(what: str, got: Estimate, held: bool, more: str) -> str:
@@ -218,7 +241,8 @@ Measures, all at one place for every method, where the host's own subject and th
   filters. *falls by*: 1 - mean over mean of the host alone.
 - **outside**: root mean square to the host's own picture away from the subjects, over that of the host with another
   seed: 1 is as much as the noise decides.
-- **shape**, **background**: part of pictures in which rules read what was asked for.
+- **shape**, **background**: part of pictures in which rules read what was asked for. The host has not learnt shapes, as
+  its card says, so *shape* tells whether the donor's came along, not whether the host keeps to its prompt.
 - **own donor nearer** (two subjects): part of subjects whose colour is nearer to their own donor's than to the other's.
 - **CPU s**: of one picture, inversion counted; process time of one thread.
 
@@ -238,6 +262,11 @@ WORTH = """
 
 Distance without the part less the distance with it, paired: above zero is what the part is worth. Differences below
 {colour:g} in colour, and {texture:g} in texture and outside, are none.
+"""
+BESIDE = """
+## Beside peers
+
+Distance of the peer less that of FreeGraftor, the same way: above zero, FreeGraftor is nearer.
 """
 OUTRO = """\
 
@@ -284,7 +313,9 @@ def page(rows: Sequence[Row]) -> str:
         SHIFTED,
         table(one, shifted),
         WORTH.format(**MATTERS),
-        parts(one),
+        parts(one, PARTS, "part"),
+        BESIDE,
+        parts(one, PEERS, "peer"),
         "\n## Two subjects\n",
         table(two, two.arms),
         "\n![Donors, host alone, and each method](features-two.png)",
