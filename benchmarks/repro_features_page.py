@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +95,17 @@ class Estimate:
 
 def estimate(statistic: Callable[..., Values], *values: Values) -> Estimate:
     """Return a statistic of means (each an array over resamples) of values that are paired by case; percentiles."""
-    count = len(values[0])
-    picks = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-    drawn = statistic(*(one[picks].mean(1) for one in values))
-    low, high = np.percentile(drawn, (2.5, 97.5))
+    weights = resamples(len(values[0]))
+    low, high = np.percentile(statistic(*(weights @ one for one in values)), (2.5, 97.5))
     return Estimate(float(statistic(*(one.mean(keepdims=True) for one in values))[0]), float(low), float(high))
+
+
+@cache
+def resamples(count: int) -> NDArray[np.float64]:
+    """Return (RESAMPLES, count): the part of each case in each resample, drawn with replacement."""
+    picks = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+    found: NDArray[np.float64] = np.stack([np.bincount(row, minlength=count) for row in picks]) / count
+    return found
 
 
 def fall(mine: Values, base: Values) -> Estimate:

@@ -212,3 +212,7 @@ def test_rows_are_known_by_what_an_injection_states() -> None:
     plain = Injection((Graft("append", ("a",), ("cat",)),), {"cat": Donor()})
     assert stated(plain) == {"grafts": [{"op": "append", "sites": ["a"], "donors": ["cat"]}], "donors": {"cat": {}}}
     assert stated(replace(plain, steps=8)) == stated(plain) | {"steps": 8}
+
+
+def test_the_page_is_what_its_rows_say(script: ModuleType) -> None:
+    assert script.PAGE.read_text("utf-8") == pages.page(list(script.read(script.DATA)))
