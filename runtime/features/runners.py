@@ -170,19 +170,11 @@ class PipelineRunner:
         }
 
     def _longest(self) -> int:
-<<<<<<< HEAD
-        """Return how many tokens a prompt is padded to: the pipeline's default, or what its tokenizers read."""
-        read = [
-            getattr(part, "model_max_length", 0) for name, part in self.pipe.components.items() if "tokenizer" in name
-        ]
-        return min([int(self._takes["max_sequence_length"].default), *[max(read)] * bool(read)])
-=======
         """Return how many tokens a prompt is padded to: the pipeline's default, at most what its tokenizers read."""
         parts = self.pipe.components.items()
         read = [int(part.model_max_length) for name, part in parts if "tokenizer" in name and part is not None]
         longest: int = self._takes["max_sequence_length"].default
         return min(longest, max(read)) if read else longest
->>>>>>> m-featproof
 
     def noise(self, ask: Ask, seed: int, samples: int) -> Tensor:
         channels = self.model.config.in_channels // (4 if self.packing else 1)

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """Pipelines of diffusers drawn with by runners: solvers in their place, inversion, injections; tiny random weights."""
 
 from __future__ import annotations
@@ -7,19 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-=======
-"""What a runner tells a pipeline."""
-
-from __future__ import annotations
-
-from types import SimpleNamespace
->>>>>>> m-featproof
 from typing import Any
 
 import pytest
 import torch
 
-<<<<<<< HEAD
 from archspec.injection import Donor, Graft, Injection, Match
 from archspec.runtime.features.donors import Trajectory
 from archspec.runtime.features.draw import Picture, draw, invert, prepare, sampler, solver_of
@@ -131,28 +122,3 @@ def test_an_inversion_is_gone_back(runner: PipelineRunner) -> None:
     back = runner.run(ask, trajectory.noise, sampler(job, runner))
     assert (back - start).norm() / start.norm() < 0.02
     assert (trajectory.noise - start).norm() / start.norm() > 0.05
-=======
-from archspec.runtime.features.runners import Ask, PipelineRunner
-
-
-class Pipe:
-    """The part of a pipeline that a runner looks at."""
-
-    def __init__(self, *read: int) -> None:
-        parts = [SimpleNamespace(model_max_length=length) for length in read]
-        self.components = {f"tokenizer_{number}": part for number, part in enumerate(parts)} | {"tokenizer_9": None}
-        self.transformer = SimpleNamespace(dtype=torch.float32, config=SimpleNamespace())
-
-    def set_progress_bar_config(self, disable: bool) -> None:
-        pass
-
-    def __call__(self, max_sequence_length: int = 512, **given: Any) -> Any:
-        raise AssertionError("only its signature is read")
-
-
-@pytest.mark.parametrize(("read", "told"), [((77, 512), 512), ((16, 16), 16), ((77, 10**30), 512), ((), 512)])
-def test_prompts_are_padded_no_longer_than_tokenizers_read(read: tuple[int, ...], told: int) -> None:
-    assert (
-        PipelineRunner(Pipe(*read))._keywords(Ask("a cat", steps=3), torch.zeros(2, 4))["max_sequence_length"] == told
-    )
->>>>>>> m-featproof
