@@ -22,7 +22,7 @@ ROOT = HOSTS.parents[1]
 def test_files_are_small_and_half_precision() -> None:
     for path in HOSTS.rglob("*.safetensors"):
         assert path.stat().st_size < 3_000_000
-        if path.parent.name == "vae":
+        if path.parent.name in ("vae", "text_encoder", "text_encoder_2"):  # a pipeline's text is in float32
             continue
         with safe_open(path, "pt") as file:
             kinds = {str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
