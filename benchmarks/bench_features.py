@@ -33,7 +33,7 @@ import torch
 from archspec.injection import Donor, Gate, Graft, Injection, Match
 from archspec.quantity import quantity
 from archspec.runtime.families import family
-from archspec.runtime.features.donors import Clean, DonorInput
+from archspec.runtime.features.donors import DonorInput, Trajectory
 from archspec.runtime.features.injecting import inject
 
 SITES = ("transformer_blocks.0.attn", "single_transformer_blocks.0.attn")
@@ -69,7 +69,7 @@ def forms(host: Any, tokens: int) -> list[Form]:
     both["timestep"] = torch.full((2,), 0.5)
     one = {k: v[:1] if v.ndim and k not in ("img_ids", "txt_ids") else v for k, v in both.items()}
     condition = {k: v[1:] for k, v in both.items() if k in ("encoder_hidden_states", "pooled_projections", "guidance")}
-    donor = DonorInput(Noised(both["hidden_states"][1:]), condition)
+    donor = DonorInput(Trajectory({0.5: both["hidden_states"][1:]}), condition)
 
     def grafted(chunk: int, cache: int = 0) -> Callable[[], object]:
         match = Match(threshold=0.0, cycle=1.5, chunk=chunk)
@@ -89,13 +89,6 @@ def forms(host: Any, tokens: int) -> list[Form]:
         Form("unchunked", grafted(tokens)),
         Form("cached", grafted(1024, 2**33)),
     ]
-
-
-class Noised(Clean):
-    """One latent that is shown at whatever time: what is measured does not hang on it."""
-
-    def time(self, time: float) -> float:
-        return time
 
 
 def measure(form: Form) -> None:

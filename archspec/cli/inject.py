@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from archspec.runtime.features.runners import Ask, Runner, Size
 
 Given = dict[str, tuple[str, str | None]]
+PICTURES = ("mask", "size", "matches", "collage", "label")
+"""Parameters that a host of text has no use for."""
+KEYS = {"label": "class"}
 
 
 def _donors(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> Given:
@@ -89,6 +92,8 @@ def _say(job: Injected, device: str | None, options: dict[str, Any], as_json: bo
     from archspec.runtime.measure.sample import continue_texts, load_tokenizer
     from archspec.runtime.store.opening import best_device, open_model
 
+    if useless := [f"--{KEYS.get(word, word)}" for word in PICTURES if options[word]]:
+        raise click.UsageError(f"{', '.join(useless)}: of hosts that draw pictures")
     if options["prompt"] is None:
         hint = 'write --prompt "Once upon a time"'
         raise fail("AS764", f"{job.place.architecture} goes on from a prompt", None, hint)
@@ -109,14 +114,20 @@ def _say(job: Injected, device: str | None, options: dict[str, Any], as_json: bo
 def _draw(job: Injected, device: str | None, options: dict[str, Any], as_json: bool, tell: Any) -> None:
     from dataclasses import replace
 
+    from PIL.Image import Image, fromarray
+
     from archspec.runtime.features.collages import lay
     from archspec.runtime.features.draw import draw, pixels
+    from archspec.runtime.features.picture import matches
     from archspec.runtime.features.runners import open_runner
+    from archspec.runtime.measure.grid import grid, save_png
     from archspec.runtime.store.opening import best_device, open_model
 
-    injection, place = job.injection, job.place
     if options["seed"] is not None:
-        injection = replace(injection, seed=options["seed"])
+        job = replace(job, injection=replace(job.injection, seed=options["seed"]))
+    injection, place = job.injection, job.place
+    if options["collage"] and injection.noise != "collage":
+        raise click.UsageError("--collage shows what `noise: collage` makes, and the injection states another noise")
     device = device or best_device()
     pictures = _pictures(job)
     runner = open_runner(place, lambda: open_model(place, device), device)
@@ -132,17 +143,21 @@ def _draw(job: Injected, device: str | None, options: dict[str, Any], as_json: b
         for finding in laid.collage.findings:
             click.echo(str(finding), err=True)
     else:
-        pictures = {name: _sized(picture, ask) for name, picture in pictures.items()}
+        pictures = {name: picture.sized(ask.size) for name, picture in pictures.items()}
     given = laid.donors if laid else None
     drawn = draw(injection, runner, ask, pictures, options["samples"], mask, None, given, tell)
     shown = dict.fromkeys(injection.donors, laid.collage.image) if laid else {n: p.image for n, p in pictures.items()}
-    files = {"out": _save_grid(options["out"], drawn)}
+    found: dict[str, tuple[Path, Image]] = {"out": (options["out"], grid(drawn.images))}
     if options["collage"] and laid:
-        files["collage"] = _save(options["collage"], laid.collage.image)
+        found["collage"] = options["collage"], fromarray(laid.collage.image)
     if options["matches"] and shown:
-        from archspec.runtime.features.picture import matches
-
-        files["matches"] = _save(options["matches"], matches(shown, pixels(drawn.images[0]), drawn.votes, drawn.grid))
+        found["matches"] = (
+            options["matches"],
+            matches(shown, pixels(drawn.images[0]), drawn.votes, drawn.grid),
+        )
+    for file, image in found.values():
+        save_png(image, file)
+    files = {name: str(file) for name, (file, _) in found.items()}
     _report(files, drawn, as_json)
 
 
@@ -171,23 +186,6 @@ def _pictures(job: Injected) -> dict[str, Picture]:
     return found
 
 
-def _sized(picture: Picture, ask: Ask) -> Picture:
-    """Return a picture of the size that is drawn."""
-    import numpy as np
-    from PIL import Image
-
-    from archspec.runtime.features.draw import Picture
-
-    if ask.size is None or picture.image.shape[:2] == ask.size:
-        return picture
-    height, width = ask.size
-    image = np.asarray(Image.fromarray(picture.image).resize((width, height), Image.Resampling.LANCZOS))
-    if picture.mask is None:
-        return Picture(image)
-    mask = Image.fromarray(picture.mask).resize((width, height), Image.Resampling.NEAREST)
-    return Picture(image, np.asarray(mask))
-
-
 def _ask(job: Injected, runner: Runner, pictures: Mapping[str, Picture], options: dict[str, Any]) -> Ask:
     from archspec.runtime.features.runners import Ask
     from archspec.runtime.measure.sample import parse_labels
@@ -203,27 +201,4 @@ def _ask(job: Injected, runner: Runner, pictures: Mapping[str, Picture], options
         raise fail("AS764", f"{place.architecture} is told a class", None, "write --class 3")
     else:
         label = parse_labels([options["label"]], place)[0]
-    return Ask(options["prompt"], label, size, injection.guidance, injection.steps)
-
-
-def _save_grid(path: Path, drawn: Drawn) -> str:
-    from archspec.runtime.measure.grid import grid
-
-    return _write(path, grid(drawn.images))
-
-
-def _save(path: Path, image: Any) -> str:
-    from PIL import Image
-
-    return _write(path, image if isinstance(image, Image.Image) else Image.fromarray(image))
-
-
-def _write(path: Path, image: Any) -> str:
-    from archspec.runtime.store.files import writing
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        image.save(partial, format="PNG")
-        partial.replace(path)
-    return str(path)
+    return Ask(options["prompt"], label, size, injection.guidance, injection.steps, injection.seed)

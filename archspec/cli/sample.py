@@ -63,7 +63,7 @@ def _images(place: Home, device: str, options: dict[str, Any]) -> None:
 
     from archspec.cli.terminal import quiet_libraries
     from archspec.runtime.measure.captions import read_captions
-    from archspec.runtime.measure.grid import grid
+    from archspec.runtime.measure.grid import grid, save_png
     from archspec.runtime.measure.sample import Request, decode, parse_labels, sample
     from archspec.runtime.store.opening import open_model
 
@@ -84,10 +84,7 @@ def _images(place: Home, device: str, options: dict[str, Any]) -> None:
         bar = progress.add_task("sampling", total=request.samples)
         drawn = sample(model, place, request, lambda done: progress.update(bar, completed=done))
     output: Path = options["output"]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
-    grid(decode(place, drawn), options["columns"]).save(partial, format="PNG")
-    partial.replace(output)
+    save_png(grid(decode(place, drawn), options["columns"]), output)
     click.echo(f"{request.samples} samples in {output}")
 
 

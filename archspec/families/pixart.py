@@ -77,5 +77,6 @@ FAMILY = Family(
     ignored=IGNORED | {"interpolation_scale"},
     anatomy=_anatomy,
     places="fixed",
+    noise=True,
     legacy=_legacy,
 )

@@ -106,6 +106,12 @@ class _Resolver:
         if not whole.grafts:
             hint = "write a preset, or `grafts: [append]`"
             self.problems.report("AS750", "an injection of no grafts", self.own.span(), hint)
+        pair = whole.collage.detector, whole.collage.segmenter
+        if (pair[0] is None) != (pair[1] is None):
+            stated, missing = ("detector", "segmenter") if pair[0] else ("segmenter", "detector")
+            message = f"a {stated} without a {missing}: boxes and masks are found together"
+            span = self.at(whole.collage, stated)
+            self.problems.report("AS762", message, span, f"write `{missing}: ...` beside it, or masks for every donor")
         donors = {name: self.donor(name, donor) for name, donor in whole.donors.items()}
         grafts = tuple(self.graft(graft, tuple(donors)) for graft in whole.grafts)
         self._competition(grafts)
@@ -148,7 +154,7 @@ class _Resolver:
                 hint = f"write `{name}: {{prompt: ...}}`, what it says, or --donor {name}=FILE"
                 self.problems.report("AS762", f"donor '{name}' says nothing", donor.span(), hint)
             return data.Donor("clean", prompt=donor.prompt)
-        if state == "inverted" and not self._flows():
+        if state == "inverted" and FAMILIES[self.structure.family].noise:
             hint = "write `state: noised` or `state: clean`"
             message = f"{self.structure.architecture} predicts noise, and inversion follows a flow"
             self.problems.report("AS761", message, self.at(donor, "state"), hint)
@@ -159,10 +165,6 @@ class _Resolver:
             donor.phrase, donor.place, donor.erase, donor.scale, donor.angle, donor.flip, donor.align, shift
         )
         return data.Donor(state, donor.image, donor.mask, donor.prompt, donor.guidance, donor.row, donor.seed, layout)
-
-    def _flows(self) -> bool:
-        """Whether the family's hosts are flows. DiT's may be either: its pipeline's scheduler tells when it is run."""
-        return self.structure.family != "pixart"
 
     def graft(self, graft: Graft, donors: tuple[str, ...]) -> data.Graft:
         whole = self.whole
@@ -219,8 +221,6 @@ class _Resolver:
             self.problems.report("AS752", message, span, "write `position: same`: places are in its tokens already")
         elif position == "matched" and match is None:
             self.problems.report("AS752", "position 'matched' without a match", span, "write `match: {}` beside it")
-        elif position == "frame" and self.structure.family != "flux":
-            self.problems.report("AS752", "frames are of FLUX's places", span, "write `position: offset`")
 
     def _text(self, graft: Graft, position: str, match: Match | None) -> None:
         """Of decoders: donors are texts, whose keys are seen beside the own, at their places or moved."""

@@ -13,7 +13,7 @@ from typing import Any
 from archspec.compiler.capture.model import build_structure
 from archspec.compiler.pricing.cost import CostReport
 from archspec.families import FAMILIES
-from archspec.host.structure import JOINT, Structure
+from archspec.host.structure import Structure
 from archspec.injection import Graft, Injection
 from archspec.runtime.families import family
 
@@ -53,16 +53,14 @@ def price_injection(injection: Injection, structure: Structure, cost: CostReport
     if FAMILIES[structure.family].task == "text" or not tokens:
         return None
     widths = {site.path: site.shape.width for site in structure.sites}
-    joint = {site.path for site in structure.sites if site.slot == JOINT or structure.family == "flux"}
-    context = _context(structure, tokens)
-    donors = sum(donor.state != "batch" for donor in injection.donors.values()) or (not injection.donors)
+    queries = tokens + _context(structure, tokens)
+    donors = sum(donor.state != "batch" for donor in injection.donors.values()) if injection.donors else 1
     matching = keys = 0
     for graft in injection.grafts:
         count = len(graft.donors) or 1
         matching += count * sum(2 * tokens * tokens * widths[site] for site in _compared(graft))
         if graft.op == "append":
-            queries = {site: tokens + (context if site in joint else 0) for site in graft.sites}
-            keys += count * sum(4 * queries[site] * tokens * widths[site] for site in graft.sites)
+            keys += count * sum(4 * queries * tokens * widths[site] for site in graft.sites)
     return InjectionCost(
         plain=cost.result.flops,
         branches=donors * cost.result.flops,
@@ -93,8 +91,9 @@ def _sites(injection: Injection) -> set[str]:
 
 
 def _context(structure: Structure, tokens: int) -> int:
-    """Return the tokens of a prompt, as an example of the host has them."""
+    """Return the tokens of a prompt that attend beside the image's, of hosts whose blocks carry both."""
+    if not any(site.port.streams for site in structure.sites if site.slot == "block"):
+        return 0
     square = tokens if structure.tokens is None else None
     example = family(structure.family).example(build_structure(structure), 1, square, "meta")
-    context = example.get("encoder_hidden_states")
-    return 0 if context is None else int(context.shape[1])
+    return int(example["encoder_hidden_states"].shape[1])

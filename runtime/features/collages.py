@@ -5,7 +5,7 @@ tokens are each subject's by the collage's masks."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ from archspec.runtime.collage import (
     to_tokens,
 )
 from archspec.runtime.features.donors import DonorInput
-from archspec.runtime.features.draw import Mask, Picture, Pixels, Progress, grid_of, invert, pixels, solver_of, tensor
+from archspec.runtime.features.draw import Mask, Picture, Pixels, Progress, invert, pixels, solver_of, tensor
 from archspec.runtime.features.runners import Ask, Runner
 
 
@@ -56,8 +56,8 @@ def lay(
     """Make the collage of all donors and invert it. AS762 for donors whose subject or place nothing tells, AS770 to
     AS779 for masks, detectors and placements."""
     settings, donors = injection.collage, {n: d for n, d in injection.donors.items() if d.state != "batch"}
-    finder = _finder(settings, near)
-    _complete(donors, pictures, finder)
+    _complete(donors, pictures, settings.detector is not None)
+    finder = _finder(settings, near, runner.model.device)
     template = _template(settings, runner, ask, injection.seed, near, progress)
     progress("collage")
     subjects = _subjects(donors, pictures, finder)
@@ -65,11 +65,11 @@ def lay(
     collage = make_collage(template, places, subjects, _inpainter(settings, near))
     progress("inverting the collage")
     first = next(iter(donors.values()))
-    own = Ask(first.prompt, ask.label, ask.size, first.guidance, ask.steps)
+    own = replace(ask, prompt=first.prompt, guidance=first.guidance)
     latents, condition = invert(
         runner, own, runner.encode(tensor(collage.image, runner)), solver_of(injection, runner).inverted()
     )
-    grid = grid_of(runner, latents.noise, ask)
+    grid = runner.grid(latents.noise, ask.size)
     found = {}
     for number, name in enumerate(donors):
         mask = to_tokens(collage.owners == number, *grid, name=name)
@@ -77,26 +77,27 @@ def lay(
     return Laid(collage, found)
 
 
-def _complete(donors: Mapping[str, Donor], pictures: Mapping[str, Picture], finder: Finder | None) -> None:
+def _complete(donors: Mapping[str, Donor], pictures: Mapping[str, Picture], finds: bool) -> None:
     problems = Collector()
     for name, donor in donors.items():
         picture = pictures.get(name)
         if picture is None:
             hint = f"write `donors: {{{name}: IMAGE}}`, or --donor {name}=IMAGE:MASK"
             problems.report("AS762", f"donor '{name}' has no picture", None, hint)
-        elif finder is None and picture.mask is None:
+        elif not finds and picture.mask is None:
             hint = f"write --donor {name}=IMAGE:MASK, or `collage: {{detector: ..., segmenter: ...}}`"
             problems.report("AS762", f"nothing tells what of its picture donor '{name}' is", None, hint)
-        if finder is None and donor.layout.place is None:
+        if not finds and donor.layout.place is None:
             hint = f"write `donors: {{{name}: {{place: MASK}}}}`, or `collage: {{detector: ..., segmenter: ...}}`"
             problems.report("AS762", f"nothing tells where in the template donor '{name}' goes", None, hint)
     problems.raise_if_errors()
 
 
-def _finder(settings: Settings, near: Path) -> Finder | None:
+def _finder(settings: Settings, near: Path, device: torch.device) -> Finder | None:
     if settings.detector is None or settings.segmenter is None:
         return None
-    detector, segmenter = Detector(_source(settings.detector, near)), Segmenter(_source(settings.segmenter, near))
+    detector = Detector(_source(settings.detector, near), device)
+    segmenter = Segmenter(_source(settings.segmenter, near), device)
     return Finder(detector, segmenter, settings.box_threshold, settings.text_threshold)
 
 

@@ -22,10 +22,6 @@ TOLERANCE = 1e-4
 class Latents(Protocol):
     """Latents (1, ...) of a donor at flow times."""
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Without the batch."""
-
     def at(self, time: float) -> Tensor: ...
 
     def time(self, time: float) -> float:
@@ -35,10 +31,6 @@ class Latents(Protocol):
 @dataclass(frozen=True)
 class Clean:
     latents: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.latents.shape[1:])
 
     def at(self, time: float) -> Tensor:
         return self.latents
@@ -54,10 +46,6 @@ class Noised:
     latents: Tensor
     noise: Tensor
     mix: Callable[[Tensor, Tensor, float], Tensor] = lambda x, noise, time: (1 - time) * x + time * noise
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.latents.shape[1:])
 
     def at(self, time: float) -> Tensor:
         return self.mix(self.latents, self.noise, time)
@@ -76,16 +64,8 @@ class Trajectory:
         self.recorded[time] = latents
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(next(iter(self.recorded.values())).shape[1:])
-
-    @property
     def noise(self) -> Tensor:
         return self.recorded[max(self.recorded)]
-
-    @property
-    def clean(self) -> Tensor:
-        return self.recorded[min(self.recorded)]
 
     def at(self, time: float) -> Tensor:
         near = min(self.recorded, key=lambda known: abs(known - time))

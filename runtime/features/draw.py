@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from archspec.diagnostics import fail
@@ -23,8 +24,7 @@ from archspec.runtime.collage.tokens import to_tokens
 from archspec.runtime.features.donors import Clean, DonorInput, Latents, Noised, Trajectory
 from archspec.runtime.features.injecting import inject, port_of
 from archspec.runtime.features.match import Grid
-from archspec.runtime.features.processors import FluxProcessor
-from archspec.runtime.features.runners import Ask, Recorder, Runner
+from archspec.runtime.features.runners import Ask, Recorder, Runner, Size
 from archspec.runtime.features.solvers import SOLVERS, FlowSolver
 from archspec.runtime.learn.draws import generator
 
@@ -39,6 +39,17 @@ class Picture:
 
     image: Pixels
     mask: Mask | None = None
+
+    def sized(self, size: Size | None) -> Picture:
+        """Return it in the size that is drawn."""
+        if size is None or self.image.shape[:2] == size:
+            return self
+        height, width = size
+        image = np.asarray(Image.fromarray(self.image).resize((width, height), Image.Resampling.LANCZOS))
+        if self.mask is None:
+            return Picture(image)
+        mask = Image.fromarray(self.mask).resize((width, height), Image.Resampling.NEAREST)
+        return Picture(image, np.asarray(mask))
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ def draw(
     """Draw samples with features of donors. `noise` and `donors`: those that were made before, in place of new ones."""
     donors = prepare(injection, runner, ask, pictures, progress) if donors is None else donors
     noise = first_noise(injection, runner, ask, donors, samples) if noise is None else noise
-    grid = grid_of(runner, noise, ask)
+    grid = runner.grid(noise, ask.size)
     votes = {name: torch.zeros(grid[0] * grid[1], grid[0] * grid[1], dtype=torch.int32) for name in donors}
     scheduler = sampler(injection, runner)
     evaluations = scheduler.evaluations(ask.steps) if isinstance(scheduler, FlowSolver) else ()
@@ -98,35 +109,33 @@ def prepare(
     for name, donor in injection.donors.items():
         progress(f"donor {name}: {donor.state}")
         picture = pictures.get(name)
-        if donor.state == "batch":
-            found[name] = DonorInput(mask=_tokens(picture, runner, ask))
-            continue
-        if picture is None:
+        if picture is None and donor.state != "batch":
             hint = f"write `donors: {{{name}: IMAGE}}`, or --donor {name}=IMAGE"
             raise fail("AS762", f"donor '{name}' has no picture", None, hint)
-        latents, condition = _state(injection, runner, ask, donor, picture)
-        told = {} if donor.prompt is None else condition
-        found[name] = DonorInput(latents, told, _tokens(picture, runner, ask))
+        found[name] = DonorInput() if picture is None else _donor(injection, runner, ask, name, donor, picture)
     return found
 
 
-def _tokens(picture: Picture | None, runner: Runner, ask: Ask) -> Tensor | None:
-    if picture is None or picture.mask is None:
-        return None
-    latents = runner.encode(tensor(picture.image, runner))
-    return torch.from_numpy(to_tokens(picture.mask, *grid_of(runner, latents, ask)))
+def _donor(injection: Injection, runner: Runner, ask: Ask, name: str, donor: Donor, picture: Picture) -> DonorInput:
+    clean = runner.encode(tensor(picture.image, runner))
+    mask = None
+    if picture.mask is not None:
+        mask = torch.from_numpy(to_tokens(picture.mask, *runner.grid(clean, ask.size), name=name))
+    if donor.state == "batch":
+        return DonorInput(mask=mask)
+    own = replace(ask, prompt=donor.prompt, label=None, guidance=donor.guidance)
+    latents, condition = _state(injection, runner, own, donor, clean)
+    return DonorInput(latents, {} if donor.prompt is None else condition, mask)
 
 
 def _state(
-    injection: Injection, runner: Runner, ask: Ask, donor: Donor, picture: Picture
+    injection: Injection, runner: Runner, ask: Ask, donor: Donor, clean: Tensor
 ) -> tuple[Latents, dict[str, Tensor]]:
     """Return the latents of a donor at each time, and what its branch is told."""
-    clean = runner.encode(tensor(picture.image, runner))
-    own = replace(ask, prompt=donor.prompt, label=None, guidance=donor.guidance)
     if donor.state == "inverted":
-        return invert(runner, own, clean, solver_of(injection, runner).inverted())
+        return invert(runner, ask, clean, solver_of(injection, runner).inverted())
     with Recorder(runner.model) as recorder:  # one step, for what the pipeline tells the host of the prompt
-        runner.run(replace(own, steps=1), clean)
+        runner.run(replace(ask, steps=1), clean)
     if donor.state == "clean":
         return Clean(clean), recorder.condition
     noise = torch.randn(clean.shape, generator=generator(donor.seed, "donor")).to(clean)
@@ -204,15 +213,3 @@ def first_noise(
         hint = "write `noise: random`, or `state: inverted` for the donor"
         raise fail("AS762", f"noise '{injection.noise}' without a donor that is inverted", None, hint)
     return ends[0].expand(samples, *ends[0].shape[1:])
-
-
-def grid_of(runner: Runner, latents: Tensor, ask: Ask) -> Grid:
-    """Return the image's (rows, columns) of tokens."""
-    if port_of(runner.model).processor is not FluxProcessor:
-        patch = int(runner.model.config.patch_size)
-        return latents.shape[-2] // patch, latents.shape[-1] // patch
-    if ask.size is None:
-        side = round(latents.shape[1] ** 0.5)
-        return side, side
-    rows = round((latents.shape[1] * ask.size[0] / ask.size[1]) ** 0.5)
-    return rows, latents.shape[1] // rows

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from archspec.runtime.features.match import Grid
-from archspec.runtime.features.processors import FluxProcessor, JointProcessor, PlainProcessor, Processor
+from archspec.runtime.features.processors import ContextFirst, ImageFirst, Processor
 
 Keywords = Mapping[str, Any]
 
@@ -27,10 +27,6 @@ class HostPort:
     unbatched: frozenset[str] = frozenset()
     """Keywords without a batch."""
 
-    @property
-    def rotary(self) -> bool:
-        return bool(self.unbatched)
-
 
 def _patches(host: Any, keywords: Keywords) -> Grid:
     rows, columns = keywords["hidden_states"].shape[-2:]
@@ -45,10 +41,10 @@ def _placed(_: Any, keywords: Keywords) -> Grid:
 
 
 HOSTS: Mapping[str, HostPort] = {
-    "dit": HostPort(1000.0, _patches, PlainProcessor),
-    "pixart": HostPort(1000.0, _patches, PlainProcessor),
-    "sd3": HostPort(1000.0, _patches, JointProcessor),
+    "dit": HostPort(1000.0, _patches, ImageFirst),
+    "pixart": HostPort(1000.0, _patches, ImageFirst),
+    "sd3": HostPort(1000.0, _patches, ImageFirst),
     "flux": HostPort(
-        1.0, _placed, FluxProcessor, lambda keywords: keywords["img_ids"], frozenset({"img_ids", "txt_ids"})
+        1.0, _placed, ContextFirst, lambda keywords: keywords["img_ids"], frozenset({"img_ids", "txt_ids"})
     ),
 }

@@ -198,7 +198,12 @@ def port_of(model: nn.Module) -> HostPort:
     family = family_of(dict(config) | {"_class_name": name}) if isinstance(config, Mapping) else None
     port = HOSTS.get(family.name) if family else None
     if port is None:
-        raise fail("AS757", f"{name} takes no injection", None, f"families that do: {', '.join(HOSTS)}")
+        raise fail(
+            "AS757",
+            f"{name} takes no injection",
+            None,
+            f"families that do: {', '.join(HOSTS)}; of decoders `inject_text`",
+        )
     return port
 
 

@@ -1,7 +1,7 @@
 """Attention processors of diffusers that ask a session what each sample sees.
 
-One for each form of attention: FLUX's (context first, rotated), SD3's (image first), and the plain one of DiT and
-PixArt. Where nothing is grafted the host's own processor answers, so its result is the host's bit by bit.
+One for each order of the streams: context first and rotated (FLUX), image first (SD3; DiT and PixArt, which have no
+context there). Where nothing is grafted the host's own processor answers, so its result is the host's bit by bit.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Processor(ABC):
     original: Any
     host: Any
 
-    def idle(self) -> bool:
-        """Whether the host's own processor does: no graft works here, and nothing is to be remembered."""
-        return not self.session.active(self.site) and not (self.session.beside and self.session.store.budget)
+    def attended(self, call: Call) -> Tensor:
+        """Return what comes out of the kernel, (batch, tokens, width)."""
+        return attention(call, self.session).transpose(1, 2).flatten(2)
 
     @abstractmethod
     def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **keywords: Any) -> Any:
@@ -57,13 +57,8 @@ def one_behind_the_other(*streams: list[Tensor]) -> list[Tensor]:
     return [torch.cat(parts, dim=2) for parts in zip(*streams, strict=True)]
 
 
-def joined(x: Tensor) -> Tensor:
-    """(batch, heads, tokens, head_dim) -> (batch, tokens, width)"""
-    return x.transpose(1, 2).flatten(2)
-
-
-class FluxProcessor(Processor):
-    """Double blocks have two streams, single ones one sequence; the context stands first in both."""
+class ContextFirst(Processor):
+    """FLUX's, rotated. Double blocks have two streams, single ones one sequence that begins with the context."""
 
     def __call__(
         self,
@@ -73,16 +68,15 @@ class FluxProcessor(Processor):
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Any:
-        if self.idle():
+        if self.session.idle(self.site):
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
-        rows, columns = self.session.grid
-        feature = hidden_states[:, -rows * columns :]
+        count = self.session.grid[0] * self.session.grid[1]
         q, k, v = projected(attn, hidden_states)
         if encoder_hidden_states is not None:
             q, k, v = one_behind_the_other(projected(attn, encoder_hidden_states, ADDED), [q, k, v])
-        image = slice(q.shape[2] - rows * columns, q.shape[2])
-        call = Call(self.site, q, k, v, image, feature, self.rotary(image_rotary_emb, image), attention_mask)
-        out = joined(attention(call, self.session)).to(q.dtype)
+        image = slice(q.shape[2] - count, q.shape[2])
+        rotary = self.rotary(image_rotary_emb, image)
+        out = self.attended(Call(self.site, q, k, v, image, hidden_states[:, -count:], rotary, attention_mask))
         if encoder_hidden_states is None:
             return out
         context, own = out[:, : image.start], out[:, image]
@@ -100,8 +94,8 @@ class FluxProcessor(Processor):
         )
 
 
-class JointProcessor(Processor):
-    """SD3's: the image stands first; of its second attention (SD3.5) there is no context."""
+class ImageFirst(Processor):
+    """SD3's, the context behind the image; without a context that of DiT and PixArt, and SD3.5's second attention."""
 
     def __call__(
         self,
@@ -112,38 +106,15 @@ class JointProcessor(Processor):
         *args: Any,
         **keywords: Any,
     ) -> Any:
-        if self.idle():
+        if self.session.idle(self.site):
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **keywords)
         q, k, v = projected(attn, hidden_states)
         image = slice(0, q.shape[2])
         if encoder_hidden_states is not None:
             q, k, v = one_behind_the_other([q, k, v], projected(attn, encoder_hidden_states, ADDED))
-        call = Call(self.site, q, k, v, image, hidden_states, Fixed())
-        out = joined(attention(call, self.session)).to(q.dtype)
+        out = self.attended(Call(self.site, q, k, v, image, hidden_states, Fixed()))
         own = attn.to_out[1](attn.to_out[0](out[:, image]))
         if encoder_hidden_states is None:
             return own
         context = out[:, image.stop :]
         return own, context if attn.context_pre_only else attn.to_add_out(context)
-
-
-class PlainProcessor(Processor):
-    """Self-attention over the image alone (DiT, PixArt)."""
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        *args: Any,
-        **keywords: Any,
-    ) -> Any:
-        if self.idle():
-            return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **keywords)
-        q, k, v = projected(attn, hidden_states)
-        call = Call(self.site, q, k, v, slice(0, q.shape[2]), hidden_states, Fixed())
-        out = joined(attention(call, self.session)).to(q.dtype)
-        out = attn.to_out[1](attn.to_out[0](out))
-        return (out + hidden_states if attn.residual_connection else out) / attn.rescale_output_factor

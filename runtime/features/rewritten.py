@@ -66,8 +66,7 @@ def _attend(
     **keywords: Any,
 ) -> Tensor:
     """Attend as the kernel would where nothing is grafted."""
-    idle = not session.active(site) and not (session.beside and session.store.budget)
-    if idle:
+    if session.idle(site):
         return KERNEL(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, **keywords)
     if is_causal:
         attn_mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]

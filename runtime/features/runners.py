@@ -11,19 +11,23 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from archspec.diagnostics import fail
 from archspec.runtime.features.donors import Trajectory
 from archspec.runtime.features.injecting import SAMPLE, TIME, port_of
+from archspec.runtime.features.match import Grid
 from archspec.runtime.learn.draws import generator
+from archspec.runtime.measure.sample import decode, denoise, first_noise
 from archspec.runtime.measure.schedulers import make_scheduler
+from archspec.runtime.model.hosts import host_class
 from archspec.runtime.packing import Packing
-from archspec.runtime.store.home import Home
+from archspec.runtime.store.home import Home, read_json
 
 Size = tuple[int, int]
 """(height, width), pixels"""
@@ -38,6 +42,11 @@ class Ask:
     size: Size | None = None
     guidance: float = 1.0
     steps: int = 25
+    seed: int = 0
+    """Of what schedulers draw on the way."""
+
+    def generators(self, samples: int) -> list[Generator]:
+        return [generator(self.seed, "step", i) for i in range(samples)]
 
 
 class Runner(Protocol):
@@ -71,6 +80,9 @@ class Runner(Protocol):
 
     def decode(self, latents: Tensor, size: Size | None) -> Tensor:
         """Return (batch, channels, height, width) in [-1, 1]."""
+
+    def grid(self, latents: Tensor, size: Size | None) -> Grid:
+        """Return the (rows, columns) of tokens that latents are cut into."""
 
 
 class Recorder(AbstractContextManager["Recorder"]):
@@ -159,6 +171,8 @@ class PipelineRunner:
         more: dict[str, Any] = {"use_resolution_binning": False} if "use_resolution_binning" in self._takes else {}
         if "max_sequence_length" in self._takes:
             more["max_sequence_length"] = self._longest()
+        if "generator" in self._takes:
+            more["generator"] = ask.generators(len(noise))
         return {
             "prompt": [ask.prompt or ""] * len(noise),
             "latents": noise.to(self.model.dtype),
@@ -168,6 +182,16 @@ class PipelineRunner:
             **size,
             **more,
         }
+
+    def _size(self, size: Size | None) -> Size:
+        return size or (self.pipe.default_sample_size * self.pipe.vae_scale_factor,) * 2
+
+    def grid(self, latents: Tensor, size: Size | None) -> Grid:
+        if self.packing is None:
+            return patches(self.model, latents)
+        height, width = self._size(size)
+        token = 2 * self.pipe.vae_scale_factor
+        return height // token, width // token
 
     def _longest(self) -> int:
         """Return how many tokens a prompt is padded to: the pipeline's default, at most what its tokenizers read."""
@@ -179,9 +203,9 @@ class PipelineRunner:
     def noise(self, ask: Ask, seed: int, samples: int) -> Tensor:
         channels = self.model.config.in_channels // (4 if self.packing else 1)
         factor = self.pipe.vae_scale_factor
-        height, width = ask.size or (self.pipe.default_sample_size * factor,) * 2
+        height, width = self._size(ask.size)
         shape = (channels, height // factor, width // factor)
-        drawn = torch.stack([torch.randn(shape, generator=generator(seed, "sample", i)) for i in range(samples)])
+        drawn, _ = first_noise(seed, 0, samples, shape)
         return self.packing.pack(drawn) if self.packing else drawn
 
     @torch.no_grad()
@@ -196,8 +220,7 @@ class PipelineRunner:
     def decode(self, latents: Tensor, size: Size | None) -> Tensor:
         vae = self.pipe.vae
         if self.packing:
-            height, width = size or (self.pipe.default_sample_size * self.pipe.vae_scale_factor,) * 2
-            latents = self.pipe._unpack_latents(latents, height, width, self.pipe.vae_scale_factor)
+            latents = self.pipe._unpack_latents(latents, *self._size(size), self.pipe.vae_scale_factor)
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         found: Tensor = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype)).sample
         return found.clamp(-1, 1)
@@ -211,19 +234,31 @@ class ClassRunner:
     model: Any
     guided_halves: bool = True
 
-    @property
-    def channels(self) -> int:
-        coder = _autoencoder(self.place)
-        assert self.place.shape is not None
-        return self.place.shape[0] if coder is None else int(coder.config.in_channels)
+    @cached_property
+    def coder(self) -> Any:
+        """The autoencoder, None of a host that draws pixels."""
+        folder = self.place.autoencoder
+        name = str(read_json(folder / "config.json").get("_class_name")) if folder else "IdentityAutoencoder"
+        if name == "IdentityAutoencoder":
+            return None
+        cls: Any = host_class("diffusers", name)
+        return cls.from_pretrained(folder, torch_dtype=torch.float32).eval()
 
     @property
-    def native(self) -> Size | None:
-        """Latents of an autoencoder are eight times smaller, as diffusers' own are."""
+    def shape(self) -> tuple[int, int, int]:
         assert self.place.shape is not None
-        _, rows, columns = self.place.shape
-        scale = 1 if _autoencoder(self.place) is None else 8
-        return scale * rows, scale * columns
+        return self.place.shape
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0] if self.coder is None else int(self.coder.config.in_channels)
+
+    @property
+    def native(self) -> Size:
+        """Latents of an autoencoder are as many times smaller as it halves pictures."""
+        blocks = () if self.coder is None else self.coder.config.block_out_channels
+        scale = 2 ** max(len(blocks) - 1, 0)
+        return scale * self.shape[1], scale * self.shape[2]
 
     def scheduler(self) -> Any:
         return make_scheduler(self.place)
@@ -232,47 +267,43 @@ class ClassRunner:
     def run(self, ask: Ask, noise: Tensor, scheduler: Any = None) -> Tensor:
         scheduler = scheduler or self.scheduler()
         scheduler.set_timesteps(ask.steps)
-        null = self.place.classes
-        label = null if ask.label is None else ask.label
-        x, guided = noise.to(next(self.model.parameters())), ask.guidance > 1
-        labels = torch.tensor(([null] if guided else []) + [label], device=x.device).repeat_interleave(len(x))
-        for t in scheduler.timesteps:
+        x, guided, null = noise.to(next(self.model.parameters())), ask.guidance > 1, self.place.classes
+        told = [null if ask.label is None else ask.label]
+        labels = torch.tensor([null, *told] if guided else told, device=x.device).repeat_interleave(len(x))
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
             both = torch.cat([x, x]) if guided else x
             time = t.to(x.device).expand(len(both))
             answer = self.model(hidden_states=both, timestep=time, class_labels=labels, return_dict=False)[0]
             answer = answer[:, : x.shape[1]]
-            if guided:
-                free, wanted = answer.chunk(2)
-                answer = free + ask.guidance * (wanted - free)
-            x = scheduler.step(answer, t, x).prev_sample.to(x.dtype)
-        return x
+            if not guided:
+                return answer  # type: ignore[no-any-return]
+            free, wanted = answer.chunk(2)
+            return free + ask.guidance * (wanted - free)  # type: ignore[no-any-return]
+
+        return denoise(scheduler, x, predict, ask.generators(len(x)))
 
     def noise(self, ask: Ask, seed: int, samples: int) -> Tensor:
-        assert self.place.shape is not None
-        return torch.stack(
-            [torch.randn(self.place.shape, generator=generator(seed, "sample", i)) for i in range(samples)]
-        )
+        return first_noise(seed, 0, samples, self.shape)[0]
 
+    @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        coder = _autoencoder(self.place)
-        return image if coder is None else coder.encode(image).latent_dist.mode() * coder.config.scaling_factor
+        if self.coder is None:
+            return image
+        found: Tensor = self.coder.encode(image).latent_dist.mode() * self.coder.config.scaling_factor
+        return found
 
     def decode(self, latents: Tensor, size: Size | None) -> Tensor:
-        from archspec.runtime.measure.sample import decode
-
         return decode(self.place, latents)
 
+    def grid(self, latents: Tensor, size: Size | None) -> Grid:
+        return patches(self.model, latents)
 
-def _autoencoder(place: Home) -> Any:
-    from archspec.runtime.model.hosts import host_class
-    from archspec.runtime.store.home import read_json
 
-    folder = place.autoencoder
-    name = read_json(folder / "config.json").get("_class_name") if folder else "IdentityAutoencoder"
-    if name == "IdentityAutoencoder":
-        return None
-    cls: Any = host_class("diffusers", str(name))
-    return cls.from_pretrained(folder).eval()
+def patches(model: Any, latents: Tensor) -> Grid:
+    """Return the (rows, columns) of patches of latents (batch, channels, height, width)."""
+    patch = int(model.config.patch_size)
+    return latents.shape[-2] // patch, latents.shape[-1] // patch
 
 
 def open_runner(place: Home, model: Callable[[], nn.Module], device: str = "cpu") -> Runner:

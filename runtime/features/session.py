@@ -93,6 +93,10 @@ class Session:
         """Return the grafts that work at a site in this evaluation."""
         return [graft for graft in self.injection.grafts if site in graft.sites and self.is_on(graft)]
 
+    def idle(self, site: str) -> bool:
+        """Whether the host's own attention does at a site: no graft works, and nothing is to be remembered."""
+        return not self.active(site) and not (self.beside and self.store.budget)
+
     def is_on(self, graft: Graft) -> bool:
         high, low = graft.times
         if not low - EPSILON <= self.time <= high + EPSILON or graft.weight == 0:

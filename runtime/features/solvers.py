@@ -16,6 +16,7 @@ the noise that leads to it.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -28,7 +29,7 @@ Evaluation = tuple[int, str]
 """(step, `first`, `last` or `only` of its evaluations)"""
 
 
-class FlowSolver(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+class FlowSolver(FlowMatchEulerDiscreteScheduler, ABC):  # type: ignore[misc]
     """What the solvers share. `grid` (steps + 1,): times from noise to clean, or back when inverted."""
 
     order = 1
@@ -58,15 +59,17 @@ class FlowSolver(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
         self._number = 0
 
     @staticmethod
+    @abstractmethod
     def evaluations(steps: int) -> tuple[Evaluation, ...]:
         """Return the step of every evaluation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _times(self, grid: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the times of evaluations over the times of steps."""
 
+    @abstractmethod
     def _next(self, velocity: Tensor, sample: Tensor, number: int) -> Tensor:
-        raise NotImplementedError
+        """Return the sample at the time after evaluation `number`."""
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, return_dict: bool = True, **keywords: Any

@@ -6,7 +6,7 @@ fit is not kept in part: nothing would be saved by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,24 +34,26 @@ class Tokens:
         return found.transpose(0, 1).flatten(1) if name in ("q", "k", "v") else found
 
     @property
-    def device(self) -> torch.device:
-        first: Tensor = next(value for f in fields(self) if (value := getattr(self, f.name)) is not None)
-        return first.device
+    def held(self) -> dict[str, Tensor]:
+        """Those that are there, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
-    def only(self, names: frozenset[str]) -> Tokens:
-        """Return those of these names, on memory of their own."""
-        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
-        return Tokens(**{name: value.clone() for name, value in kept.items() if value is not None})
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.held.values())).device
 
     @property
     def size(self) -> int:
         """Bytes."""
-        values = (getattr(self, f.name) for f in fields(self))
-        return sum(value.numel() * value.element_size() for value in values if value is not None)
+        return sum(value.nbytes for value in self.held.values())
+
+    def only(self, names: frozenset[str]) -> Tokens:
+        """Return those of these names, on memory of their own."""
+        return Tokens(**{name: value.clone() for name, value in self.held.items() if name in names})
 
     def over(self, other: Tokens) -> Tokens:
         """Return these with what the other has besides."""
-        return replace(other, **{f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None})
+        return replace(other, **self.held)
 
 
 Key = tuple[str, float]

@@ -104,7 +104,6 @@ class TextInjecting(AbstractContextManager["TextInjecting"]):
                 hint = "an operator graft took its attention away; leave this site out of `into`"
                 raise fail("AS758", f"there is no attention of the host's at '{site}'", None, hint)
         self.kept = {name: self._read(ids) for name, ids in donors.items()}
-        self._before: str | None = None
 
     @torch.no_grad()
     def _read(self, ids: Tensor) -> dict[str, Kept]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
+
+from archspec.runtime.store.files import writing
 
 SMALL = 64
 """Images below this many pixels are enlarged to about as many."""
@@ -22,6 +25,15 @@ def grid(pixels: Tensor, columns: int | None = None, gap: int = 2) -> Image.Imag
     for i, tile in enumerate(tiles):
         sheet.paste(tile, (i % columns * (width + gap), i // columns * (height + gap)))
     return sheet
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a picture under a temporary name and rename it. AS631, AS632."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        image.save(partial, format="PNG")
+        partial.replace(path)
 
 
 def _tile(x: Tensor) -> Image.Image:

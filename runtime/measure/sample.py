@@ -81,12 +81,19 @@ def _batch(model: nn.Module, place: Home, condition: Conditioning, request: Requ
     noise, generators = first_noise(request.seed, start, end, shape)
     scheduler = timed_scheduler(place, request.steps, shape[1] * shape[2] // 4)
     x = noise.to(weight) * float(getattr(scheduler, "init_noise_sigma", 1.0))
-    predict = _predictor(model, place, condition, request, x, start)
+    return denoise(scheduler, x, _predictor(model, place, condition, request, x, start), generators)
+
+
+def denoise(
+    scheduler: Any, x: Tensor, predict: Callable[[Tensor, Tensor], Tensor], generators: Sequence[Generator]
+) -> Tensor:
+    """Follow a scheduler's timesteps from `x` (samples, ...) to the end. `predict(sample, timestep)`: the host's
+    answer; `generators`: one a sample, for schedulers that draw."""
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    extra = {"generator": generators} if takes_generator else {}
+    extra = {"generator": list(generators)} if takes_generator else {}
+    scale = getattr(scheduler, "scale_model_input", lambda value, _: value)
     for t in scheduler.timesteps:
-        scale = getattr(scheduler, "scale_model_input", lambda value, _: value)
-        x = scheduler.step(predict(scale(x, t), t), t, x, **extra).prev_sample.to(weight.dtype)
+        x = scheduler.step(predict(scale(x, t), t), t, x, **extra).prev_sample.to(x.dtype)
     return x
 
 

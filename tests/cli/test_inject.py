@@ -135,6 +135,8 @@ def test_what_cannot_be_drawn_is_told(folder: Path, inject: str, words: list[str
 def test_usage(folder: Path) -> None:
     spec = write(folder, "preset: shared_attention")
     assert "is not NAME=IMAGE" in run("inject", spec, "--donor", "zero.png", code=2)
+    given = ("--class", "3", "--collage", "c.png")
+    assert "--collage shows what" in run("inject", spec, *given, "--donor", f"a={folder / 'zero.png'}", code=2)
     assert "is not WIDTHxHEIGHT" in run("inject", spec, "--size", "8", code=2)
 
 
@@ -147,5 +149,7 @@ def test_a_text_goes_on_with_donors_in_sight(tmp_path: Path, tiny_llama: Path) -
     said = json.loads(run("inject", spec, *words, "--donor", f"facts={tmp_path / 'facts.txt'}"))
     assert said["donor_tokens"]["facts"] >= 3
     assert said["texts"][0].startswith("hello you")
+    donor = ("--donor", f"facts={tmp_path / 'facts.txt'}")
+    assert "--mask: of hosts that draw" in run("inject", spec, *words, *donor, "--mask", "m.png", code=2)
     spec.write_text("name: x\nbase: base\ninject: {donors: {facts: {image: facts.txt}}, grafts: [append]}\n")
     assert "AS762" in run("inject", spec, *words, code=1)

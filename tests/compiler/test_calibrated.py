@@ -217,8 +217,8 @@ def test_the_allocator_beats_recipes_that_are_built_for_all(step: Step, gptq: bo
     lost = 0.0
     for name, (delta, x) in tensors().items():
         lost += outputs(x, delta - total(build(found[name].recipe, delta, metric_of(x)), delta))
-    # 1e-7 of all: what float32 rounds off
-    assert lost <= uniform * (1 + 1e-6) + 1e-7 * sum(outputs(x, delta) for delta, x in tensors().values())
+    slack = 2e-8 if gptq else 1e-9  # of all: GPTQ's own rounding is not among the choices
+    assert lost <= uniform * (1 + 1e-6) + slack * sum(outputs(x, delta) for delta, x in tensors().values())
 
 
 def test_shares_by_outputs_beat_shares_by_weights_at_the_same_bytes() -> None:
