@@ -25,8 +25,8 @@ from archspec.compiler.routing.make import fitted, write_router
 from archspec.host.fingerprint import digest_of
 from archspec.host.headers import read_folder
 from archspec.host.locate import fingerprint
+from archspec.language.knowledge import Route
 from archspec.language.merging import load_merge
-from archspec.language.spec import Route
 from archspec.packs.router import Active, Embedding, Routing, Task
 from archspec.runtime.packs.reading import open_pack
 from archspec.runtime.routing.embed import BaseEmbedding

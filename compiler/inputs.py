@@ -14,7 +14,8 @@ from pathlib import Path
 from archspec.diagnostics import ArchspecError
 from archspec.host.locate import locate
 from archspec.language.paths import Named, named_paths
-from archspec.language.spec import Base, Data
+from archspec.language.spec import Base
+from archspec.language.stages import Data
 from archspec.plan import digest
 from archspec.runtime.data.describe import fingerprint
 from archspec.runtime.store.files import known_hash

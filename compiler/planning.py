@@ -27,7 +27,8 @@ from typing import Any
 
 from archspec.compiler.taught import Taught, inside, taught_parts
 from archspec.instructions import Install, Instruction, Relist, added, to_json
-from archspec.language.spec import Distill, Freeze, Init
+from archspec.language.edits import Freeze, Init
+from archspec.language.stages import Distill
 from archspec.plan import VERSION, Cost, Plan, Task, TaskKind, digest
 from archspec.quantity import quantity
 from archspec.runtime.learn.keep import judged_steps

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from archspec.host.excerpt import Excerpt
 from archspec.host.structure import Site
 from archspec.instructions import Install, Instruction, Relist
-from archspec.language.spec import Init, Parallelize, Replace
+from archspec.language.edits import Init, Parallelize, Replace
 from archspec.operators.base import Signature
 from archspec.operators.mlp import Mlp
 from archspec.semantics.resolve import ResolvedSpec

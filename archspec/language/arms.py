@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from archspec.diagnostics import Collector, nearest
 from archspec.language import shapes
+from archspec.language.edits import EDITS
 from archspec.language.merge import class_under, edit_class, merge, over
-from archspec.language.spec import EDITS, Spec
+from archspec.language.spec import Spec
 from archspec.syntax.tree import Entry, Map, Scalar, Seq, Tree
 
 ARMS, ARM = "arms", "arm"

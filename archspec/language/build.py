@@ -18,10 +18,10 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from archspec.diagnostics import ArchspecError, Collector, meant, nearest, setting
 from archspec.language import shapes
+from archspec.language.edits import EDITS, OperatorCall
 from archspec.language.expectations import Expectation, parse_bytes, parse_expectation
 from archspec.language.fields import Node
 from archspec.language.selectors import Selector, parse_selector
-from archspec.language.spec import EDITS, OperatorCall
 from archspec.operators.base import Signature
 from archspec.source import Source, Span
 from archspec.syntax.tree import Entry, Map, Scalar, Seq, Tree, plain

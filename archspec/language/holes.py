@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from archspec.language.spec import EDITS
+from archspec.language.edits import EDITS
 from archspec.source import Span
 from archspec.syntax.tree import NO_COMMENTS, Map, Scalar, Seq, Tree, resolve_scalar
 from archspec.syntax.words import HOLE

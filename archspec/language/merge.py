@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from archspec.language import shapes
+from archspec.language.edits import EDITS
 from archspec.language.fields import Node
-from archspec.language.spec import EDITS, Spec
+from archspec.language.spec import Spec
 from archspec.syntax.tree import Entry, Map, Scalar, Seq, Tree
 
 

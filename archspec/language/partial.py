@@ -14,8 +14,10 @@ from typing import Any, get_args
 from archspec.diagnostics import Collector, meant
 from archspec.language import shapes
 from archspec.language.build import Builder, Wrong
+from archspec.language.edits import EDITS, Init, Insert, OperatorCall, Replace
 from archspec.language.selectors import Selector, names_in
-from archspec.language.spec import EDITS, Base, Distill, Eval, Finetune, Init, Insert, OperatorCall, Replace, Spec
+from archspec.language.spec import Base, Spec
+from archspec.language.stages import Distill, Eval, Finetune
 from archspec.syntax.tree import Entry, Map, Seq, Tree
 
 VERBS = frozenset(cls.verb for cls in EDITS)

@@ -18,10 +18,11 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from archspec.language.arms import FIXED
+from archspec.language.edits import EDITS, OperatorCall
 from archspec.language.expectations import Expectation
 from archspec.language.fields import Node, declared, written
 from archspec.language.selectors import Selector
-from archspec.language.spec import EDITS, OperatorCall, Spec
+from archspec.language.spec import Spec
 from archspec.operators import OPERATORS, signature
 from archspec.operators.base import Signature
 

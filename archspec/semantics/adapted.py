@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from archspec.diagnostics import ArchspecError, Collector
 from archspec.host.structure import Site, Structure
 from archspec.language.selectors import Selector, bare_name, select
-from archspec.language.spec import Lora
+from archspec.language.stages import Lora
 
 SLOTS = ("attn", "cross_attn", "mlp")
 """Slots that hold linear maps, and may stand for all of their sites."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from archspec.diagnostics import ArchspecError, Collector
 from archspec.host.structure import Site, Structure, inside
 from archspec.language.build import build_signature
+from archspec.language.edits import Init, OperatorCall, Replace
 from archspec.language.expectations import Expectation
 from archspec.language.selectors import Selector, parse_selector, select
-from archspec.language.spec import Init, OperatorCall, Replace, Search, Spec
+from archspec.language.spec import Search, Spec
 from archspec.operators.base import Signature
 
 COUNTED = ("params", "flops", "weights", "latency")

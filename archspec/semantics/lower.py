@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 from archspec.host.structure import Site, inside
 from archspec.instructions import AFTER, Entry, Install, Instruction, Relist, Share
-from archspec.language.spec import Drop, Insert, Parallelize, Repeat, Replace, Skip
-from archspec.language.spec import Share as ShareEdit
+from archspec.language.edits import Drop, Insert, Parallelize, Repeat, Replace, Skip
+from archspec.language.edits import Share as ShareEdit
 from archspec.operators.identity import Identity
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec, parallel_groups
 

@@ -12,9 +12,11 @@ from archspec.families import expected_tensors
 from archspec.host.locate import find_base, structure_of
 from archspec.host.structure import Structure, inside
 from archspec.language.fields import declared
+from archspec.language.knowledge import Calibrate, Pack, PackUse, Rule, Step
 from archspec.language.parse import load
 from archspec.language.selectors import Selector, bare_name, select
-from archspec.language.spec import Calibrate, Data, Pack, PackUse, Rule, Spec, Step
+from archspec.language.spec import Spec
+from archspec.language.stages import Data
 from archspec.packs.header import read_pack
 from archspec.packs.roles import ROLES, roles
 

@@ -24,11 +24,12 @@ from archspec.host.structure import Site, Structure
 from archspec.injection import Injection
 from archspec.instructions import AFTER, LEARNED_MERGES
 from archspec.language.build import build_signature
+from archspec.language.edits import Drop, Edit, Init, InitKind, Insert, Parallelize, Repeat, Replace, Skip
 from archspec.language.expectations import Expectation
 from archspec.language.fields import Node, declared, written
 from archspec.language.partial import WHOLE, Gaps, Partial
 from archspec.language.selectors import Selector, select
-from archspec.language.spec import Drop, Edit, Init, InitKind, Insert, Parallelize, Repeat, Replace, Skip, Spec
+from archspec.language.spec import Spec
 from archspec.operators.base import Signature
 from archspec.semantics.adapted import adapted_sites
 from archspec.semantics.features import injection

@@ -21,10 +21,11 @@ from archspec.host.probes import with_probe
 from archspec.host.structure import Structure
 from archspec.language.build import build_signature
 from archspec.language.choice import merged
+from archspec.language.edits import Replace
 from archspec.language.matrix import Member
 from archspec.language.parse import DSL, load_members
 from archspec.language.partial import Partial, build_spec
-from archspec.language.spec import Base, Replace
+from archspec.language.spec import Base
 from archspec.semantics.check import check, check_without_host
 from archspec.semantics.resolve import resolve_partial
 from archspec.source import Source

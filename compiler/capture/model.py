@@ -10,7 +10,7 @@ from torch import nn
 
 from archspec.diagnostics import fail
 from archspec.host.structure import Structure, TensorHeader
-from archspec.language.spec import Freeze, Replace, Share
+from archspec.language.edits import Freeze, Replace, Share
 from archspec.runtime.model.hosts import build
 from archspec.semantics.layout import base_shapes
 from archspec.semantics.resolve import ResolvedSpec

@@ -21,7 +21,7 @@ from archspec.host.excerpt import Excerpt
 from archspec.host.headers import read_header
 from archspec.host.structure import Structure
 from archspec.instructions import SKIP, Entry, Install, Instruction, Relist, added
-from archspec.language.spec import Init, Insert, Parallelize, Replace, Skip
+from archspec.language.edits import Init, Insert, Parallelize, Replace, Skip
 from archspec.runtime.learn.narrowing import Way
 from archspec.runtime.model.excerpts import taken
 from archspec.runtime.model.initialize import can_inherit, initialize, path_seed

@@ -20,7 +20,8 @@ from archspec.compiler.packing.progress import Progress, Watch
 from archspec.compiler.packing.sources import Headers, Source, read
 from archspec.diagnostics import Collector
 from archspec.host.locate import Located, folder_of
-from archspec.language.spec import Calibrate, Data
+from archspec.language.knowledge import Calibrate
+from archspec.language.stages import Data
 from archspec.packs.terms import matrix_shape
 from archspec.runtime.data import open_data
 from archspec.runtime.data.needs import needs_of

@@ -20,9 +20,10 @@ from archspec.host.fingerprint import FULL, Identity, digest_of
 from archspec.host.headers import read_folder, read_header
 from archspec.host.locate import Located, check_fingerprint, find_base, locate, structure_of
 from archspec.host.structure import Structure
-from archspec.language import spec as language
+from archspec.language import knowledge as language
+from archspec.language.knowledge import Pack, Rule
 from archspec.language.parse import load
-from archspec.language.spec import Base, Pack, Rule, Spec
+from archspec.language.spec import Base, Spec
 from archspec.packs.terms import RAW
 from archspec.runtime.store.checkpoint import live
 from archspec.runtime.store.files import hash_file

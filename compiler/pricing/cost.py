@@ -24,7 +24,7 @@ from archspec.compiler.pricing.meter import Measurement, measure
 from archspec.diagnostics import InternalError
 from archspec.host.structure import ROLES, Site
 from archspec.instructions import LEARNED_MERGES, SKIP, Instruction
-from archspec.language.spec import Freeze, Insert, Parallelize, Skip
+from archspec.language.edits import Freeze, Insert, Parallelize, Skip
 from archspec.runtime.families import family
 from archspec.runtime.model.apply import apply
 from archspec.runtime.model.structures import Parallel

@@ -14,9 +14,10 @@ from archspec.diagnostics import Collector, fail
 from archspec.host.fingerprint import Identity, digest_of
 from archspec.host.locate import check_fingerprint, find_base, folder_of, structure_of
 from archspec.host.structure import Structure
-from archspec.language import spec as language
+from archspec.language import knowledge as language
+from archspec.language.knowledge import Route
 from archspec.language.parse import load
-from archspec.language.spec import Route, Spec
+from archspec.language.spec import Spec
 from archspec.packs.router import KEY, Active, Embedding, Routing, Task
 from archspec.runtime.packs.check import check_base
 from archspec.runtime.packs.reading import open_pack

@@ -9,8 +9,9 @@ from typing import Any
 from archspec.compiler.driver import Clock, derive
 from archspec.compiler.pricing.cost import Cost, CostReport
 from archspec.host.structure import Structure
+from archspec.language.edits import Init
 from archspec.language.expectations import Expectation
-from archspec.language.spec import Init, Spec
+from archspec.language.spec import Spec
 from archspec.semantics.choices import Candidate, Choices
 from archspec.semantics.resolve import resolve
 

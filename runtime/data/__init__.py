@@ -3,7 +3,7 @@
     describe(data, near) -> Description     what and where it is, with a content identity; no torch
     open_data(data, near, needs) -> Examples
 
-`data` is the resolved stanza as plain data (the keys of `archspec.language.spec.Data`), `near` the folder that relative
+`data` is the resolved stanza as plain data (the keys of `language.stages.Data`), `near` the folder that relative
 paths start from, `needs` what the host takes (`needs_of(folder)`). Examples are read lazily, one dict each: `x`
 (channels, height, width) in [-1, 1] or a latent, and `label`; or `input_ids` (length,). A fraction is stratified by
 class, and for one seed the smaller of two fractions is part of the larger.

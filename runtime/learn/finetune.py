@@ -38,7 +38,7 @@ LOG_EVERY = 10
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """As `archspec.language.spec.Finetune`."""
+    """As `archspec.language.stages.Finetune`."""
 
     steps: int = 1000
     batch: int = 256

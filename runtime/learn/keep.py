@@ -26,7 +26,7 @@ Measure = Callable[[Mapping[str, Any], Any], float]
 
 @dataclass(frozen=True)
 class KeepSettings:
-    """As `archspec.language.spec.Keep`, when it is `best`."""
+    """As `archspec.language.stages.Keep`, when it is `best`."""
 
     by: Literal["loss", "teacher"] = "loss"
     every: int = 100

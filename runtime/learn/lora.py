@@ -21,7 +21,7 @@ NAME = "archspec"
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """As `archspec.language.spec.Lora`; `sites` are paths in the base."""
+    """As `archspec.language.stages.Lora`; `sites` are paths in the base."""
 
     rank: int
     alpha: float

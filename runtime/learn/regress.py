@@ -40,7 +40,7 @@ Log = Callable[[str, int, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class RegressSettings:
-    """As `archspec.language.spec.Distill`; `loss` is that of this part."""
+    """As `archspec.language.stages.Distill`; `loss` is that of this part."""
 
     samples: int = 8192
     epochs: int = 200

@@ -56,7 +56,7 @@ def evaluate(
     progress: Progress = lambda _: None,
     kept: Kept | None = None,
 ) -> dict[str, Any]:
-    """Measure the model in `folder` beside `host` (None: alone). `settings`: the keys of `archspec.language.spec.Eval`;
+    """Measure the model in `folder` beside `host` (None: alone). `settings`: the keys of `language.stages.Eval`;
     `near`: where the relative paths in it start; `kept`: where what the host draws is kept."""
     bench = Bench(home(folder), home(host) if host else None, settings, near, torch.device(device), progress, kept)
     report: dict[str, Any] = {"settings": bench.settings_used, "host": {}, "result": {}, "spread": {}}

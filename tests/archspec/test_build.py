@@ -6,8 +6,10 @@ import pytest
 
 from archspec.diagnostics import ArchspecError, Collector
 from archspec.language.build import build, build_signature
+from archspec.language.edits import Drop, Init, OperatorCall, Repeat, Replace
 from archspec.language.parse import parse
-from archspec.language.spec import Base, Data, Drop, Init, OperatorCall, Repeat, Replace, Spec
+from archspec.language.spec import Base, Spec
+from archspec.language.stages import Data
 from archspec.operators.hyena_x import HyenaX
 from archspec.source import Source
 from archspec.syntax import words

@@ -12,9 +12,9 @@ from hypothesis.extra.lark import from_lark
 from lark import Lark
 
 from archspec.diagnostics import ArchspecError
+from archspec.language.edits import EDITS
 from archspec.language.fields import declared
 from archspec.language.parse import parse
-from archspec.language.spec import EDITS
 from archspec.source import Source
 from archspec.syntax import tables, words
 from archspec.syntax.dsl_syntax import parse_dsl

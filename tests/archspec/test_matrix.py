@@ -8,9 +8,10 @@ import pytest
 
 from archspec.diagnostics import ArchspecError, Collector
 from archspec.language.choice import choose, chosen
+from archspec.language.edits import Replace
 from archspec.language.matrix import MOST, Member, expand
 from archspec.language.parse import load, load_source, parse_tree
-from archspec.language.spec import Replace, Spec
+from archspec.language.spec import Spec
 from archspec.source import Source
 from archspec.syntax.fmt import format_dsl, format_yaml
 

@@ -9,7 +9,7 @@ import pytest
 
 from archspec.diagnostics import ArchspecError, Collector, Diagnostic
 from archspec.language.parse import load, load_members, load_source, load_tree, parse_tree, read_source
-from archspec.language.spec import Data, Finetune
+from archspec.language.stages import Data, Finetune
 from archspec.source import Source
 from archspec.syntax.fmt import format_dsl, format_yaml
 from archspec.syntax.tree import plain

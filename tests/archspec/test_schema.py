@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator
 
+from archspec.language.edits import EDITS
 from archspec.language.parse import parse_tree, read_source
 from archspec.language.schema import spec_schema
-from archspec.language.spec import EDITS
 from archspec.operators import OPERATORS, signature
 from archspec.source import Source
 from archspec.syntax.tree import plain

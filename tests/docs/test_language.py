@@ -9,12 +9,13 @@ import pytest
 
 from archspec.diagnostics import Collector
 from archspec.language import shapes
+from archspec.language.edits import EDITS
 from archspec.language.expectations import METRICS, parse_expectation
 from archspec.language.matrix import expand
 from archspec.language.parse import parse_tree
 from archspec.language.partial import build_spec
 from archspec.language.selectors import parse_selector
-from archspec.language.spec import EDITS, Spec
+from archspec.language.spec import Spec
 from archspec.source import Source
 from archspec.syntax import words
 from archspec.syntax.fmt import format_dsl, format_yaml

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from archspec.diagnostics import Collector, Severity, setting
-from archspec.language.spec import Parallelize, Replace, Spec
+from archspec.language.edits import Parallelize, Replace
+from archspec.language.spec import Spec
 from archspec.semantics.check.places import written_keys
 from archspec.semantics.resolve import ResolvedSpec
 from archspec.source import Span

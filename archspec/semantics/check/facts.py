@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from archspec.host.structure import Site, Structure, TensorHeader
 from archspec.instructions import Entry, Relist, TensorSource
-from archspec.language.spec import Insert, Replace
+from archspec.language.edits import Insert, Replace
 from archspec.operators import restore
 from archspec.operators.base import Facts
 from archspec.semantics.check.places import above

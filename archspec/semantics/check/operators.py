@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from archspec.diagnostics import Collector, Label
 from archspec.families import FAMILIES
 from archspec.host.structure import Site
-from archspec.language.spec import Init, Insert, Replace
+from archspec.language.edits import Init, Insert, Replace
 from archspec.operators.base import Problem, Signature
 from archspec.semantics.check.places import listed, written_keys
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec

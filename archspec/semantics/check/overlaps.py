@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from archspec.diagnostics import Collector, Label, Severity
 from archspec.families import FAMILIES
 from archspec.host.structure import Site
-from archspec.language.spec import Drop, Freeze, Insert, Parallelize, Repeat, Replace, Share, Skip
+from archspec.language.edits import Drop, Freeze, Insert, Parallelize, Repeat, Replace, Share, Skip
 from archspec.semantics.check.places import above, listed, target_span, without
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 

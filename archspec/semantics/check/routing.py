@@ -8,7 +8,8 @@ from pathlib import Path
 from archspec.diagnostics import Collector, Severity
 from archspec.host.strict_json import open_regular
 from archspec.host.structure import Structure
-from archspec.language.spec import Route, Spec, Task
+from archspec.language.knowledge import Route, Task
+from archspec.language.spec import Spec
 from archspec.packs.router import LEAST
 from archspec.semantics.check.places import written_keys
 from archspec.semantics.packs import use_fits

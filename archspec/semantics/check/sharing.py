@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from archspec.diagnostics import Collector, Label, Severity
 from archspec.host.structure import Site, Structure
-from archspec.language.spec import Replace, Share
+from archspec.language.edits import Replace, Share
 from archspec.semantics.check.places import listed, target_span
 from archspec.semantics.layout import base_shapes
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec

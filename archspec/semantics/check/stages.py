@@ -13,22 +13,12 @@ from typing import TypeGuard
 from archspec.diagnostics import Collector, Severity
 from archspec.host.structure import inside
 from archspec.instructions import LEARNED_MERGES
+from archspec.language.edits import Edit, Freeze, Init, Insert, Parallelize, Replace, Skip, selectors
 from archspec.language.fields import Node, declared, written
 from archspec.language.partial import closure
 from archspec.language.selectors import Selector
-from archspec.language.spec import (
-    Distill,
-    Edit,
-    Finetune,
-    Freeze,
-    Init,
-    Insert,
-    Parallelize,
-    Replace,
-    Skip,
-    Spec,
-    selectors,
-)
+from archspec.language.spec import Spec
+from archspec.language.stages import Distill, Finetune
 from archspec.semantics.check.families import has_null_label, is_headless, metrics_of, objectives_of
 from archspec.semantics.check.places import item_span, written_keys
 from archspec.semantics.check.routing import check_route

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from archspec.diagnostics import ArchspecError, Collector, Label, Severity
 from archspec.host.structure import Site
+from archspec.language.edits import Insert, Replace
 from archspec.language.expectations import Expectation
 from archspec.language.selectors import Selector, select
-from archspec.language.spec import Insert, Replace
 from archspec.quantity import Number
 from archspec.semantics.check.facts import Figures, host_figures, result_figures, token_bound
 from archspec.semantics.check.families import metrics_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archspec.diagnostics import Collector
-from archspec.language.spec import Repeat
+from archspec.language.edits import Repeat
 from archspec.semantics.check.places import listed, target_span
 from archspec.semantics.resolve import ResolvedSpec
 

@@ -9,7 +9,7 @@ from torch import fx
 
 from archspec.compiler.rewrite.graph import HostGraph, Provenance, rewire
 from archspec.compiler.rewrite.passes.base import Fact, Pass, block_call, check_alone, edits
-from archspec.language import spec
+from archspec.language import edits as language
 from archspec.semantics.resolve import ResolvedSpec
 
 
@@ -18,12 +18,12 @@ class Drop(Pass):
     """Let the users of a block read its input, stream by stream, and erase it."""
 
     name: ClassVar[str] = "drop"
-    verb: ClassVar[type] = spec.Drop
+    verb: ClassVar[type] = language.Drop
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES, Fact.OPERATORS})
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
         graph = graph.copied()
-        for edit, _ in edits(resolved, spec.Drop):
+        for edit, _ in edits(resolved, language.Drop):
             for site in edit.sites:
                 call = block_call(graph, site, edit)
                 check_alone(graph, site, edit)

@@ -11,7 +11,7 @@ import torch
 from archspec.compiler.rewrite.graph import HostGraph, NewOperator, Provenance, insert, rewire
 from archspec.compiler.rewrite.passes.base import BlockCall, Fact, Pass, block_call, edits, map_arg, order
 from archspec.host.structure import Site
-from archspec.language import spec
+from archspec.language import edits as language
 from archspec.operators.base import Signature
 from archspec.runtime.model.structures import NORM_EPS
 from archspec.semantics.resolve import ResolvedSpec
@@ -22,12 +22,12 @@ class Insert(Pass):
     """Put the branch behind each selected block; what read the block reads its sum."""
 
     name: ClassVar[str] = "insert"
-    verb: ClassVar[type] = spec.Insert
+    verb: ClassVar[type] = language.Insert
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES, Fact.OPERATORS})
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
         graph = graph.copied()
-        for edit, _ in edits(resolved, spec.Insert):
+        for edit, _ in edits(resolved, language.Insert):
             for block, place, config in zip(edit.sites, edit.inserted, edit.configs, strict=True):
                 call = block_call(graph, block, edit)
                 _branch(call, place, config, self.why(edit, place.path))

@@ -24,7 +24,7 @@ from archspec.compiler.rewrite.graph import HostGraph, NewMerge, Provenance, ins
 from archspec.compiler.rewrite.passes.base import BlockCall, Fact, Pass, block_call, edits, order, refuse
 from archspec.host.structure import Site
 from archspec.instructions import merge_names
-from archspec.language import spec
+from archspec.language import edits as language
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 
 
@@ -33,13 +33,13 @@ class Parallelize(Pass):
     """Rewire each group of `by` blocks to the input of its first, and put the merge behind its last."""
 
     name: ClassVar[str] = "parallelize"
-    verb: ClassVar[type] = spec.Parallelize
+    verb: ClassVar[type] = language.Parallelize
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES, Fact.OPERATORS})
     ensures: ClassVar[frozenset[Fact]] = frozenset({Fact.WIRING})
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
         graph = graph.copied()
-        for edit, verb in edits(resolved, spec.Parallelize):
+        for edit, verb in edits(resolved, language.Parallelize):
             for start in range(0, len(edit.sites), verb.by):
                 self._join(graph, edit, edit.sites[start : start + verb.by], verb.merge)
         return graph

@@ -10,7 +10,7 @@ from torch import fx
 from archspec.compiler.rewrite.graph import HostGraph, Provenance, insert, rewire
 from archspec.compiler.rewrite.passes.base import BlockCall, Fact, Pass, Stream, block_call, edits, order, part_of
 from archspec.host.structure import Site
-from archspec.language import spec
+from archspec.language import edits as language
 from archspec.semantics.resolve import ResolvedSpec
 
 
@@ -19,12 +19,12 @@ class Repeat(Pass):
     """Put further calls behind a block, each on the output of the one before; copies are numbered from 1."""
 
     name: ClassVar[str] = "repeat"
-    verb: ClassVar[type] = spec.Repeat
+    verb: ClassVar[type] = language.Repeat
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES, Fact.OPERATORS})
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
         graph = graph.copied()
-        for edit, verb in edits(resolved, spec.Repeat):
+        for edit, verb in edits(resolved, language.Repeat):
             for site in edit.sites:
                 call = block_call(graph, site, edit)
                 for number in range(1, verb.times):

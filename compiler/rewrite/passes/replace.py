@@ -10,7 +10,7 @@ from torch import fx
 from archspec.compiler.rewrite.graph import HostGraph, NewOperator, retarget
 from archspec.compiler.rewrite.passes.base import Fact, Pass, call_of, check_alone, check_contract, check_outputs, edits
 from archspec.host.structure import Site
-from archspec.language import spec
+from archspec.language import edits as language
 from archspec.operators.identity import Identity
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 
@@ -21,12 +21,12 @@ class Replace(Pass):
     two modules, the second becomes the identity."""
 
     name: ClassVar[str] = "replace"
-    verb: ClassVar[type] = spec.Replace
+    verb: ClassVar[type] = language.Replace
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES})
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
         graph = graph.copied()
-        for edit, _ in edits(resolved, spec.Replace):
+        for edit, _ in edits(resolved, language.Replace):
             for site, config in zip(edit.sites, edit.configs, strict=True):
                 body, node = call_of(graph, site, edit)
                 check_contract(graph, body, node, site, edit)

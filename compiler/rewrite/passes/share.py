@@ -8,7 +8,7 @@ from typing import ClassVar
 from archspec.compiler.rewrite.graph import HostGraph, retarget
 from archspec.compiler.rewrite.passes.base import Fact, Pass, call_of, check_alone, edits
 from archspec.host.structure import Site
-from archspec.language import spec
+from archspec.language import edits as language
 from archspec.semantics.resolve import ResolvedSpec
 
 
@@ -17,7 +17,7 @@ class Share(Pass):
     """Let the nodes of the other sites have the target, and the operator, of the first."""
 
     name: ClassVar[str] = "share"
-    verb: ClassVar[type] = spec.Share
+    verb: ClassVar[type] = language.Share
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES})
     ensures: ClassVar[frozenset[Fact]] = frozenset({Fact.OPERATORS})
 
@@ -25,7 +25,7 @@ class Share(Pass):
         graph = graph.copied()
         shared = [
             (edit, site, first)
-            for edit, _ in edits(resolved, spec.Share)
+            for edit, _ in edits(resolved, language.Share)
             for whole in edit.sites
             for site, first in zip(_modules(whole), _modules(edit.sites[0]), strict=True)
         ]

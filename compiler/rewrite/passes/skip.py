@@ -18,7 +18,7 @@ from archspec.compiler.rewrite.graph import HostGraph, NewMerge, Provenance, ins
 from archspec.compiler.rewrite.passes.base import Fact, Pass, block_call, edits, order, refuse
 from archspec.host.structure import Site
 from archspec.instructions import SKIP
-from archspec.language import spec
+from archspec.language import edits as language
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 
 
@@ -27,12 +27,12 @@ class Skip(Pass):
     """Let each target read the merge of its input and its source's output."""
 
     name: ClassVar[str] = "skip"
-    verb: ClassVar[type] = spec.Skip
+    verb: ClassVar[type] = language.Skip
     requires: ClassVar[frozenset[Fact]] = frozenset({Fact.VALUES, Fact.OPERATORS})
 
     def run(self, graph: HostGraph, resolved: ResolvedSpec) -> HostGraph:
         graph = graph.copied()
-        for edit, verb in edits(resolved, spec.Skip):
+        for edit, verb in edits(resolved, language.Skip):
             for source, target in zip(edit.sites, edit.targets, strict=True):
                 self._lead(graph, edit, source, target, verb.merge)
         return graph
