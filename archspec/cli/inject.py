@@ -144,6 +144,10 @@ def _draw(job: Injected, device: str | None, options: dict[str, Any], as_json: b
             click.echo(str(finding), err=True)
     else:
         pictures = {name: picture.sized(ask.size) for name, picture in pictures.items()}
+    if injection.noise != "random" and options["samples"] > 1:
+        click.echo(
+            f"note: all samples begin with the noise of the {injection.noise}; for others, write --seed", err=True
+        )
     given = laid.donors if laid else None
     drawn = draw(injection, runner, ask, pictures, options["samples"], mask, None, given, tell)
     shown = dict.fromkeys(injection.donors, laid.collage.image) if laid else {n: p.image for n, p in pictures.items()}
@@ -187,12 +191,13 @@ def _pictures(job: Injected) -> dict[str, Picture]:
 
 
 def _ask(job: Injected, runner: Runner, pictures: Mapping[str, Picture], options: dict[str, Any]) -> Ask:
-    from archspec.runtime.features.runners import Ask
+    from archspec.runtime.features.runners import Ask, check_size
     from archspec.runtime.measure.sample import parse_labels
 
     place, injection = job.place, job.injection
     first = next(iter(pictures.values()), None)
     size = options["size"] or runner.native or (first.image.shape[:2] if first else None)
+    check_size(runner, size)
     label = None
     if place.classes is None:
         if options["prompt"] is None or options["label"] is not None:

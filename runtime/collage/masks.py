@@ -26,9 +26,14 @@ def read_picture(path: Path) -> Pixels:
         with Image.open(path) as image:
             x = image_tensor(ImageOps.exif_transpose(image))
     except UNREADABLE as error:
-        raise fail("AS704", f"'{path}' is no readable image: {error}") from error
+        raise _unreadable(path, error) from error
     pixels = ((x + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _unreadable(path: Path, error: Exception) -> ArchspecError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return fail("AS704", f"'{path}' is no readable image: {reason}")
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Mask:
@@ -41,7 +46,7 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Mask:
         with Image.open(path) as image:
             levels, full = _levels(ImageOps.exif_transpose(image))
     except UNREADABLE as error:
-        raise fail("AS704", f"'{path}' is no readable image: {error}") from error
+        raise _unreadable(path, error) from error
     mask = 2 * levels.astype(np.int64) > full
     wrong = wrong_mask(mask, size or mask.shape[:2], f"'{path}'", brightest=f"{levels.max()} of {full}")
     if wrong:

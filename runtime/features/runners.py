@@ -63,6 +63,10 @@ class Runner(Protocol):
         """Size that it was made for, None where any will do."""
 
     @property
+    def token(self) -> int:
+        """Pixels along the side of a token."""
+
+    @property
     def guided_halves(self) -> bool:
         """Whether guidance puts two branches into one batch."""
 
@@ -83,6 +87,18 @@ class Runner(Protocol):
 
     def grid(self, latents: Tensor, size: Size | None) -> Grid:
         """Return the (rows, columns) of tokens that latents are cut into."""
+
+
+def check_size(runner: Runner, size: Size | None) -> None:
+    """Refuse pictures that are no whole tokens. AS352."""
+    if size is not None and any(side % runner.token for side in size):
+        message = f"pictures of {size[1]} x {size[0]} are no whole tokens of {runner.token} pixels"
+        raise fail(
+            "AS352",
+            message,
+            None,
+            f"write multiples of {runner.token}, as `--size {8 * runner.token}x{8 * runner.token}`",
+        )
 
 
 class Recorder(AbstractContextManager["Recorder"]):
@@ -146,6 +162,10 @@ class PipelineRunner:
         return side, side
 
     @property
+    def token(self) -> int:
+        return int(self.pipe.vae_scale_factor) * (2 if self.packing else int(self.model.config.patch_size))
+
+    @property
     def packing(self) -> Packing | None:
         packed = hasattr(self.pipe, "_pack_latents")
         return Packing(self.model.config.in_channels) if packed else None
@@ -190,8 +210,7 @@ class PipelineRunner:
         if self.packing is None:
             return patches(self.model, latents)
         height, width = self._size(size)
-        token = 2 * self.pipe.vae_scale_factor
-        return height // token, width // token
+        return height // self.token, width // self.token
 
     def _longest(self) -> int:
         """Return how many tokens a prompt is padded to: the pipeline's default, at most what its tokenizers read."""
@@ -254,11 +273,18 @@ class ClassRunner:
         return self.shape[0] if self.coder is None else int(self.coder.config.in_channels)
 
     @property
-    def native(self) -> Size:
-        """Latents of an autoencoder are as many times smaller as it halves pictures."""
+    def scale(self) -> int:
+        """Pixels of a latent: an autoencoder halves pictures once between two of its blocks."""
         blocks = () if self.coder is None else self.coder.config.block_out_channels
-        scale = 2 ** max(len(blocks) - 1, 0)
-        return scale * self.shape[1], scale * self.shape[2]
+        return int(2 ** max(len(blocks) - 1, 0))
+
+    @property
+    def native(self) -> Size:
+        return self.scale * self.shape[1], self.scale * self.shape[2]
+
+    @property
+    def token(self) -> int:
+        return self.scale * int(self.model.config.patch_size)
 
     def scheduler(self) -> Any:
         return make_scheduler(self.place)

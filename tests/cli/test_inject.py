@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,6 +131,18 @@ def test_a_compiled_checkpoint_is_drawn_from(folder: Path) -> None:
 def test_what_cannot_be_drawn_is_told(folder: Path, inject: str, words: list[str], code: str) -> None:
     assert code in run("inject", write(folder, inject), *words, "-o", folder / "a.png", code=1)
     assert not (folder / "a.png").exists()
+
+
+def test_sizes_are_whole_tokens_and_pictures_are_there(folder: Path) -> None:
+    from archspec.diagnostics import ArchspecError
+    from archspec.runtime.features.runners import check_size
+
+    with pytest.raises(ArchspecError, match="no whole tokens of 4 pixels"):
+        check_size(SimpleNamespace(token=4), (48, 50))
+    check_size(SimpleNamespace(token=4), (48, 52))
+    spec = write(folder, f"preset: shared_attention, donors: {{zero: nowhere.png}}, {SAMPLER}")
+    said = run("inject", spec, "--class", 3, "-o", folder / "a.png", code=1)
+    assert "nowhere.png' is no readable image: No such file or directory" in said
 
 
 def test_usage(folder: Path) -> None:
