@@ -69,7 +69,9 @@ class Gate(Node):
     """Which donor tokens are taken, and which queries see them."""
 
     donor_mask: bool = arg("only tokens within the donor's mask, where it has one", default=True)
-    target_mask: bool = arg("only image tokens within the target's mask see or take anything", default=False)
+    target_mask: bool = arg(
+        "only image tokens within the target's mask, where it has one, see or take anything", default=False
+    )
     dropout: float = arg("probability that a token is left out", default=0.0, least=0, most=1)
     law: Literal["constant", "time"] = arg("time: the probability is this times the time, 1 to 0", default="time")
     scope: Often = arg("how often it is drawn", default="site")
