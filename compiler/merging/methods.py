@@ -30,7 +30,7 @@ from torch import Tensor
 from archspec.compiler.merging.blocks import BLOCK, Files
 from archspec.compiler.merging.draws import Draws
 from archspec.compiler.merging.layout import Task
-from archspec.compiler.merging.select import Cut, cut_of, only
+from archspec.compiler.merging.select import Cut, cut_of, only, sizes_of
 from archspec.host.structure import TensorHeader
 from archspec.runtime.store.checkpoint import DTYPES
 
@@ -150,10 +150,10 @@ def _elected(reader: Reader, keeps: list[Keep | None], scales: list[float] | Non
             if task.options["normalize"]:
                 signs.append(part.sign())
             sizes.add_(part.abs_(), alpha=abs(factor))
-        mixed = sizes.copysign_(total).add_(total)  # where t is -0.0 all parts are 0
+        mixed = _signed(sizes, total).add_(total)  # where t is -0.0 all parts are 0
         if signs:
             mixed.div_(_divisor(signs, task.weights, _sign(total)))
-        yield mixed.mul_(task.options["lambda"] / 2).add_(base)
+        yield base.to(torch.float32, copy=True).add_(mixed, alpha=task.options["lambda"] / 2)
 
 
 def _divisor(signs: list[Tensor], weights: Sequence[float], elected: Tensor) -> Tensor:
@@ -170,6 +170,12 @@ def _divisor(signs: list[Tensor], weights: Sequence[float], elected: Tensor) -> 
 
 _SIGN, _ONE = -(1 << 31), 0x3F800000
 """Bits of a float32: its sign, and all of 1.0."""
+
+
+def _signed(sizes: Tensor, total: Tensor) -> Tensor:
+    """Give sizes (float32, 0 or more) the signs of a sum, in place: `copysign` by bits, which is twice as quick."""
+    sizes.view(torch.int32).bitwise_or_(total.view(torch.int32) & _SIGN)
+    return sizes
 
 
 def _sign(total: Tensor) -> Tensor:
@@ -224,7 +230,7 @@ def _rescaling(reader: Reader) -> list[float]:
     for span in reader.spans() if dropped else ():
         base = reader.base(*span)
         for model in dropped:
-            sizes = reader.delta(model, base, *span).to(torch.float32).abs_()
+            sizes = sizes_of(reader.delta(model, base, *span))
             kept = torch.from_numpy(draws[model](len(sizes)).view(np.int8)).to(torch.float32)
             before, after = norms[model]
             norms[model] = before + float(sizes.sum()), after + float(sizes.dot(kept))

@@ -41,12 +41,22 @@ class Cut:
 
 
 def only(block: Tensor, mask: np.ndarray) -> Tensor:
-    """Return a block with 0 where `mask` (bool) is not, in its dtype.
+    """Put 0 into a block where `mask` (bool) is not, in place, and return it.
 
-    By bits of integers: torch turns bool to float, and selects by bool, ten times slower than all else here."""
-    integer = np.int32 if block.dtype == torch.float32 else np.int16
-    bits = torch.from_numpy(np.negative(mask.view(np.int8), dtype=integer))
-    return (block.view(bits.dtype) & bits).view(block.dtype)
+    By bits of integers: torch turns bool to float, and selects by bool, ten times slower than all else here. The mask
+    is negated while it is bytes and then widened with its sign."""
+    bits = block.view(torch.int32 if block.dtype == torch.float32 else torch.int16)
+    bits &= torch.from_numpy(mask.view(np.int8)).neg().to(bits.dtype)
+    return block
+
+
+def sizes_of(block: Tensor) -> Tensor:
+    """Return the magnitudes of a block, float32. A 16-bit block loses its signs: by bits that costs least."""
+    if block.dtype == torch.float32:
+        return block.abs()
+    bits = block.view(torch.int16)
+    bits &= 0x7FFF
+    return block.to(torch.float32)
 
 
 def keys_of(block: Tensor) -> Tensor:

@@ -8,9 +8,12 @@ each tensor and the digest of its data. Nothing that is written depends on the t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from archspec import __version__
 from archspec.compiler.emission.result import side_files
@@ -74,11 +77,26 @@ def _weights(layout: Layout, folder: Path, seed: int, advance: Callable[[int], N
     assert first.located.folder is not None
     homes = {name: header.file for name, header in first.tensors.items()}
     pieces = [Piece(task.name, task.out, task.shape, None, homes.get(task.name)) for task in layout.tasks]
-    with Files() as files, Writer(folder, shards(pieces, first.tensors, stem_of(first.located.folder))) as writer:
+    with (
+        _one_thread(),
+        Files() as files,
+        Writer(folder, shards(pieces, first.tensors, stem_of(first.located.folder))) as writer,
+    ):
         for task in layout.tasks:
             writer.put_blocks(task.name, merged(files, task, seed))
             advance(task.models[0].count)
         return dict(writer.digests)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run with one thread: on blocks this small several would wait for one another most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _record(layout: Layout, seed: int, digests: dict[str, str]) -> dict[str, Any]:

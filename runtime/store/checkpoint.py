@@ -35,7 +35,7 @@ from archspec.diagnostics import InternalError, fail
 from archspec.host.headers import BITS, STEMS, read_folder, read_index
 from archspec.host.structure import TensorHeader
 from archspec.quantity import quantity
-from archspec.runtime.store.direct import Output
+from archspec.runtime.store.direct import BUFFER, Output
 from archspec.runtime.store.files import ROOM, link_or_copy
 
 LARGEST_SHARD = 5_000_000_000
@@ -231,14 +231,18 @@ class Writer:
     def put_blocks(self, name: str, blocks: Iterable[Tensor]) -> None:
         """Write the values of a new tensor, its flat blocks in order; dtype and count are as announced."""
         file, start, piece = self._open.pop(name)
-        hasher, done = xxhash.xxh3_128(), 0
+        hasher, done, held = xxhash.xxh3_128(), 0, bytearray()
         for block in blocks:
             if block.dtype != DTYPES[piece.dtype]:
                 raise InternalError(f"emit: a block of '{name}' is {NAMES.get(block.dtype)}, announced {piece.dtype}")
             data = memoryview(block.contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
-            file.write(data, start + done)
             hasher.update(data)
-            done += len(data)
+            held += data
+            if len(held) >= BUFFER:  # large enough to go to the disk directly
+                file.write(memoryview(held), start + done)
+                done, held = done + len(held), bytearray()
+        file.write(memoryview(held), start + done)
+        done += len(held)
         if done != piece.size:
             raise InternalError(f"emit: '{name}' got {done} bytes, announced as {piece.size}")
         self.digests[name] = hasher.hexdigest()
