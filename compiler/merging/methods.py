@@ -19,7 +19,9 @@ of its own before the last.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,7 +32,7 @@ from torch import Tensor
 from archspec.compiler.merging.blocks import BLOCK, Files
 from archspec.compiler.merging.draws import Draws
 from archspec.compiler.merging.layout import Task
-from archspec.compiler.merging.select import Cut, cut_of, only, sizes_of
+from archspec.compiler.merging.select import Cut, cut_of, only
 from archspec.host.structure import TensorHeader
 from archspec.runtime.store.checkpoint import DTYPES
 
@@ -40,6 +42,8 @@ PARALLEL = 0.9995
 """Cosine from which SLERP goes straight: the arc is too short for its sine."""
 LEAST_NORM = 1e-7
 """DARE does not rescale by norms below it."""
+HELD = 96 << 20
+"""Bytes of deltas that DARE holds from its first pass to its second, of all models."""
 
 
 class Reader(NamedTuple):
@@ -107,35 +111,37 @@ def _normalized(task: Task) -> list[float]:
 
 
 def _task_arithmetic(reader: Reader) -> Blocks:
-    return _added(reader, [None] * len(reader.task.models))
+    return _added(reader, [_all_of(reader, model) for model in range(len(reader.task.models))])
 
 
-Keep = Callable[[Tensor], Tensor]
-"""A block of a delta to what is left of it, in its dtype. Blocks come in order, once."""
+Span = tuple[int, int]
+Part = Callable[[Tensor, Span], Tensor]
+"""The base's block and its span to what is left there of a model's delta, in the dtype of the arithmetic, a tensor of
+its own. Spans come in order, once."""
 
 
-def _added(reader: Reader, keeps: list[Keep | None], scales: list[float] | None = None) -> Blocks:
-    """Yield b + λ Σ wᵢ sᵢ keepᵢ(δᵢ); `scales`: 1 where there are none."""
+def _all_of(reader: Reader, model: int) -> Part:
+    return lambda base, span: reader.delta(model, base, *span)
+
+
+def _added(reader: Reader, parts: Sequence[Part], scales: list[float] | None = None) -> Blocks:
+    """Yield b + λ Σ wᵢ sᵢ partᵢ; `scales`: 1 where there are none."""
     task = reader.task
     factors = _scaled([weight * task.options["lambda"] for weight in _normalized(task)], scales)
     for span in reader.spans():
         base = reader.base(*span)
         total = base.to(torch.float32, copy=True)
-        for model, (keep, factor) in enumerate(zip(keeps, factors, strict=True)):
-            total.add_(_left(reader.delta(model, base, *span), keep), alpha=factor)
+        for part, factor in zip(parts, factors, strict=True):
+            total.add_(part(base, span).to(torch.float32), alpha=factor)
         yield total
-
-
-def _left(delta: Tensor, keep: Keep | None) -> Tensor:
-    return (keep(delta) if keep else delta).to(torch.float32)
 
 
 def _scaled(weights: Sequence[float], scales: list[float] | None) -> list[float]:
     return [w * s for w, s in zip(weights, scales or [1.0] * len(weights), strict=True)]
 
 
-def _elected(reader: Reader, keeps: list[Keep | None], scales: list[float] | None = None) -> Blocks:
-    """Yield b + λ Σ wᵢ sᵢ keepᵢ(δᵢ) over the models that have the elected sign, divided by the sum of their wᵢ.
+def _elected(reader: Reader, parts: Sequence[Part], scales: list[float] | None = None) -> Blocks:
+    """Yield b + λ Σ wᵢ sᵢ partᵢ over the models that have the elected sign, divided by the sum of their wᵢ.
 
     With pᵢ the weighted deltas and s the sign of t = Σ pᵢ, the sum of those that agree is (t + s Σ |pᵢ|) / 2."""
     task = reader.task
@@ -144,12 +150,12 @@ def _elected(reader: Reader, keeps: list[Keep | None], scales: list[float] | Non
         base = reader.base(*span)
         total = torch.zeros(len(base))
         sizes, signs = torch.zeros_like(total), []
-        for model, (keep, factor) in enumerate(zip(keeps, factors, strict=True)):
-            part = _left(reader.delta(model, base, *span), keep)
-            total.add_(part, alpha=factor)
+        for part, factor in zip(parts, factors, strict=True):
+            left = part(base, span).to(torch.float32)
+            total.add_(left, alpha=factor)
             if task.options["normalize"]:
-                signs.append(part.sign())
-            sizes.add_(part.abs_(), alpha=abs(factor))
+                signs.append(left.sign())
+            sizes.add_(left.abs_(), alpha=abs(factor))
         mixed = _signed(sizes, total).add_(total)  # where t is -0.0 all parts are 0
         if signs:
             mixed.div_(_divisor(signs, task.weights, _sign(total)))
@@ -188,13 +194,18 @@ def _ties(reader: Reader) -> Blocks:
     return _elected(reader, [_trim(reader, model) for model in range(len(reader.task.models))])
 
 
-def _trim(reader: Reader, model: int) -> Keep | None:
+def _trim(reader: Reader, model: int) -> Part:
     """Keep the floor(density · n) largest of a model's delta."""
     density, count = reader.task.densities[model], reader.task.models[0].count
     if density >= 1:
-        return None
+        return _all_of(reader, model)
     cut = cut_of(lambda: reader.deltas(model), int(density * count))
-    return lambda delta: only(delta, cut.mask(delta))
+
+    def trimmed(base: Tensor, span: Span) -> Tensor:
+        delta = reader.delta(model, base, *span)
+        return only(delta, cut.mask(delta))
+
+    return trimmed
 
 
 def _dare_linear(reader: Reader) -> Blocks:
@@ -205,38 +216,64 @@ def _dare_ties(reader: Reader) -> Blocks:
     return _elected(reader, *_dropped(reader))
 
 
-def _dropped(reader: Reader) -> tuple[list[Keep | None], list[float]]:
-    """Return for each model what keeps a number of its delta with the chance `density`, and what rescales the rest."""
-    return [_drop(reader, model) for model in range(len(reader.task.models))], _rescaling(reader)
-
-
-def _drop(reader: Reader, model: int) -> Keep | None:
-    if reader.task.densities[model] >= 1:
-        return None
-    draws = _draws(reader, model)
-    return lambda delta: only(delta, draws(len(delta)))
-
-
-def _draws(reader: Reader, model: int) -> Draws:
-    return Draws(reader.task.densities[model], reader.seed, model, reader.task.name)
-
-
-def _rescaling(reader: Reader) -> list[float]:
-    """Return for each model the L1 norm of its delta over that of what is kept of it."""
-    densities, factors = reader.task.densities, [1.0] * len(reader.task.models)
-    dropped = [model for model, density in enumerate(densities) if density < 1 and reader.task.options["rescale"]]
-    draws = {model: _draws(reader, model) for model in dropped}
-    norms = dict.fromkeys(dropped, (0.0, 0.0))
-    for span in reader.spans() if dropped else ():
+def _dropped(reader: Reader) -> tuple[list[Part], list[float]]:
+    """Return for each model what is left of its delta where a number is kept with the chance `density`, and what
+    rescales it: the L1 norm of the delta over that of what is left."""
+    densities, rescale = reader.task.densities, bool(reader.task.options["rescale"])
+    drops = {model: Drop(reader, model) for model, density in enumerate(densities) if density < 1}
+    for span in reader.spans() if drops and rescale else ():
         base = reader.base(*span)
-        for model in dropped:
-            sizes = sizes_of(reader.delta(model, base, *span))
-            kept = torch.from_numpy(draws[model](len(sizes)).view(np.int8)).to(torch.float32)
-            before, after = norms[model]
-            norms[model] = before + float(sizes.sum()), after + float(sizes.dot(kept))
-    for model, (before, after) in norms.items():
-        factors[model] = 1.0 if min(before, after) < LEAST_NORM else before / after
-    return factors
+        for drop in drops.values():
+            drop.measure(base, span)
+    models = range(len(densities))
+    parts = [drops.get(model) or _all_of(reader, model) for model in models]
+    return parts, [drops[model].factor if rescale and model in drops else 1.0 for model in models]
+
+
+class Drop:
+    """What DARE leaves of a model's delta (a `Part`). `measure`, over all spans before, gives `factor`; what it drew is
+    held for the second pass as far as `HELD` goes, and made again beyond."""
+
+    def __init__(self, reader: Reader, model: int) -> None:
+        self._reader, self._model = reader, model
+        self._draws, self._again = (self._fresh() for _ in range(2))
+        self._held: deque[Tensor] = deque()
+        self._room: int | None = HELD // len(reader.task.models)
+        """Bytes that may still be held; None once something was not."""
+        self._before = self._after = 0.0
+
+    def _fresh(self) -> Draws:
+        task = self._reader.task
+        return Draws(task.densities[self._model], self._reader.seed, self._model, task.name)
+
+    def measure(self, base: Tensor, span: Span) -> None:
+        delta = self._reader.delta(self._model, base, *span)
+        self._hold(delta.nbytes)
+        mask = self._draws(delta.numel())
+        sizes = delta.to(torch.float32, copy=True).abs_()
+        self._before += float(sizes.sum())
+        self._after += float(sizes.dot(torch.from_numpy(mask.view(np.int8)).to(torch.float32)))
+        if self._room is not None:
+            self._held.append(only(delta, mask))
+
+    def _hold(self, size: int) -> None:
+        """Take room for the next block; where there is none, the second pass draws from here on."""
+        if self._room is None:
+            return
+        if self._room < size:
+            self._room, self._again = None, deepcopy(self._draws)
+        else:
+            self._room -= size
+
+    @property
+    def factor(self) -> float:
+        return 1.0 if min(self._before, self._after) < LEAST_NORM else self._before / self._after
+
+    def __call__(self, base: Tensor, span: Span) -> Tensor:
+        if self._held:
+            return self._held.popleft()
+        delta = self._reader.delta(self._model, base, *span)
+        return only(delta, self._again(delta.numel()))
 
 
 def _slerp(reader: Reader) -> Blocks:

@@ -50,15 +50,6 @@ def only(block: Tensor, mask: np.ndarray) -> Tensor:
     return block
 
 
-def sizes_of(block: Tensor) -> Tensor:
-    """Return the magnitudes of a block, float32. A 16-bit block loses its signs: by bits that costs least."""
-    if block.dtype == torch.float32:
-        return block.abs()
-    bits = block.view(torch.int16)
-    bits &= 0x7FFF
-    return block.to(torch.float32)
-
-
 def keys_of(block: Tensor) -> Tensor:
     """Return the bits of the magnitudes as integers: int16 of bf16 and f16, int32 of f32."""
     if block.dtype == torch.float32:

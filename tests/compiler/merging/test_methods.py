@@ -13,7 +13,7 @@ from torch import Tensor
 from archspec.compiler.merging import blocks, methods
 from archspec.compiler.merging.draws import Draws
 from archspec.compiler.merging.layout import lay_out
-from archspec.compiler.merging.select import cut_of, only, sizes_of
+from archspec.compiler.merging.select import cut_of, only
 from archspec.compiler.merging.write import write_merge
 from archspec.language.merging import load_merge
 from archspec.runtime.store import checkpoint
@@ -261,17 +261,14 @@ def test_a_merge_runs_on_one_thread_and_gives_the_threads_back(models: Path, mon
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_zeros_and_sizes_by_bits(dtype: torch.dtype) -> None:
+def test_zeros_by_bits(dtype: torch.dtype) -> None:
     values = torch.tensor([-1.5, 2.0, -0.0, -3.0]).to(dtype)
     mask = np.array([True, False, True, True])
     assert only(values.clone(), mask).tolist() == [-1.5, 0.0, -0.0, -3.0]
-    sizes = sizes_of(values.clone())
-    assert sizes.dtype == torch.float32
-    assert sizes.tolist() == [1.5, 2.0, 0.0, 3.0]
 
 
 def test_blocks_are_joined_to_writes_that_go_past_the_cache(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is the same whatever the size of a write; with 64 bytes most tensors take several, the last one short."""
+    """The file is the same whatever the size of a write; of 64 bytes a matrix takes several."""
     text = config("linear", own="{weight: 1}", base=False)
     whole = merge(models, text, out="whole")
     monkeypatch.setattr(checkpoint, "BUFFER", 64)
@@ -281,3 +278,13 @@ def test_blocks_are_joined_to_writes_that_go_past_the_cache(models: Path, monkey
     ).read_bytes()
     assert max(value.nbytes for value in whole.values()) > 3 * 64
     assert parts.keys() == whole.keys()
+
+
+@pytest.mark.parametrize("held", [0, 100, 1000])
+def test_what_dare_holds_changes_nothing(models: Path, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    """Nothing is held, some blocks (of 28 bytes, two models), or most tensors whole."""
+    text = config("dare_ties", "{density: 0.4}", "{weight: 0.5}")
+    whole = merge(models, text, out="whole")
+    monkeypatch.setattr(methods, "HELD", held)
+    parts = merge(models, text, out="parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in SHAPES)
