@@ -63,7 +63,7 @@ class Teacher:
             watch(self.host, taps, keywords, lambda name, seen: see(known[name], seen), gates=gates)
             return
         found = record(self.host, taps, keywords, gates=gates)
-        fed = record(self.student, [replace(p.tap, first=p.paths[0], last=p.paths[0]) for p in parts], keywords)
+        fed = record(self.student, [replace(p.tap, first=p.paths[0], last=p.paths[0], foreign=0) for p in parts], keywords)
         for name, own in fed.items():
             found[name].args, found[name].kwargs = own.args, own.kwargs
             see(known[name], found[name])
