@@ -65,7 +65,7 @@ class NeuronWatch:
         """Add the hidden activations of a recorded call: run the MLP on it, or, where the host maps down in another
         module, take what that was given."""
         if not self.whole:
-            assert record.read is not None  # a linear map is called by place
+            assert record.read is not None  # its map down is the site's last module, and is called by place
             self.sums.update(record.real(record.read), record.real(record.output))
             return
         handle = self.down.register_forward_hook(

@@ -51,8 +51,8 @@ class Record:
     `args` and `kwargs` are as the host passed them; `output` is (batch, tokens, width), of a tuple its first entry; of
     several `streams` that came out, the tokens of one after those of the other. `gate` is broadcastable to `output`,
     None where the host multiplies by nothing; `present` (batch, tokens) says which tokens are no padding, None where
-    all are: only those count in fits, losses and errors. `read` is what the last module was given by place, without
-    the features of others.
+    all are: only those count in fits, losses and errors. `read`: what the last module was given, where that is not
+    the first; without the features of others.
     """
 
     args: tuple[Any, ...]
@@ -138,7 +138,8 @@ class _Run:
         args, kwargs = self.calls.pop(tap.name)
         streams = tuple(s for s in tap.streams if s[1] is not None and output[s[1]] is not None)
         tokens = tokens_of(own_part(last, given, output, tap.foreign), streams)
-        read = given[0][..., tap.foreign :] if given and isinstance(given[0], Tensor) else None
+        apart = tap.first != tap.last and given and isinstance(given[0], Tensor)
+        read = given[0][..., tap.foreign :] if apart else None
         seen = Record(args, kwargs, tokens, present=presence(self.mask, tokens), streams=streams, read=read)
         if self.products is None:
             self.give(tap.name, seen)
