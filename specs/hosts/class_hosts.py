@@ -41,7 +41,7 @@ class Recipe:
 HOSTS: Mapping[str, Recipe] = {
     "digits": Recipe("digits", 8, patch=2, heads=3, steps=2036),
     "digits-64": Recipe("digits", 8, patch=1, heads=3, steps=2036),
-    "fashion-64": Recipe("fashion", 16, patch=2, heads=3, steps=3600),
+    "fashion-64": Recipe("fashion", 16, patch=2, heads=3, steps=2400),
     "fashion-256": Recipe("fashion", 32, patch=2, heads=4, steps=12000),
 }
 
