@@ -28,8 +28,8 @@ def check_fractions(spec: Spec, near: Path) -> None:
 
 
 def _fractions(spec: Spec) -> Iterator[tuple[Data | Finetune, Data, float]]:
-    """Yield (who writes a fraction, of which data, the part of these that it is a fraction of). A part that is too small
-    itself is told where it is written."""
+    """Yield (who writes a fraction, of which data, the part of these that it is a fraction of). A part that is too
+    small itself is told where it is written."""
     for stage in (spec, spec.finetune, spec.eval):
         if stage and stage.data:
             yield stage.data, stage.data, 1.0

@@ -303,7 +303,9 @@ def counted(fits: Sequence[Task], budget: int) -> list[Task]:
     """Say of each fit how many runs of the teacher all waves together are."""
     found: dict[tuple[int, str], int] = {}
     for task in fits:  # in a wave, those of other settings run by themselves
-        shared = digest({name: value for name, value in task.settings.items() if name not in ("donor", "passes", "teacher")})
+        shared = digest(
+            {name: value for name, value in task.settings.items() if name not in ("donor", "passes", "teacher")}
+        )
         found[task.wave, shared] = max(task.settings["passes"], found.get((task.wave, shared), 0))
     turns = len({wave for wave, _ in found})
     in_turns = "in one turn" if turns == 1 else f"in {turns} turns"

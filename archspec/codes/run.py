@@ -118,7 +118,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS715",
         "a data set that is too small for the fraction",
-        "A fraction is stratified: every class has its share. Of too few examples some class would have none.",
+        "A fraction is stratified: every class has its share. Of too few examples some class would have none. It is "
+        "told before the run where the size of the data is known without reading them.",
         bad="finetune: {fraction: 0.1%}      # of 1,437 images of ten classes: one image",
         good="finetune: {fraction: 1%}",
     ),

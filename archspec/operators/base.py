@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Self
 from archspec.host.structure import BESIDE, Site, SiteShape
 from archspec.language.fields import Node, declared, written
 
-
 FOREIGN = "foreign"
 """The map of what the second module of a site reads beside the site's own (`SiteShape.foreign`)."""
 

@@ -104,7 +104,10 @@ CASES = [
     ),
     *(("tiny_sd3", case) for case in ("inserted", "skips, linear", "skips", "skip, sum")),
     *(("tiny_sd3", case) for case in ("two streams", "shared joint attention", "ends", "no end")),
-    *(("tiny_flux", case) for case in ("single blocks", "single mlps", "single skip", "drop", "tie", "shared mlp", "shared blocks")),
+    *(
+        ("tiny_flux", case)
+        for case in ("single blocks", "single mlps", "single skip", "drop", "tie", "shared mlp", "shared blocks")
+    ),
     *(("tiny_pixart", case) for case in ("mixer", "shared blocks", "inserted", "skips", "many")),
 ]
 

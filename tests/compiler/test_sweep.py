@@ -124,9 +124,18 @@ def test_closed_forms_of_different_operators_share_what_the_teacher_shows(
 ) -> None:
     """To the bit as each alone; not where a fit is fed by the edited model, which other operators have changed."""
     runs: list[str] = []
-    for name in ("record", "watch"):
+
+    def counted(name: str) -> Any:
         real = getattr(fitting, name)
-        monkeypatch.setattr(fitting, name, lambda *a, _real=real, _name=name, **o: (runs.append(_name), _real(*a, **o))[1])
+
+        def run(*args: Any, **options: Any) -> Any:
+            runs.append(name)
+            return real(*args, **options)
+
+        return run
+
+    for name in ("record", "watch"):
+        monkeypatch.setattr(fitting, name, counted(name))
     spec = written(project, OPERATORS.replace("SEQUENTIAL", str(sequential).lower()))
     assert [kind for _, kind in ran(swept(spec))] == ["fit"] * 6
     assert sequential == ("watch" in runs or runs.count("record") > 3)
