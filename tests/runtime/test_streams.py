@@ -118,6 +118,27 @@ def test_single_mlps_that_inherit_are_the_host(tiny_flux: Path, make: Make) -> N
     assert torch.equal(mine[untouched], theirs[untouched])
 
 
+def test_single_mlps_are_tried_by_themselves(tiny_flux: Path) -> None:
+    """What a search puts in their place for a while leaves the attention's part of the shared map alone."""
+    from archspec.operators.mlp import Mlp
+    from archspec.operators.zero import Zero
+    from archspec.runtime.probing.replacement import Trial, made, standing
+
+    host, structure = open_model(home(tiny_flux)), structure_of(Located(tiny_flux))
+    site = structure.site("single_transformer_blocks.1.proj_mlp")
+    assert site is not None
+    wanted, answers = run(host, "flux"), {}
+    for config in (Mlp.native(site.shape), Zero()):
+        operator = made(Trial(site, config), host.state_dict(), 0, "cpu")
+        with standing(host, site, operator):
+            answers[config.name] = run(host, "flux")
+    assert torch.equal(run(host, "flux"), wanted)
+    assert (answers["mlp"] - wanted).abs().max() <= 1e-6 * wanted.abs().max()
+    with torch.no_grad():
+        host.get_parameter(f"{site.paths[-1]}.weight")[:, site.port.foreign :] = 0
+    assert (answers["zero"] - run(host, "flux")).abs().max() <= 1e-6 * wanted.abs().max()
+
+
 LEARNED = """
 archspec: 1
 name: singles
