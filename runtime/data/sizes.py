@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from archspec.runtime.data.bundled import SIZES
 from archspec.runtime.data.describe import Description, describe, setting
@@ -17,14 +18,16 @@ from archspec.runtime.data.examples import Examples
 from archspec.runtime.data.needs import Needs
 
 
-class Size(NamedTuple):
+@dataclass(frozen=True)
+class Size:
     """Of data without classes, and of data whose classes are not known, `classes` is 1."""
 
     count: int
     classes: int = 1
 
 
-class Shortage(NamedTuple):
+@dataclass(frozen=True)
+class Shortage:
     """What to say of a fraction that is too small."""
 
     message: str

@@ -62,7 +62,7 @@ class _Whole(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         y = self.first(*args, **kwargs)
+        last: Any = self.rest[-1] if self.foreign else None
         for module in self.rest:
-            own = self.foreign and module is self.rest[-1]
-            y = F.linear(y, module.weight[:, self.foreign :]) if own else module(first_of(y))
+            y = F.linear(y, last.weight[:, self.foreign :]) if module is last else module(first_of(y))
         return y

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import fx
 
@@ -55,6 +55,7 @@ def _revalue(first: fx.Node, last: fx.Node) -> None:
     while node is not last:
         if changed.intersection(node.all_input_nodes):
             args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
-            node.meta["val"] = args[0] if node.op == "call_module" else node.target(*args, **kwargs)
+            call: Any = node.target
+            node.meta["val"] = args[0] if node.op == "call_module" else call(*args, **kwargs)
             changed.add(node)
         node = node.next
