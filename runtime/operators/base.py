@@ -270,7 +270,7 @@ def gate_scale(weight: Tensor) -> Tensor:
 
 def grid_of(tokens: int, shape: SiteShape, before: int = 0) -> tuple[int, int]:
     """Return (rows, columns) of a raster of `tokens`, those before the grid left out (`before` of a second stream among
-    them): the site's grid, or one of its aspect ratio at another size."""
+    them): the shape's grid (`tell_grid`), or where nobody told of it, one of its aspect ratio at another size."""
     if shape.grid is None:
         raise InternalError("a 2-D operator stands at a site without a grid")
     rows, columns = shape.grid
