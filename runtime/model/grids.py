@@ -29,9 +29,9 @@ def follow_grid(model: nn.Module) -> None:
 def tell_grid(model: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
     """Set the grid of every operator that has one; leave it where the call does not say."""
     found = _grid(model, inspect.signature(model.forward).bind_partial(*args, **keywords).arguments)
-    for module in model.modules() if found else ():
-        if _on_grid(module):
-            module.shape = replace(module.shape, grid=found)
+    operators: list[Any] = [module for module in model.modules() if _on_grid(module)]
+    for operator in operators if found else ():
+        operator.shape = replace(operator.shape, grid=found)
 
 
 def _on_grid(module: nn.Module) -> bool:
