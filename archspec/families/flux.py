@@ -2,8 +2,9 @@
 
 First blocks of two streams (`blocks`), then single ones (`single_blocks`): these too are called with image and context
 and give back both, but lay them one behind the other (the context first) and read them as one sequence. Their MLP
-stands beside the attention, and one linear map (`proj_out`) reads both, so the MLP is no site; `attn` is: it maps the
-whole sequence to its like, without an output map, which lies in `proj_out`. Rotary tables are of interleaved pairs, for
+stands beside the attention, and one linear map (`proj_out`) reads both. Both are sites of the whole sequence: `attn`
+without an output map, whose work `proj_out` does, and `mlp` with the columns of `proj_out` that read its neurons (the
+bias is the attention's). Rotary tables are of interleaved pairs, for
 the tokens of context and image. Nothing in the config says how many tokens there are.
 """
 
@@ -17,7 +18,8 @@ from archspec.diagnostics import fail
 from archspec.families import joint_block
 from archspec.families.base import Anatomy, Attribute, Family, Shape, count, flag, linear, norm_site, prefixed, teachers
 from archspec.families.diffusers_block import BLOCKS
-from archspec.families.joint_block import CARRIES, Sizes
+from archspec.families.joint_block import ACTIVATION, CARRIES, Sizes
+from archspec.host.excerpt import Excerpt
 from archspec.host.structure import Port, Site, SiteShape
 from archspec.source import Span
 
@@ -76,7 +78,18 @@ def _sites(index: int, sizes: Sizes, tensors: Mapping[str, Shape]) -> Iterator[S
     yield norm_site(f"{path}.norm.norm", sizes.image, index, tensors, group=group)
     teacher = teachers(f"{path}.attn", ATTENTION, tensors)
     shape = replace(sizes.attention(sizes.image), out_map=False, out_bias=False)
+    yield _mlp(index, sizes, tensors)
     yield Site(f"{path}.attn", "attn", shape, TO_ALL, group, index, teacher)
+
+
+def _mlp(index: int, sizes: Sizes, tensors: Mapping[str, Shape]) -> Site:
+    """Return the MLP of a single block: its last map is the part of `proj_out` behind the columns of the attention."""
+    path, width = f"{SINGLE}.{index}", sizes.width
+    shape = replace(sizes.image, hidden=4 * width, activation=ACTIVATION, out_bias=False)
+    port = Port("input", exit="proj_out", through="act_mlp", foreign=width)
+    down = {"down.weight": Excerpt(f"{path}.proj_out.weight", axis=1, start=width)}
+    teacher = teachers(path, {"up": "proj_mlp"}, tensors) | down
+    return Site(f"{path}.proj_mlp", "mlp", shape, port, "single_blocks", index, teacher)
 
 
 FAMILY = Family(

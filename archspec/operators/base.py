@@ -14,6 +14,10 @@ from archspec.host.structure import BESIDE, Site, SiteShape
 from archspec.language.fields import Node, declared, written
 
 
+FOREIGN = "foreign"
+"""The map of what the second module of a site reads beside the site's own (`SiteShape.foreign`)."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Why a config does not fit a site. `field` is the parameter to blame, None for the operator as such."""
@@ -94,11 +98,13 @@ class Signature(Node):
         raise NotImplementedError
 
     def weights(self, site: SiteShape) -> Mapping[str, tuple[int, ...]]:
-        """Return parameter name -> shape of the (completed) operator at the site, the maps of a second stream with
-        it."""
+        """Return parameter name -> shape of the (completed) operator at the site, the maps of a second stream and of
+        foreign features with it."""
         own = self.tensors(site)
         twins = self.twins(site)
-        return {**own, **{f"{BESIDE}.{name}": s for name, s in own.items() if name.partition(".")[0] in twins}}
+        foreign = linear(FOREIGN, site.width, site.foreign, bias=True) if site.foreign else {}
+        second = {f"{BESIDE}.{name}": s for name, s in own.items() if name.partition(".")[0] in twins}
+        return {**own, **second, **foreign}
 
     def twins(self, site: SiteShape) -> frozenset[str]:
         """Return those of `maps` that a second stream has at the site."""

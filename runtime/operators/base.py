@@ -13,6 +13,9 @@ Where a site mixes two streams (`SiteShape.beside`), the operator sees them as o
 Each stream goes through maps of its own (`Signature.maps`), the second one's are kept in `beside`; what is between the
 maps is one for both.
 
+Where the host's module reads features of others before those of the site (`SiteShape.foreign`), the operator has the
+host's map of these in `foreign`, and adds what it gives.
+
 The host calls an operator as it called the module that stood there; `Port` says which argument holds the tokens, and
 `Context` carries what else an operator may use.
 """
@@ -29,7 +32,7 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import InternalError, fail
 from archspec.host.structure import BESIDE, Port, SiteShape, Streams
-from archspec.operators.base import Signature
+from archspec.operators.base import FOREIGN, Signature
 
 
 class Cache(Protocol):
@@ -84,12 +87,14 @@ class Operator(nn.Module):
 
     signature: type[Signature]
     readout: nn.Linear | None
+    foreign: nn.Linear | None
 
     def __init__(self, config: Any, shape: SiteShape, port: Port = Port(), layer: int | None = None) -> None:
         super().__init__()
         self.config, self.shape, self.port = config, shape, port
         self.register_module("readout", None)
         self.beside: nn.ModuleDict | None = None
+        self.register_module(FOREIGN, nn.Linear(shape.foreign, shape.width) if shape.foreign else None)
         self.layer_idx = layer
         """Named as in transformers, whose code renumbers and reads it."""
 
@@ -181,6 +186,8 @@ class Operator(nn.Module):
             interleaved=port.interleaved,
             before=other.shape[1],
         )
+        if self.foreign is not None:
+            return self.foreign(x[..., : self.shape.foreign]) + self.mix(x[..., self.shape.foreign :], context)
         y = self.mix(torch.cat((other, x), 1) if context.before else x, context)
         if self.shape.beside:
             return _parted(y, x.shape[1], port)
