@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Self
 from archspec.host.structure import BESIDE, Site, SiteShape
 from archspec.language.fields import Node, declared, written
 
-
 FOREIGN = "foreign"
 """The map of what the second module of a site reads beside the site's own (`SiteShape.foreign`)."""
 
@@ -111,6 +110,11 @@ class Signature(Node):
         if site.beside is None:
             return frozenset()
         return self.maps if site.beside == "whole" else self.maps - {"readout"}
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether it arranges its tokens in rows and columns."""
+        return getattr(self, "layout", None) == "grid"
 
     def facts(self, site: SiteShape) -> Facts:
         raise NotImplementedError

@@ -8,41 +8,62 @@ sees the same grid.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from math import isqrt
 from typing import Any
 
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 from archspec.host.structure import SiteShape
 
+PLACES = "img_ids"
+"""(tokens, 3): frame, row and column of every token of a packed sample."""
 SAMPLES = ("hidden_states", "pixel_values")
 """Names of what a host is given (batch, channels, height, width)."""
 
 
 def follow_grid(model: nn.Module) -> None:
     """Have a host whose operators stand on a grid tell them of each call's."""
-    if any(_on_grid(module) for module in model.modules()):
-        model.register_forward_pre_hook(tell_grid, with_kwargs=True)
+    if _on_grid(model):
+        model.register_forward_pre_hook(_before_call, with_kwargs=True)
 
 
-def tell_grid(model: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
-    """Set the grid of every operator that has one; leave it where the call does not say."""
-    found = _grid(model, inspect.signature(model.forward).bind_partial(*args, **keywords).arguments)
-    operators: list[Any] = [module for module in model.modules() if _on_grid(module)]
+def share_grid(host: nn.Module, keywords: Mapping[str, Any], modules: Iterable[nn.Module]) -> None:
+    """Tell modules that run without their host of the grid of a call of it."""
+    found = _grid(host, keywords)
+    operators = [operator for module in modules for operator in _on_grid(module)]
     for operator in operators if found else ():
         operator.shape = replace(operator.shape, grid=found)
 
 
-def _on_grid(module: nn.Module) -> bool:
-    shape = getattr(module, "shape", None)
-    return isinstance(shape, SiteShape) and shape.grid is not None
+def _before_call(model: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+    share_grid(model, inspect.signature(model.forward).bind_partial(*args, **keywords).arguments, [model])
+
+
+def _on_grid(module: nn.Module) -> list[Any]:
+    """Return what stands on a grid in a module."""
+    shapes = ((part, getattr(part, "shape", None)) for part in module.modules())
+    return [part for part, shape in shapes if isinstance(shape, SiteShape) and shape.grid is not None]
 
 
 def _grid(model: Any, given: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return (rows, columns), None of inputs that are no pictures."""
+    """Return (rows, columns), None of inputs that are no pictures, and of packed ones of several frames."""
+    places = given.get(PLACES)
+    if places is not None:
+        return _placed(places)
     patch = getattr(model.config, "patch_size", None)
     sample = next((given[name] for name in SAMPLES if name in given), None)
     if not isinstance(patch, int) or not isinstance(sample, Tensor) or sample.dim() != 4:
         return None
     return sample.shape[-2] // patch, sample.shape[-1] // patch
+
+
+def _placed(places: Tensor) -> tuple[int, int] | None:
+    """Return the rows and columns of places; of those without data, as of a model that is priced, a square's."""
+    if places.is_meta or isinstance(places, FakeTensor):
+        side = isqrt(places.shape[-2])
+        return (side, side) if side * side == places.shape[-2] else None
+    frames, rows, columns = (places[..., axis].max() - places[..., axis].min() for axis in range(3))
+    return None if frames else (int(rows) + 1, int(columns) + 1)

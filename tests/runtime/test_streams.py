@@ -157,7 +157,9 @@ def test_plans_teach_single_mlps_their_own_part(ratio: int, sequential: str, tin
     assert changed == (taught if ratio == 2 else set()), "of the teacher's size nothing is left to learn"
 
 
-CHECKPOINTED = [(h, e) for h, e in CASES if e in ("pairs", "joint", "single mlps") or (h, e) in (("sd3", "led"), ("sd3", "dropped"))]
+CHECKPOINTED = [
+    (h, e) for h, e in CASES if e in ("pairs", "joint", "single mlps") or (h, e) in (("sd3", "led"), ("sd3", "dropped"))
+]
 
 
 @pytest.mark.parametrize(("host", "edits"), CHECKPOINTED)
