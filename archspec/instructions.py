@@ -164,6 +164,7 @@ def _plain(instruction: Instruction) -> dict[str, Any]:
         (ports, "foreign", 0),
         (shapes, "foreign", 0),
         (shapes, "beside", None),
+        (shapes, "context_first", False),
         (shapes, "out_map", True),
     ):
         _omit(tables, name, default)

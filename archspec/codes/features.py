@@ -90,10 +90,11 @@ CODES = (
     Code(
         "AS761",
         "a state that the host's donors cannot be in",
-        "Inversion and the solvers follow a flow: of hosts that predict noise, donors are noised, clean, or drawn in "
-        "the same batch.",
-        bad="base: facebook/DiT-XL-2-256\ninject: {state: inverted, grafts: [append]}",
-        good="base: facebook/DiT-XL-2-256\ninject: {state: noised, grafts: [append]}",
+        "Inversion goes back the way that a solver of the host's flow, or of its noise, goes; schedulers that look at "
+        "several steps, or draw, are not gone back with. A decoder's donors are texts, of no state.",
+        bad="base: PixArt-alpha/PixArt-Sigma-XL-2-1024-MS\ninject: {state: inverted, grafts: [append]}",
+        good="base: PixArt-alpha/PixArt-Sigma-XL-2-1024-MS\n"
+        "inject: {state: inverted, sampler: {solver: fireflow}, grafts: [append]}",
     ),
     Code(
         "AS762",

@@ -129,8 +129,6 @@ class Family:
     places: Literal["rotary", "fixed"] | None = None
     """How attention knows where its keys stand, of hosts that features can be injected into: `rotary` keys are rotated
     after projection; `fixed`: places are in the tokens."""
-    noise: bool = False
-    """Whether all of its hosts predict noise, and none a flow: of others the pipeline's scheduler tells."""
     advice: str = "are config.json and the weights of the same model?"
     """What to do when the headers of the weights are not what the config calls for."""
 

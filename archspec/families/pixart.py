@@ -77,6 +77,5 @@ FAMILY = Family(
     ignored=IGNORED | {"interpolation_scale"},
     anatomy=_anatomy,
     places="fixed",
-    noise=True,
     legacy=_legacy,
 )

@@ -47,6 +47,9 @@ class SiteShape:
     beside: Literal["whole", "read"] | None = None
     """A second stream that the site mixes with its own, as one sequence in which it stands first: it has maps of its
     own into the mixer and (`whole`) out of it; `read`: nothing of it comes out. The sizes here are the own stream's."""
+    context_first: bool = False
+    """The tokens of a text stand before those of the grid, in the one sequence that the site reads. How many there are
+    follows from the grid of a call."""
     out_map: bool = True
     """Attention has an output projection. Where it has none, the identity stands for it."""
     foreign: int = 0

@@ -116,7 +116,7 @@ class Sampler(Node):
     """How a target is drawn."""
 
     solver: Literal["host", "fireflow", "midpoint", "euler"] = arg(
-        "of the flow; host: the pipeline's own scheduler", default="host"
+        "of the flow or of the noise; host: the pipeline's own scheduler", default="host"
     )
     steps: int = arg("steps", default=25, least=1)
     guidance: float = arg("guidance scale of the target; 1: none", default=1.0, least=0)

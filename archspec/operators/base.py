@@ -111,6 +111,11 @@ class Signature(Node):
             return frozenset()
         return self.maps if site.beside == "whole" else self.maps - {"readout"}
 
+    @property
+    def on_grid(self) -> bool:
+        """Whether it arranges its tokens in rows and columns."""
+        return getattr(self, "layout", None) == "grid"
+
     def facts(self, site: SiteShape) -> Facts:
         raise NotImplementedError
 

@@ -154,10 +154,6 @@ class _Resolver:
                 hint = f"write `{name}: {{prompt: ...}}`, what it says, or --donor {name}=FILE"
                 self.problems.report("AS762", f"donor '{name}' says nothing", donor.span(), hint)
             return data.Donor("clean", prompt=donor.prompt)
-        if state == "inverted" and FAMILIES[self.structure.family].noise:
-            hint = "write `state: noised` or `state: clean`"
-            message = f"{self.structure.architecture} predicts noise, and inversion follows a flow"
-            self.problems.report("AS761", message, self.at(donor, "state"), hint)
         if len(donor.shift) != 2:
             self.problems.report("AS760", "a shift is right and down", donor.span("shift"), "write `shift: [0, 12]`")
         shift = donor.shift[0], donor.shift[-1]

@@ -25,7 +25,7 @@ from archspec.runtime.features.donors import Clean, DonorInput, Latents, Noised,
 from archspec.runtime.features.injecting import inject, port_of
 from archspec.runtime.features.match import Grid
 from archspec.runtime.features.runners import Ask, Recorder, Runner, Size
-from archspec.runtime.features.solvers import SOLVERS, FlowSolver
+from archspec.runtime.features.solvers import FLOW_SOLVERS, NOISE_SOLVERS, Solver
 from archspec.runtime.learn.draws import generator
 
 Progress = Callable[[str], None]
@@ -79,7 +79,7 @@ def draw(
     grid = runner.grid(noise, ask.size)
     votes = {name: torch.zeros(grid[0] * grid[1], grid[0] * grid[1], dtype=torch.int32) for name in donors}
     scheduler = sampler(injection, runner)
-    evaluations = scheduler.evaluations(ask.steps) if isinstance(scheduler, FlowSolver) else ()
+    evaluations = scheduler.evaluations(ask.steps) if isinstance(scheduler, Solver) else ()
     extra: dict[str, Any] = {"guided": runner.guided_halves and ask.guidance > 1, "evaluations": evaluations}
     if target_mask is not None:
         extra["target_mask"] = torch.from_numpy(to_tokens(target_mask, *grid))
@@ -103,8 +103,8 @@ def prepare(
     pictures: Mapping[str, Picture],
     progress: Progress = lambda _: None,
 ) -> dict[str, DonorInput]:
-    """Return the donors as a run takes them. AS762 for one without a picture, AS761 for an inversion of what is no
-    flow."""
+    """Return the donors as a run takes them. AS762 for one without a picture; AS761: see
+    `solver_of`."""
     found = {}
     for name, donor in injection.donors.items():
         progress(f"donor {name}: {donor.state}")
@@ -155,12 +155,12 @@ def pixels(image: Tensor) -> Pixels:
     return found
 
 
-def invert(runner: Runner, ask: Ask, latents: Tensor, solver: FlowSolver) -> tuple[Trajectory, dict[str, Tensor]]:
-    """Follow the flow from a sample to the noise that leads to it; return its latents by time and what the host was
+def invert(runner: Runner, ask: Ask, latents: Tensor, solver: Solver) -> tuple[Trajectory, dict[str, Tensor]]:
+    """Go from a sample to the noise that leads to it; return its latents by time and what the host was
     told."""
     with Recorder(runner.model) as recorder:
         noise = runner.run(ask, latents, solver)
-    recorder.trajectory.record(float(solver.grid[-1]), noise)
+    recorder.trajectory.record(solver.end, noise)
     return recorder.trajectory, recorder.condition
 
 
@@ -169,19 +169,27 @@ def sampler(injection: Injection, runner: Runner) -> Any:
     return runner.scheduler() if injection.solver == "host" else solver_of(injection, runner)
 
 
-def solver_of(injection: Injection, runner: Runner) -> FlowSolver:
-    """Return the solver of a flow, over the times of the host's own scheduler."""
+def solver_of(injection: Injection, runner: Runner) -> Solver:
+    """Return the solver over the times of the host's own scheduler. AS761 where its steps cannot be gone back."""
     own = runner.scheduler()
-    if not _flows(own):
-        hint = "write `state: noised` for donors, and `sampler: {solver: host}`"
-        raise fail("AS761", f"the host's {type(own).__name__} predicts noise: there is no flow to follow", None, hint)
-    if injection.solver == "host" and "FlowMatchEuler" not in type(own).__name__:
+    name, config = type(own).__name__, dict(own.config)
+    table: Mapping[str, type[Solver]] = FLOW_SOLVERS if _flows(own) else NOISE_SOLVERS
+    if injection.solver == "host" and not name.startswith(("FlowMatchEuler", "DDIMScheduler")):
         hint = "write `sampler: {solver: fireflow}`"
-        raise fail("AS761", f"{type(own).__name__} cannot be gone back with", None, hint)
-    solver = SOLVERS["euler" if injection.solver == "host" else injection.solver]
-    found = solver.from_config(dict(own.config))
-    assert isinstance(found, FlowSolver)
-    return found
+        raise fail("AS761", f"{name} cannot be gone back with", None, hint)
+    if not _flows(own) and not _solvable(config):
+        hint = "write `state: noised` for donors, and `sampler: {solver: host}`"
+        message = f"the host's {name} is of a model that predicts the sample, or starts where no signal is left"
+        raise fail("AS761", message, None, hint)
+    found: Any = table["euler" if injection.solver == "host" else injection.solver]
+    solver: Solver = found.from_config(config)
+    return solver
+
+
+def _solvable(config: Mapping[str, Any]) -> bool:
+    """Whether a model's slope is known at every time: s of `NoiseSolver` has no end where alpha is 0."""
+    predicts = config.get("prediction_type", "epsilon") in ("epsilon", "v_prediction")
+    return predicts and not config.get("rescale_betas_zero_snr", False)
 
 
 def _flows(scheduler: Any) -> bool:

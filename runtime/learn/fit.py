@@ -30,7 +30,7 @@ from archspec.runtime.learn.least_squares import GramAccumulator
 from archspec.runtime.learn.least_squares import fit as solve
 from archspec.runtime.learn.neurons import NeuronWatch
 from archspec.runtime.learn.outcome import Outcome, RelativeError
-from archspec.runtime.learn.parts import Part
+from archspec.runtime.learn.parts import Part, place_on_grid
 from archspec.runtime.learn.shown import Shown
 from archspec.runtime.learn.taps import Record, record, watch
 from archspec.runtime.operators.base import Operator
@@ -149,6 +149,7 @@ def fit(
     `donors`: part name -> canonical weight names to where the host has them, for narrower MLPs whose neurons are to be
     chosen.
     """
+    place_on_grid(parts, teacher.host, feed)
     starts = {p.name: {k: t.clone() for k, t in p.module.state_dict().items()} for p in parts}
     before = _errors(parts, teacher, feed)
     if donors:

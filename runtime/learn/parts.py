@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from archspec.diagnostics import fail
 from archspec.host.structure import Port, Streams, inside
 from archspec.instructions import Install, Instruction, Relist, added, homes
+from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.taps import Record, Tap
+from archspec.runtime.model.grids import share_grid
 from archspec.runtime.model.structures import Parallel
 from archspec.runtime.operators.base import Operator
 
@@ -59,6 +61,12 @@ class Part:
     def baseline(self, record: Record) -> Tensor | float:
         """What an error is relative to, beside the target: a group's error is relative to what the group adds."""
         return record.given if self.group else 0.0
+
+
+def place_on_grid(parts: Sequence[Part], host: nn.Module, feed: Feed) -> None:
+    """Tell parts, which run without their host, of the rows and columns of the feed's examples."""
+    _, keywords = next(feed.batches(1))
+    share_grid(host, keywords, [part.module for part in parts])
 
 
 def find_part(model: nn.Module, program: Sequence[Instruction], sites: Sequence[str]) -> Part:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from archspec.runtime.learn.taps import Tap, first_of, record
 from archspec.runtime.measure.latency import compare_latency
+from archspec.runtime.model.grids import share_grid
 from archspec.runtime.probing.replacement import Trial, made
 
 HOST = "host"
@@ -48,6 +49,7 @@ def _times(
         HOST: _Whole([host.get_submodule(path) for path in first.paths], first.port.foreign)
     }
     modules |= {str(place): made(trial, weights, 0, device) for place, trial in members if trial.site == first}
+    share_grid(host, keywords, modules.values())
     runs = {name: lambda module=module: module(*seen.args, **seen.kwargs) for name, module in modules.items()}
     return {name: latency.median for name, latency in compare_latency(runs, device).items()}
 

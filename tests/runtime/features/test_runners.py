@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from archspec.diagnostics import ArchspecError
 from archspec.injection import Donor, Graft, Injection, Match
 from archspec.runtime.features.donors import Trajectory
 from archspec.runtime.features.draw import Picture, draw, invert, prepare, sampler, solver_of
@@ -28,7 +29,7 @@ def texts() -> Iterator[Any]:
         yield import_module("shapes_text"), import_module("shapes_host")
 
 
-@pytest.fixture(scope="module", params=["flux", "pixart"])
+@pytest.fixture(scope="module", params=["flux", "pixart", "sd3"])
 def runner(request: pytest.FixtureRequest, texts: Any) -> PipelineRunner:
     words, recipe = texts
     torch.manual_seed(0)
@@ -37,6 +38,8 @@ def runner(request: pytest.FixtureRequest, texts: Any) -> PipelineRunner:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
         return PipelineRunner(recipe.make_pipeline(model.eval()))
+    if request.param == "sd3":
+        return PipelineRunner(make_sd3(words))
     from diffusers import DDIMScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
 
     from archspec.runtime.ecosystem.identity_autoencoder import IdentityAutoencoder
@@ -45,6 +48,7 @@ def runner(request: pytest.FixtureRequest, texts: Any) -> PipelineRunner:
         num_attention_heads=2, attention_head_dim=8, in_channels=3, out_channels=3, num_layers=2, sample_size=32,
         cross_attention_dim=16, caption_channels=128, use_additional_conditions=False,
     )  # fmt: skip
+    torch.nn.init.normal_(model.proj_out.weight, std=0.02)  # noise that is predicted is not far from none
     pipe = PixArtAlphaPipeline(
         tokenizer=words.tokenizer("$A </s>"),
         text_encoder=words.make_t5(),
@@ -55,6 +59,36 @@ def runner(request: pytest.FixtureRequest, texts: Any) -> PipelineRunner:
     return PipelineRunner(pipe)
 
 
+def make_sd3(words: Any) -> Any:
+    """The pipeline of SD3 with its three encoders, each of random weights."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    from archspec.runtime.ecosystem.identity_autoencoder import IdentityAutoencoder
+
+    model = SD3Transformer2DModel(
+        sample_size=32, patch_size=2, in_channels=3, out_channels=3, num_layers=2, attention_head_dim=8,
+        joint_attention_dim=128, num_attention_heads=2, caption_projection_dim=16, pooled_projection_dim=32,
+        pos_embed_max_size=32,
+    )  # fmt: skip
+    config = CLIPTextConfig(
+        vocab_size=len(words.VOCABULARY), hidden_size=16, intermediate_size=32, num_hidden_layers=2, projection_dim=16,
+        num_attention_heads=2, max_position_embeddings=words.TOKENS, pad_token_id=0, bos_token_id=1, eos_token_id=3,
+    )  # fmt: skip
+    clips = [CLIPTextModelWithProjection(config).eval() for _ in range(2)]
+    return StableDiffusion3Pipeline(
+        transformer=model.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=IdentityAutoencoder(latent_channels=3, block_out_channels=(3,)),
+        text_encoder=clips[0],
+        tokenizer=words.tokenizer("<s> $A </s>"),
+        text_encoder_2=clips[1],
+        tokenizer_2=words.tokenizer("<s> $A </s>"),
+        text_encoder_3=words.make_t5(),
+        tokenizer_3=words.tokenizer("$A </s>"),
+    )
+
+
 def picture(seed: int = 0) -> Picture:
     size = (32, 32) if seed < 0 else SIZE
     drawn = torch.randint(0, 255, (*size, 3), generator=torch.Generator().manual_seed(abs(seed)))
@@ -62,15 +96,14 @@ def picture(seed: int = 0) -> Picture:
 
 
 def injection(runner: PipelineRunner, **changes: Any) -> Injection:
-    flux = runner.packing is not None
-    paths = (
-        ["transformer_blocks.0.attn", "single_transformer_blocks.1.attn"] if flux else ["transformer_blocks.1.attn1"]
-    )
-    match, position = (Match(), "matched") if flux else (None, "same")
-    graft = Graft("append", tuple(paths), ("it",), match=match, position=position)  # type: ignore[arg-type]
-    donors = {"it": Donor("inverted" if flux else "noised")}
-    found = Injection((graft,), donors, solver="fireflow" if flux else "host", steps=STEPS)
-    return replace(found, **changes)
+    sites = {
+        "FluxTransformer2DModel": ("transformer_blocks.0.attn", "single_transformer_blocks.1.attn"),
+        "PixArtTransformer2DModel": ("transformer_blocks.1.attn1",),
+        "SD3Transformer2DModel": ("transformer_blocks.0.attn", "transformer_blocks.1.attn"),
+    }[type(runner.model).__name__]
+    match, position = (Match(), "matched") if runner.packing else (None, "same")
+    graft = Graft("append", sites, ("it",), match=match, position=position)  # type: ignore[arg-type]
+    return replace(Injection((graft,), {"it": Donor("inverted")}, solver="fireflow", steps=STEPS), **changes)
 
 
 def asked(runner: PipelineRunner, **changes: Any) -> Ask:
@@ -110,15 +143,40 @@ def test_a_cache_gives_the_same_pictures(runner: PipelineRunner) -> None:
 
 
 def test_an_inversion_is_gone_back(runner: PipelineRunner) -> None:
-    if runner.packing is None:
-        pytest.skip("its host predicts noise")
     ask = asked(runner, prompt="", steps=24)
-    job = replace(injection(runner), steps=24)
+    job = replace(injection(runner), solver="fireflow", steps=24)
     start = runner.noise(ask, 3, 1)
     trajectory, condition = invert(runner, ask, start, solver_of(job, runner).inverted())
     assert isinstance(trajectory, Trajectory)
-    assert {"encoder_hidden_states", "pooled_projections"} <= set(condition)
-    assert len(trajectory.recorded) == 24 + 2
+    noise = "PixArt" in type(runner.model).__name__
+    assert {"encoder_hidden_states", *([] if noise else ["pooled_projections"])} <= set(condition)
+    assert len(trajectory.recorded) == (24 + 1 if noise else 24 + 2)  # the last timestep that DDIM visits is its end
     back = runner.run(ask, trajectory.noise, sampler(job, runner))
     assert (back - start).norm() / start.norm() < 0.02
     assert (trajectory.noise - start).norm() / start.norm() > 0.05
+
+
+@pytest.mark.parametrize("state", ["noised", "clean"])
+def test_donors_of_other_states_are_drawn_with_the_hosts_own_scheduler(runner: PipelineRunner, state: Any) -> None:
+    ask, job = asked(runner), injection(runner, solver="host", donors={"it": Donor(state)})
+    found = draw(job, runner, ask, pictured(runner))
+    plain = draw(replace(job, grafts=()), runner, ask, pictured(runner))
+    assert (found.images - plain.images).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "solver"),
+    [
+        ("DPMSolverMultistepScheduler", {}, "host"),
+        ("DDIMScheduler", {"rescale_betas_zero_snr": True}, "fireflow"),
+        ("DDIMScheduler", {"prediction_type": "sample"}, "host"),
+    ],
+)
+def test_what_cannot_be_gone_back_is_told(texts: Any, name: str, config: dict[str, Any], solver: Any) -> None:
+    import diffusers
+
+    pipe = make_sd3(texts[0])
+    pipe.scheduler = getattr(diffusers, name)(**config)
+    runner = PipelineRunner(pipe)
+    with pytest.raises(ArchspecError, match="AS761"):
+        solver_of(injection(runner, solver=solver), runner)
