@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archspec.runtime.learn.taps import Tap, first_of, record
@@ -64,7 +64,10 @@ class _Whole(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         y = self.first(*args, **kwargs)
-        last: Any = self.rest[-1] if self.foreign else None
-        for module in self.rest:
-            y = F.linear(y, last.weight[:, self.foreign :]) if module is last else module(first_of(y))
-        return y
+        between, last = [*self.rest][:-1], ([*self.rest] or [None])[-1]
+        for module in between:
+            y = module(first_of(y))
+        return y if last is None else self._last(last, first_of(y))
+
+    def _last(self, module: Any, y: Tensor) -> Any:
+        return F.linear(y, module.weight[:, self.foreign :]) if self.foreign else module(y)
