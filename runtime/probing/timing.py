@@ -64,10 +64,10 @@ class _Whole(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         y = self.first(*args, **kwargs)
-        between, last = [*self.rest][:-1], ([*self.rest] or [None])[-1]
-        for module in between:
-            y = module(first_of(y))
-        return y if last is None else self._last(last, first_of(y))
+        for module in self.rest:
+            y = self._next(module, first_of(y))
+        return y
 
-    def _last(self, module: Any, y: Tensor) -> Any:
-        return F.linear(y, module.weight[:, self.foreign :]) if self.foreign else module(y)
+    def _next(self, module: Any, y: Tensor) -> Any:
+        own = self.foreign and module is self.rest[-1]
+        return F.linear(y, module.weight[:, self.foreign :]) if own else module(y)
