@@ -160,7 +160,11 @@ def _plain(instruction: Instruction) -> dict[str, Any]:
     for tables, name, default in (
         (ports, "places", ()),
         (ports, "interleaved", False),
+        (ports, "through", None),
+        (ports, "foreign", 0),
+        (shapes, "foreign", 0),
         (shapes, "beside", None),
+        (shapes, "context_first", False),
         (shapes, "out_map", True),
     ):
         _omit(tables, name, default)

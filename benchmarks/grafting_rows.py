@@ -1,7 +1,7 @@
 """What was measured of sweeps, row by row: docs/results/data/grafting-*.json, from which the page is written.
 
-Outputs of a sweep weigh gigabytes and go; rows stay in the repository. A row that was measured again takes the place of
-the one before, unless it has fewer seeds.
+Outputs of a sweep weigh gigabytes and go; rows stay in the repository. Seeds that are measured later join a row; those
+that were measured again take the place of the ones before.
 
     [{"labels": {"op": "swa", "arm": "ours"}, "ratios": {"0": 1.04, "1": 1.2}, "images": 2606, "drawn": 0,
       "cpu": 40.0, "first": 30.0, "error": 0.25, "kept": null}]
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 from archspec.runtime.measure.intervals import half_width
 from archspec.runtime.store.files import writing
@@ -101,13 +101,40 @@ def _name(labels: Mapping[str, str]) -> Name:
 
 
 def merged(known: Sequence[Row], found: Iterable[Row]) -> list[Row]:
-    """Return the known rows, each replaced by a new one of its labels that has as many seeds, and then what is new."""
+    """Return the known rows, each joined with what was found of its labels, and then what is new."""
     by_name = {_name(row.labels): row for row in known}
     for row in found:
         before = by_name.get(_name(row.labels))
-        if before is None or row.seeds >= before.seeds:
-            by_name[_name(row.labels)] = row
+        by_name[_name(row.labels)] = row if before is None else _joined(before, row)
     return list(by_name.values())
+
+
+def _joined(known: Row, found: Row) -> Row:
+    """Return the seeds of both where the two are of the same plan, as far as its images tell; else, or where all seeds
+    were measured again, the new row, unless it has fewer seeds."""
+    if known.ratios.keys() <= found.ratios.keys():
+        return found
+    if (known.images, known.drawn) != (found.images, found.drawn):
+        return found if found.seeds >= known.seeds else known
+    kept = {seed: ratio for seed, ratio in known.ratios.items() if seed not in found.ratios}
+
+    def both(name: Literal["cpu", "first", "error"]) -> float:
+        weighted = len(kept) * getattr(known, name) + found.seeds * getattr(found, name)
+        return float(weighted / (len(kept) + found.seeds))
+
+    def union(name: str) -> dict[str, Any] | None:
+        return (getattr(known, name) or {}) | (getattr(found, name) or {}) or None
+
+    error = None if known.error is None or found.error is None else round(both("error"), 5)
+    return replace(
+        found,
+        ratios=dict(sorted({**kept, **found.ratios}.items())),
+        cpu=round(both("cpu"), 1),
+        first=round(both("first"), 1),
+        error=error,
+        kept=union("kept"),
+        hosts=union("hosts"),
+    )
 
 
 def in_order(spec: Path, rows: Iterable[Row]) -> list[Row]:

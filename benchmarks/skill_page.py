@@ -58,6 +58,7 @@ def section(kind: str, rows: Mapping[str, Row], out: Path) -> list[str]:
     parts = [f"## {TITLES[kind]}", "", told_tuning(kind, rows, out), ""]
     names = ["base", "tuned", *ordered(rows)]
     parts += [*table([rows[name] for name in names if name in rows], rows["tuned"], whole), ""]
+    parts += [*verdicts(rows), ""]
     parts += ["The pack less another method: bold where the whole interval is on the pack's side.", ""]
     head = "pack", "against", "of all", "right", "log perplexity, skill", "log perplexity, general"
     parts += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -67,6 +68,41 @@ def section(kind: str, rows: Mapping[str, Row], out: Path) -> list[str]:
     if missing := [name for name in wanted() if name not in rows]:
         parts += ["", f"Not measured: {', '.join(missing)}."]
     return [*parts, ""]
+
+
+def verdicts(rows: Mapping[str, Row]) -> list[str]:
+    """Return what became of the two goals: a pack of 5 % keeps 99 % of the tuned model's quality, and packs beat every
+    other method of as many bytes, here in the likelihood of the answers."""
+    lines, tuned = [], rows["tuned"]
+    if "pack-5" in rows:
+        pack = rows["pack-5"]
+        right, worse = (
+            float(ratio(values(pack, "right"), values(tuned, "right"))),
+            loss(pack, SKILL) - loss(tuned, SKILL),
+        )
+        low, high = kept(pack, tuned)
+        told = f"{sum(pack.right)} answers for {sum(tuned.right)}, {right:.3f} [{low:.3f}, {high:.3f}]"
+        odds = float(np.exp(-worse))
+        lines.append(
+            f"- At 5 % of the bytes 99 % of the tuned model's right answers: **{_held(right >= 0.99)}** ({told})."
+        )
+        lines.append(
+            f"- The same of the probability of a token of the answers: **{_held(odds >= 0.99)}** ({odds:.4f})."
+        )
+    others = [(name, budget) for name in ordered(rows) if "pack" not in name and (budget := beside(name, rows))]
+    pairs = [(rows[name], rows[f"pack-{budget}"], budget) for name, budget in others]
+    edges = [(f"{other.title} at {b} %", loss_difference(pack, other, SKILL)) for other, pack, b in pairs]
+    for what, found in (
+        ("surely better than", [title for title, (_, high) in edges if high < 0]),
+        ("as good, within the interval, as", [title for title, (low, high) in edges if low <= 0 <= high]),
+        ("surely worse than", [title for title, (low, _) in edges if low > 0]),
+    ):
+        lines.append(f"- In the likelihood of the answers packs are **{what}** {'; '.join(found)}." if found else "")
+    return [line for line in lines if line]
+
+
+def _held(good: bool) -> str:
+    return "held" if good else "missed"
 
 
 def told_tuning(kind: str, rows: Mapping[str, Row], out: Path) -> str:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.skill_tune lora --out out/repro-skill
 
-transformers' Trainer does it: AdamW, a cosine, one pass over the examples, float32 (bfloat16 is far slower on CPUs without
-units for it), loss on the answers alone. It is seeded, and goes on from its last checkpoint when it was stopped.
+transformers' Trainer does it: AdamW, a cosine, one pass over the examples, float32 (CPUs without bfloat16 units are far
+slower in bfloat16), loss on the answers alone. It is seeded, and goes on from its last checkpoint when it was stopped.
 """
 
 from __future__ import annotations

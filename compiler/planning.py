@@ -36,8 +36,8 @@ from archspec.runtime.learn.least_squares import gram_bytes
 from archspec.semantics.resolve import ResolvedSpec, explicit
 
 CALIBRATION_BATCH = 64
-CACHED_BYTES = 2
-"""Of one number in the activation cache."""
+CACHED_BYTES, EXACT_BYTES = 2, 4
+"""Of one number in the activation cache of a regression, and in what is kept of the teacher for fits."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,17 @@ class _Planner:
             settings = {**init, **shared, "batch": CALIBRATION_BATCH}
             donor = {"donor": {role: weight.to_json() for role, weight in part.donor.items()}} if part.donor else {}
             settings["passes"] = len(_grams(part))
+            if self._keepable(part):
+                settings["teacher"] = self._teacher(part, settings, "exact")
             yield self._task("fit", part, needs, settings | donor, self._fit_cost(part))
             before.append(f"fit/{part.name}")
+
+    def _keepable(self, part: Taught) -> bool:
+        """Whether what the teacher shows a fit may be kept for other fits at its site: not what depends on the edited
+        model, nor what is read within a site, nor more than the cache's budget."""
+        depends = part.init.sequential or (part.donor is not None and part.site.exit is not None)
+        held = self._held(part, part.init.samples, EXACT_BYTES)
+        return not depends and held <= self.distill["cache"]
 
     def _fit_cost(self, part: Taught) -> Cost:
         """Passes of the teacher and of the part, the products of the Gram matrices, and the bytes of the largest: one
@@ -197,15 +206,16 @@ class _Planner:
                 settings["teacher"] = self._teacher(part, settings)
             yield self._task("regress", part, needs, settings, self._regress_cost(part, cached))
 
-    def _teacher(self, part: Taught, settings: Mapping[str, Any]) -> str:
+    def _teacher(self, part: Taught, settings: Mapping[str, Any], form: str = "teacher") -> str:
         """Return the key of what the teacher shows a part: equal for all parts, whatever they are, that imitate the
-        same site on the same examples."""
+        same site on the same examples, and keep it in the same form."""
         fed = {name: settings[name] for name in ("samples", "batch", "seed", "gate_weighted", "objective")}
-        return digest(["teacher", self.sources.fingerprint, self.sources.identities.get("distill"), part.sites, fed])
+        return digest([form, self.sources.fingerprint, self.sources.identities.get("distill"), part.sites, fed])
 
     def _cached(self, part: Taught) -> tuple[bool, str]:
         """Return whether the teacher's activations are cached, and why."""
-        held, budget, epochs = self._held(part), self.distill["cache"], self.distill["epochs"]
+        samples, budget, epochs = (self.distill[name] for name in ("samples", "cache", "epochs"))
+        held = self._held(part, samples, CACHED_BYTES)
         size = quantity(held, "bytes")
         if budget == 0:
             return False, "online: the cache is switched off"
@@ -215,16 +225,17 @@ class _Planner:
             return False, "online: every example is seen once"
         return True, f"cached: {size} save {epochs - 1} of {epochs} runs of the teacher"
 
-    def _held(self, part: Taught) -> int:
-        """Bytes of the inputs and outputs of a site, and of the gates behind it where they are asked for."""
+    def _held(self, part: Taught, samples: int, size: int) -> int:
+        """Bytes of the inputs and outputs of a site, and of the gates behind it where they are asked for, of so many
+        examples, a number of `size` bytes."""
         tokens, arrays = part.site.shape.tokens or self.prices.tokens or 1, 3 if self.distill["gate_weighted"] else 2
-        return arrays * CACHED_BYTES * int(self.distill["samples"]) * tokens * part.site.shape.width
+        return arrays * size * int(samples) * tokens * part.site.shape.width
 
     def _regress_cost(self, part: Taught, cached: bool) -> Cost:
         samples, epochs = self.distill["samples"], self.distill["epochs"]
         teacher = samples * self.prices.host * (1 if cached else epochs)
         flops = teacher + 3 * samples * epochs * self._price(part)
-        return Cost(samples * epochs, flops, self._held(part) if cached else 0)
+        return Cost(samples * epochs, flops, self._held(part, samples, CACHED_BYTES) if cached else 0)
 
     def _finetune(self, needs: tuple[str, ...]) -> Task:
         stage = dict(self.spec["finetune"])
@@ -292,7 +303,9 @@ def counted(fits: Sequence[Task], budget: int) -> list[Task]:
     """Say of each fit how many runs of the teacher all waves together are."""
     found: dict[tuple[int, str], int] = {}
     for task in fits:  # in a wave, those of other settings run by themselves
-        shared = digest({name: value for name, value in task.settings.items() if name not in ("donor", "passes")})
+        shared = digest(
+            {name: value for name, value in task.settings.items() if name not in ("donor", "passes", "teacher")}
+        )
         found[task.wave, shared] = max(task.settings["passes"], found.get((task.wave, shared), 0))
     turns = len({wave for wave, _ in found})
     in_turns = "in one turn" if turns == 1 else f"in {turns} turns"

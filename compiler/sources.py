@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from archspec.compiler.emission.emit import BaseContent
+from archspec.compiler.fractions import check_fractions
 from archspec.compiler.inputs import content as content_of
 from archspec.compiler.planning import Sources
 from archspec.diagnostics import ArchspecError, Diagnostic, Severity
@@ -45,6 +46,7 @@ def gather(
             if whole:
                 raise
             absent += [replace(d, severity=Severity.NOTE) for d in error.diagnostics if d not in absent]
+    check_fractions(resolved.spec, near)
     base = {**spec["base"], "fingerprint": content.fingerprint}
     place = Home(folder_of(located), located.pipeline)
     objective = told(place) if needs_data else "none"

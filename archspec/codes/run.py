@@ -118,7 +118,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS715",
         "a data set that is too small for the fraction",
-        "A fraction is stratified: every class has its share. Of too few examples some class would have none.",
+        "A fraction is stratified: every class has its share. Of too few examples some class would have none. It is "
+        "told before the run where the size of the data is known without reading them.",
         bad="finetune: {fraction: 0.1%}      # of 1,437 images of ten classes: one image",
         good="finetune: {fraction: 1%}",
     ),
@@ -264,9 +265,9 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS790",
         "tokens do not form the operator's grid",
-        "A 2-D operator arranges its tokens on the site's grid, at the native size or another one of the same aspect "
-        "ratio. The model was run on an input of another aspect ratio.",
-        bad="pipeline(prompt, height=512, width=768)   # host trained on squares, layout: grid",
-        good="pipeline(prompt, height=768, width=768)",
+        "A 2-D operator arranges its tokens on the grid that its host was called with. An operator that is run by "
+        "itself knows that of the last call alone, and others of the same aspect ratio.",
+        bad="block.attn1(torch.randn(1, 32 * 48, 1152))   # host trained on squares, layout: grid",
+        good="model(latents_of_32_by_48, ...)",
     ),
 )

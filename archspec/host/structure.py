@@ -47,8 +47,14 @@ class SiteShape:
     beside: Literal["whole", "read"] | None = None
     """A second stream that the site mixes with its own, as one sequence in which it stands first: it has maps of its
     own into the mixer and (`whole`) out of it; `read`: nothing of it comes out. The sizes here are the own stream's."""
+    context_first: bool = False
+    """The tokens of a text stand before those of the grid, in the one sequence that the site reads. How many there are
+    follows from the grid of a call."""
     out_map: bool = True
     """Attention has an output projection. Where it has none, the identity stands for it."""
+    foreign: int = 0
+    """Of a site's second module: as `Port.foreign`. What stands there keeps the host's map of these features, and adds
+    to it what the site gives, which comes behind them."""
 
 
 Streams = tuple[tuple[str, int | None], ...]
@@ -77,6 +83,11 @@ class Port:
     exit: str | None = None
     """Where the host does a site's work in two modules (BERT: the last linear map stands in the next one): the second,
     by its path from the parent of the first. An operator does the work of both, and there the identity stands."""
+    through: str | None = None
+    """A module between these two that is the site's as well, likewise."""
+    foreign: int = 0
+    """How many inputs of the second module, its first ones, are not the site's (FLUX: one map reads the output of an
+    attention and the neurons of an MLP). Its bias is not the site's either."""
 
     interleaved: bool = False
     """Rotary embeddings turn features 2i and 2i + 1 together; else i and i + head_dim / 2."""
@@ -100,8 +111,17 @@ class Port:
         >>> Port(exit="output.dense").exit_of("layer.0.attention.self")
         'layer.0.attention.output.dense'
         """
-        home = path.rpartition(".")[0]
-        return None if self.exit is None else f"{home}.{self.exit}" if home else self.exit
+        return None if self.exit is None else sibling(path, self.exit)
+
+
+def sibling(path: str, name: str) -> str:
+    """Return the path of a module from its path within the parent of another.
+
+    >>> sibling("h.0.attn", "mlp.up"), sibling("attn", "mlp")
+    ('h.0.mlp.up', 'mlp')
+    """
+    home = path.rpartition(".")[0]
+    return f"{home}.{name}" if home else name
 
 
 EXIT = "exit"
@@ -141,13 +161,23 @@ class Site:
     def exit(self) -> Site | None:
         """The second of its two modules, see `Port.exit`."""
         path = self.port.exit_of(self.path)
-        shape = SiteShape(self.shape.width, self.shape.tokens, self.shape.grid, self.shape.causal)
-        return Site(path, EXIT, shape, Port("input"), self.group, self.index) if path else None
+        return self._end(path, self.port.foreign) if path else None
+
+    @property
+    def ends(self) -> tuple[Site, ...]:
+        """Its modules behind the first: what is between, and the second."""
+        between = (self._end(sibling(self.path, self.port.through)),) if self.port.through else ()
+        return (*between, self.exit) if self.exit else between
+
+    def _end(self, path: str, foreign: int = 0) -> Site:
+        shape = SiteShape(self.shape.width, self.shape.tokens, self.shape.grid, self.shape.causal, foreign=foreign)
+        kept = {"weight": Excerpt(f"{path}.weight", axis=1, stop=foreign), "bias": Excerpt(f"{path}.bias")}
+        return Site(path, EXIT, shape, Port("input"), self.group, self.index, kept if foreign else {})
 
     @property
     def paths(self) -> tuple[str, ...]:
         """The modules that do its work."""
-        return (self.path, self.exit.path) if self.exit else (self.path,)
+        return (self.path, *(end.path for end in self.ends))
 
     @property
     def name(self) -> str:

@@ -21,7 +21,9 @@ class Data(Node):
 
     shorthand: ClassVar[str | None] = "from_"
     from_: str = arg(
-        "bundled data set (`digits`, `shapes`), hub id, or path relative to the spec", example="digits", path=True
+        "bundled data set (`digits`, `shapes`, `fashion`), hub id, or path relative to the spec",
+        example="digits",
+        path=True,
     )
     kind: Literal["auto", "bundled", "images", "latents", "parquet", "text", "jsonl", "generated"] = arg(
         "what it is; auto: told from the name", default="auto"

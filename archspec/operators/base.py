@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Self
 from archspec.host.structure import BESIDE, Site, SiteShape
 from archspec.language.fields import Node, declared, written
 
+FOREIGN = "foreign"
+"""The map of what the second module of a site reads beside the site's own (`SiteShape.foreign`)."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -94,17 +97,24 @@ class Signature(Node):
         raise NotImplementedError
 
     def weights(self, site: SiteShape) -> Mapping[str, tuple[int, ...]]:
-        """Return parameter name -> shape of the (completed) operator at the site, the maps of a second stream with
-        it."""
+        """Return parameter name -> shape of the (completed) operator at the site, the maps of a second stream and of
+        foreign features with it."""
         own = self.tensors(site)
         twins = self.twins(site)
-        return {**own, **{f"{BESIDE}.{name}": s for name, s in own.items() if name.partition(".")[0] in twins}}
+        foreign = linear(FOREIGN, site.width, site.foreign, bias=True) if site.foreign else {}
+        second = {f"{BESIDE}.{name}": s for name, s in own.items() if name.partition(".")[0] in twins}
+        return {**own, **second, **foreign}
 
     def twins(self, site: SiteShape) -> frozenset[str]:
         """Return those of `maps` that a second stream has at the site."""
         if site.beside is None:
             return frozenset()
         return self.maps if site.beside == "whole" else self.maps - {"readout"}
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether it arranges its tokens in rows and columns."""
+        return getattr(self, "layout", None) == "grid"
 
     def facts(self, site: SiteShape) -> Facts:
         raise NotImplementedError

@@ -46,5 +46,6 @@ class LocalAttention(Heads):
         if self.layout == "grid" and site.grid:
             rows, columns = site.grid
             reach = min(self.window, rows - 1) * columns + min(self.window, columns - 1)
-        everything = site.beside is not None or (site.tokens is not None and reach >= site.tokens - 1)
+        text = site.beside is not None or (self.layout == "grid" and site.context_first)
+        everything = text or (site.tokens is not None and reach >= site.tokens - 1)
         return Facts(causal=bool(self.causal), reach=None if everything else reach)

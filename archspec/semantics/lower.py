@@ -42,9 +42,8 @@ def _installs(resolved: ResolvedSpec) -> dict[str, Install]:
 
 def _exit(site: Site) -> Iterator[Install]:
     """Yield what stands where the host would finish a site's work: nothing is left to do there."""
-    if site.exit:
-        shape, port = site.exit.shape, site.exit.port
-        yield Install(site.exit.path, site.exit.slot, Identity.name, Identity.version, {}, shape, port)
+    for end in site.ends:
+        yield Install(end.path, end.slot, Identity.name, Identity.version, {}, end.shape, end.port)
 
 
 def _operators(resolved: ResolvedSpec, verb: type[Replace | Insert]) -> dict[str, Install]:

@@ -49,7 +49,7 @@ def new_parts(resolved: ResolvedSpec, program: tuple[Instruction, ...], near: Pa
     for instruction in program:
         match instruction:
             case Install():
-                init = inits.get(instruction.path, Init(kind="identity"))  # of a site's second module: no weights
+                init = inits.get(instruction.path, Init(kind="identity"))  # of a site's further modules
                 yield _operator(instruction, init, resolved.structure, near)
             case Relist():
                 yield from _merges(instruction, inits, near)
@@ -69,6 +69,9 @@ def _operator(install: Install, init: Init, structure: Structure, near: Path) ->
     operator = build_operator(install, "meta", torch.float32).to_empty(device="cpu")  # drawn once, by `initialize`
     site, kind = structure.site(install.path), init.kind or "random"
     teacher = _read(structure, site.teacher) if site and kind in TAUGHT else {}
+    if operator.foreign is not None:
+        ends = (end for other in structure.sites for end in other.ends if end.path == install.path)
+        teacher = _read(structure, next(ends).teacher)
     if kind == "least_squares":
         kind = "inherit" if can_inherit(operator, teacher) else "random"
     first: Way = init.neurons if init.neurons != "auto" and init.neurons != "greedy" else "strongest"

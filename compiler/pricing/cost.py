@@ -207,7 +207,26 @@ def _site(site: Site, program: Program, host: _Side, result: _Side) -> SiteCost:
     paths = [place for path in site.paths for place in result_paths(program, path)]
     module = result.model.get_submodule(paths[0]) if paths else None
     operator = module.signature.name if isinstance(module, Operator) else None
-    return SiteCost(site.path, site.name, site.slot, host.at(site.paths), result.at(paths) if paths else None, operator)
+    after = _own([site], result, paths, program) if paths else None
+    return SiteCost(site.path, site.name, site.slot, _own([site], host, site.paths), after, operator)
+
+
+def _own(sites: Iterable[Site], side: _Side, paths: Iterable[str], program: Program = ()) -> Cost:
+    """Return the cost of the modules of sites, without what their last ones do for others (`Port.foreign`)."""
+    cost = side.at(paths)
+    for site in (s for s in sites if s.port.foreign):
+        for end in result_paths(program, site.paths[-1]):
+            cost = _less(cost, side.at([end]), site, side.model.get_submodule(end))
+    return cost
+
+
+def _less(cost: Cost, whole: Cost, site: Site, module: nn.Module) -> Cost:
+    """Return a cost less that of the foreign columns and the bias of `module`, which costs `whole`."""
+    foreign = site.port.foreign
+    flops = round(whole.flops * foreign / module.in_features) if isinstance(module, nn.Linear) else whole.flops
+    params = foreign * site.shape.width + site.shape.width
+    weights = whole.weights * params // whole.params
+    return replace(cost, params=cost.params - params, weights=cost.weights - weights, flops=cost.flops - flops)
 
 
 def _edit(
@@ -220,7 +239,7 @@ def _edit(
 ) -> EditCost:
     """Return the change by an edit: of its sites, of all sites of their slots, of the whole model."""
     paths = [path for site in edit.sites for path in site.paths]
-    before, merges = host.at(paths), result.at(_merges(edit, resolved, program, result))
+    before, merges = _own(edit.sites, host, paths), result.at(_merges(edit, resolved, program, result))
     changes = [_change(paths, program, host, result), (merges.flops, merges.params)]
     for inner in _nested(paths, resolved):
         flops, params = _change([inner], program, host, result)

@@ -18,6 +18,7 @@ from archspec.compiler.capture.values import summary
 from archspec.compiler.rewrite.graph import Body, HostGraph, NewMerge, NewOperator
 from archspec.compiler.rewrite.ledger import ledger, parameter_sizes
 from archspec.diagnostics import InternalError
+from archspec.host.structure import EXIT
 
 Check = Callable[[HostGraph, HostGraph], Iterator[str]]
 
@@ -57,9 +58,11 @@ def _cuts(before: HostGraph, after: HostGraph) -> Iterator[str]:
         new = node.meta.get("new")
         if isinstance(new, NewOperator):
             given = _tokens(node, new.site.port.input)
-            if given is None or given.shape[-1] != new.site.shape.width:
-                yield f"{_place(body, node)} reads {summary(given)}, its site has width {new.site.shape.width}"
-            was = next((n.meta["val"] for _, n in before.nodes(new.site.paths[-1])), given)
+            shape = new.site.shape
+            if given is None or given.shape[-1] != shape.foreign + shape.width:
+                yield f"{_place(body, node)} reads {summary(given)}, its site has width {shape.foreign + shape.width}"
+            through = new.site.slot == EXIT and not shape.foreign
+            was = given if through else next((n.meta["val"] for _, n in before.nodes(new.site.paths[-1])), given)
             if new.site.exit and isinstance(node.meta["val"], tuple):
                 was = (was, *node.meta["val"][1:])
             if summary(was) != summary(node.meta["val"]):

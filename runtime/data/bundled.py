@@ -1,9 +1,10 @@
 """Data sets that need no network: they come with a package that is installed anyway, or with the system.
 
 `digits` is the UCI handwritten digits as scikit-learn ships them: 1,797 images of 8x8 pixels in 16 greys; every fifth
-of a class (drawn once, seed 0) is the test split. `fashion` is Fashion-MNIST as Debian's `dataset-fashion-mnist`
-installs it: 60,000 + 10,000 images of 28x28, read from its idx files. `shapes` is drawn by rules (see `scenes`): 4,096
-+ 512 colour images of 48x48, whose class is the shape of the subject, or of the left one of two.
+of a class (drawn once, seed 0) is the test split. `fashion` is Fashion-MNIST: 60,000 + 10,000 images of 28x28, read
+from the idx files that Debian's `dataset-fashion-mnist` installs, or that lie in the folder `fashion-mnist` of the
+cache (`ARCHSPEC_CACHE`). `shapes` is drawn by rules (see `scenes`): 4,096 + 512 colour images of 48x48, whose class is
+the shape of the subject, or of the left one of two.
 
 Images are float32 in [-1, 1], (count, channels, height, width).
 """
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archspec.diagnostics import fail
+from archspec.runtime.data.encoded import cache_folder
 
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -48,10 +50,20 @@ def _digits(split: str) -> tuple[Images, Labels]:
 
 
 def _fashion(split: str) -> tuple[Images, Labels]:
-    prefix = "train" if split == "train" else "t10k"
-    images = read_idx(FASHION_FOLDER / f"{prefix}-images-idx3-ubyte.gz")
-    labels = read_idx(FASHION_FOLDER / f"{prefix}-labels-idx1-ubyte.gz")
+    prefix, folder = "train" if split == "train" else "t10k", fashion_folder()
+    images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
+    labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz")
     return (images[:, None] / 127.5 - 1.0).astype(np.float32), labels.astype(np.int64)
+
+
+def fashion_folder() -> Path:
+    """Return where the files of Fashion-MNIST are: where Debian's package puts them, else in the cache. AS701."""
+    places = (FASHION_FOLDER, cache_folder() / "fashion-mnist")
+    for folder in places:
+        if folder.is_dir():
+            return folder
+    hints = ("apt-get install dataset-fashion-mnist", f"or put its four idx files into '{places[1]}'")
+    raise fail("AS701", f"Fashion-MNIST is not installed: no folder '{places[0]}'", None, *hints)
 
 
 def _shapes(split: str) -> tuple[Images, Labels]:
@@ -68,8 +80,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         with gzip.open(path) as file:
             raw = file.read()
     except FileNotFoundError:
-        hint = "install the Debian package dataset-fashion-mnist"
-        raise fail("AS701", f"no file '{path}'", None, hint) from None
+        raise fail("AS701", f"no file '{path}'", None, "the package dataset-fashion-mnist has it") from None
     except (OSError, EOFError) as error:
         raise fail("AS704", f"cannot unpack '{path}': {error}") from error
     if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
@@ -87,3 +98,10 @@ BUNDLED: Mapping[str, Callable[[str], tuple[Images, Labels]]] = {
     "shapes": _shapes,
 }
 """One line per data set; `archspec` offers these names."""
+
+SIZES: Mapping[str, Mapping[str, tuple[int, int]]] = {
+    "digits": {"train": (1437, 10), "test": (360, 10)},
+    "fashion": {"train": (60_000, 10), "test": (10_000, 10)},
+    "shapes": {"train": (4096, 6), "test": (512, 6)},
+}
+"""Examples and classes of each split."""

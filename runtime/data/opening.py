@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from archspec.diagnostics import fail
 from archspec.runtime.data.describe import Description, describe, setting
 from archspec.runtime.data.examples import Arrays, Examples, Part, check_labels
 from archspec.runtime.data.needs import Needs
+from archspec.runtime.data.sizes import shortage, size_of
 from archspec.runtime.data.subset import stratified
 
 Opener = Callable[[Description, Mapping[str, Any], Needs], Examples]
@@ -28,19 +28,11 @@ def open_examples(data: Mapping[str, Any], near: Path, needs: Needs | None) -> E
     fraction = float(setting(data, "fraction", 1.0))
     if fraction >= 1:
         return examples
-    _check_fraction(len(examples), fraction, examples.labels, found.name)
+    short = shortage(size_of(examples), fraction, found.name)
+    if short:
+        raise fail("AS715", short.message, None, short.hint)
     seed = int(setting(data, "seed", 0))
     return Part(examples, stratified(len(examples), fraction, seed, examples.labels))
-
-
-def _check_fraction(count: int, fraction: float, labels: Any, name: str) -> None:
-    """Refuse a fraction in which some class would have no example: AS715."""
-    chosen, classes = round(fraction * count), 1 if labels is None else len(set(labels.tolist()))
-    if chosen < classes:
-        each = "" if classes == 1 else f" for each of its {classes} classes"
-        message = f"{100 * fraction:.4g}% of the {count} examples of '{name}' is {chosen}: not one{each}"
-        least = math.ceil(1e4 * classes / count) / 100
-        raise fail("AS715", message, None, f"write at least {least:g}%, or take more data")
 
 
 def _openers() -> Mapping[str, Opener]:

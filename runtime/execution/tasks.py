@@ -78,20 +78,26 @@ class _Watch:
 
 def run_fits(context: Context, tasks: Sequence[Task], main: bool) -> None:
     """Fit a wave. Its tasks differ in what they fit, not in how: those of other settings form groups of their own."""
-    from archspec.runtime.learn.fit import FitSettings, Teacher, fit
+    from archspec.runtime.learn.fit import FitSettings, Remembered, Teacher, fit
 
     for group in _alike(tasks, ("samples", "ridge", "sequential", "gate_weighted", "seed", "batch", "objective")):
         watch, settings = _Watch(), settings_of(FitSettings, group[0])
+        keys = {"+".join(t.sites): str(t.settings["teacher"]) for t in group if "teacher" in t.settings}
+        shown = Shown(context.workspace.artifacts, keys, context.teachers)
         student = context.student(group)
         parts = [find_part(student, context.program, task.sites) for task in group]
         donors = {p.name: _donor(t) for p, t in zip(parts, group, strict=True) if t.settings.get("donor")}
-        teacher = Teacher(context.host, student if settings.sequential else None)
-        with context.journal.progress(f"fit {_many(group)}", settings.samples):
-            feed = _feed(context, group[0])
+        teacher, feed = Teacher(context.host, student if settings.sequential else None), _feed(context, group[0])
+        with (
+            context.workspace.scratch(group[0].key) as scratch,
+            context.journal.progress(f"fit {_many(group)}", settings.samples),
+        ):
+            if len(keys) == len(parts) and any(map(shown.serves, keys)):
+                teacher = Remembered.of(context.host, parts, feed, settings, shown, scratch)
             found = fit(parts, teacher, feed, settings, donors, context.journal.advance)
         spent = watch.lap() / len(group)
         for task, part in zip(group, parts, strict=True):
-            report = _report(task, [found[part.name]], spent, held_out=feed.held_out)
+            report = _report(task, [found[part.name]], spent, held_out=feed.held_out, **shown.borrowings(part.name))
             context.workspace.keep(task.key, report, _kept(part))
 
 
@@ -124,8 +130,7 @@ def _regress_together(context: Context, group: Sequence[Task]) -> None:
 
     def finished(outcome: Outcome) -> None:
         task, part = by_name[outcome.site]
-        borrowed = {"borrowed_cpu_seconds": s} if (s := shown.borrowed.get(outcome.site)) else {}
-        report = _report(task, [outcome], watch.lap(), held_out=feed.held_out, **borrowed)
+        report = _report(task, [outcome], watch.lap(), held_out=feed.held_out, **shown.borrowings(outcome.site))
         context.workspace.keep(task.key, report, _kept(part))
 
     def log(name: str, step: int, numbers: Mapping[str, float]) -> None:

@@ -3,11 +3,11 @@ places (FLUX.1)."""
 
 from __future__ import annotations
 
+from archspec.families.flux import GRID
 from archspec.runtime.families.base import Example, Family, Objective, Request, side_of
 from archspec.runtime.packing import places
 
-IMAGE_TOKENS = 1024
-"""Of an example when no number is asked for: 512 x 512 pixels. No config says it."""
+ROWS, COLUMNS = GRID
 CONTEXT_TOKENS = 512
 """Length of FLUX's context in its pipeline."""
 
@@ -20,7 +20,7 @@ class Flux(Family):
         """Noised patches (batch, tokens, channels) of a square and texts (batch, 512, width) with their places (tokens,
         3), texts as one vector each, times in 0..1, and the guidance of a host that is told it."""
         own, batch, draw = request.config, request.batch, request.draw
-        side = side_of(request.tokens or IMAGE_TOKENS, 0, 1)
+        side = side_of(request.tokens or ROWS * COLUMNS, 0, 1)
         told = {"guidance": draw.ones(batch)} if own.guidance_embeds else {}
         return {
             "hidden_states": draw.normal(batch, side * side, own.in_channels),

@@ -1,8 +1,9 @@
-"""The activation cache: what a wave of taps saw, in 16 bits, one flat array per distinct tensor.
+"""The activation cache: what a wave of taps saw, one flat array per distinct tensor.
 
 A tensor that several sites share (the timestep, the condition) is stored once. Arrays live in memory while they fit
 in a share of what is free, else in files that are mapped, so that a batch of any examples in any order is one gather.
-Floating tensors are float16, or bfloat16 where a value would overflow; they come back in the dtype they had. A tensor
+Floating tensors are kept in 16 bits: float16, or bfloat16 where a value would overflow; they come back in the dtype
+they had. An `exact` cache keeps all as they are. What a last module read (`Record.read`) is not kept. A tensor
 whose first size is not the batch's (rotary tables, position masks) is taken to be the same for every batch.
 
 What was seen at one site can leave a cache as plain data and tensors (`packed`) and enter another (`unpack`): it is the
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class _Slot:
 class ActivationCache:
     """Records of `count` examples. `folder` is where arrays go that do not fit in memory (None: memory only)."""
 
-    def __init__(self, count: int, folder: Path | None = None) -> None:
-        self.count, self.folder = count, folder
+    def __init__(self, count: int, folder: Path | None = None, *, exact: bool = False) -> None:
+        self.count, self.folder, self.exact = count, folder, exact
         self._arrays: list[_Array] = []
         self._sites: dict[str, _Site] = {}
         self._free = MEMORY_SHARE * free_memory()
@@ -73,7 +74,7 @@ class ActivationCache:
         """Store the records of the examples from number `start` on; the first batch decides the layout."""
         seen: dict[int, int] = {}
         for name, record in records.items():
-            leaves, tree = pytree.tree_flatten(tuple(vars(record).values()))
+            leaves, tree = pytree.tree_flatten(tuple(vars(replace(record, read=None)).values()))
             if name not in self._sites:
                 self._sites[name] = self._layout(leaves, tree, len(record.output), seen)
             for leaf, slot in zip(leaves, self._sites[name].leaves, strict=True):
@@ -93,7 +94,8 @@ class ActivationCache:
         if tensor.ndim == 0 or len(tensor) != batch:
             return _Array(tensor.detach().clone(), tensor.dtype, constant=True)
         shape = (self.count, *tensor.shape[1:])
-        return _Array(self._room(shape, stored_dtype(tensor)), tensor.dtype, constant=False)
+        dtype = tensor.dtype if self.exact else stored_dtype(tensor)
+        return _Array(self._room(shape, dtype), tensor.dtype, constant=False)
 
     def _room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         size = torch.Size(shape).numel()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,12 +24,14 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import InternalError, fail
 from archspec.host.excerpt import Excerpt
-from archspec.runtime.learn.feed import Feed
+from archspec.runtime.learn.cache import ActivationCache
+from archspec.runtime.learn.feed import Feed, Purpose
 from archspec.runtime.learn.least_squares import GramAccumulator
 from archspec.runtime.learn.least_squares import fit as solve
 from archspec.runtime.learn.neurons import NeuronWatch
 from archspec.runtime.learn.outcome import Outcome, RelativeError
-from archspec.runtime.learn.parts import Part
+from archspec.runtime.learn.parts import Part, place_on_grid
+from archspec.runtime.learn.shown import Shown
 from archspec.runtime.learn.taps import Record, record, watch
 from archspec.runtime.operators.base import Operator
 
@@ -54,19 +57,81 @@ class Teacher:
     host: nn.Module
     student: nn.Module | None = None
 
-    def show(self, parts: Sequence[Part], keywords: Mapping[str, Any], see: See, gates: bool = False) -> None:
-        """Run the host and give `see` each part with the call to imitate: the host's output on the host's inputs, of
-        which one is held at a time; or on the edited model's, of which all are (sequential parts come one by one)."""
+    def show(
+        self,
+        parts: Sequence[Part],
+        feed: Feed,
+        count: int,
+        purpose: Purpose,
+        see: See,
+        gates: bool = False,
+        tick: Tick = lambda _: None,
+    ) -> None:
+        """Run the host on `count` examples, batch after batch, and give `see` each part with the call to imitate."""
+        for start, keywords in feed.batches(count, purpose):
+            self._run(parts, keywords, see, gates)
+            tick(min(feed.batch, count - start))
+
+    def _run(self, parts: Sequence[Part], keywords: Mapping[str, Any], see: See, gates: bool) -> None:
+        """Show one batch: the host's output on the host's inputs, of which one is held at a time; or on the edited
+        model's, of which all are (sequential parts come one by one)."""
         known = {part.name: part for part in parts}
         taps = [part.tap for part in parts]
         if self.student is None:
             watch(self.host, taps, keywords, lambda name, seen: see(known[name], seen), gates=gates)
             return
         found = record(self.host, taps, keywords, gates=gates)
-        fed = record(self.student, [replace(p.tap, first=p.paths[0], last=p.paths[0]) for p in parts], keywords)
-        for name, own in fed.items():
-            found[name].args, found[name].kwargs = own.args, own.kwargs
+        own = [replace(p.tap, first=p.paths[0], last=p.paths[0], foreign=0) for p in parts]
+        for name, fed in record(self.student, own, keywords).items():
+            found[name].args, found[name].kwargs = fed.args, fed.kwargs
             see(known[name], found[name])
+
+
+@dataclass(frozen=True)
+class Remembered(Teacher):
+    """A teacher that runs once for all parts, or, where another run has kept what it showed, not at all. Everything is
+    as its run would show it again, to the bit: what is kept is exact, and batches are the same."""
+
+    cache: ActivationCache | None = None
+    samples: int = 0
+
+    @staticmethod
+    def of(
+        host: nn.Module, parts: Sequence[Part], feed: Feed, settings: FitSettings, shown: Shown, folder: Path
+    ) -> Remembered:
+        """Gather what the parts are shown, learning and held-out examples. `folder`: where it goes when memory is
+        short."""
+        cache = ActivationCache(settings.samples + feed.held_out, folder, exact=True)
+        taps = {part.name: part.tap for part in parts}
+        spans: tuple[tuple[int, int, Purpose], ...]
+        spans = ((0, settings.samples, "train"), (settings.samples, feed.held_out, "held-out"))
+
+        def show(names: Sequence[str]) -> None:
+            for offset, count, purpose in spans:
+                for start, keywords in feed.batches(count, purpose):
+                    seen = record(host, [taps[name] for name in names], keywords, gates=settings.gate_weighted)
+                    cache.write(offset + start, seen)
+
+        shown.fill(cache, list(taps), show)
+        return Remembered(host, None, cache, settings.samples)
+
+    def show(
+        self,
+        parts: Sequence[Part],
+        feed: Feed,
+        count: int,
+        purpose: Purpose,
+        see: See,
+        gates: bool = False,
+        tick: Tick = lambda _: None,
+    ) -> None:
+        assert self.cache is not None  # `of` sees to it
+        first = self.samples if purpose == "held-out" else 0
+        for start in range(first, first + count, feed.batch):
+            rows = range(start, min(start + feed.batch, first + count))
+            for part in parts:
+                see(part, self.cache.read(part.name, rows, feed.device))
+            tick(len(rows))
 
 
 @torch.no_grad()
@@ -84,6 +149,7 @@ def fit(
     `donors`: part name -> canonical weight names to where the host has them, for narrower MLPs whose neurons are to be
     chosen.
     """
+    place_on_grid(parts, teacher.host, feed)
     starts = {p.name: {k: t.clone() for k, t in p.module.state_dict().items()} for p in parts}
     before = _errors(parts, teacher, feed)
     if donors:
@@ -108,8 +174,7 @@ def _choose_neurons(
     donors: Mapping[str, Mapping[str, Excerpt]],
 ) -> None:
     watches = {p.name: NeuronWatch(teacher.host, p.tap.first, donors[p.name]) for p in parts}
-    for _, keywords in feed.batches(settings.samples):
-        teacher.show(parts, keywords, lambda part, seen: watches[part.name].update(seen))
+    teacher.show(parts, feed, settings.samples, "train", lambda part, seen: watches[part.name].update(seen))
     for part in parts:
         if not isinstance(part.module, Operator):
             raise InternalError(f"fit: '{part.name}' chooses neurons and is no operator")
@@ -127,8 +192,7 @@ def _calibrate(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: Fi
     def see(part: Part, seen: Record) -> None:
         calibrations[part.name].update(seen.real(operators[part.name].tokens(seen.args, seen.kwargs)))
 
-    for _, keywords in feed.batches(settings.samples):
-        teacher.show(chosen, keywords, see)
+    teacher.show(chosen, feed, settings.samples, "train", see)
     for calibration in calibrations.values():
         calibration.finish(settings.ridge)
 
@@ -147,9 +211,7 @@ def _solve(parts: Sequence[Part], teacher: Teacher, feed: Feed, settings: FitSet
         for one, (features, rest), target, w in zip(sums[part.name], pieces, wanted, weights, strict=True):
             one.update(features, target - rest, w)
 
-    for start, keywords in feed.batches(settings.samples):
-        teacher.show(parts, keywords, see, settings.gate_weighted)
-        tick(min(feed.batch, settings.samples - start))
+    teacher.show(parts, feed, settings.samples, "train", see, settings.gate_weighted, tick)
     for part in parts:
         _write(part, sums.pop(part.name), settings.ridge)
 
@@ -185,6 +247,5 @@ def _errors(parts: Sequence[Part], teacher: Teacher, feed: Feed) -> dict[str, fl
     def see(part: Part, seen: Record) -> None:
         found[part.name].update(part.run(seen), seen, part.baseline(seen))
 
-    for _, keywords in feed.batches(feed.held_out, "held-out"):
-        teacher.show(parts, keywords, see)
+    teacher.show(parts, feed, feed.held_out, "held-out", see)
     return {name: error.value for name, error in found.items()}

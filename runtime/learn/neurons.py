@@ -19,7 +19,7 @@ from archspec.diagnostics import fail
 from archspec.host.excerpt import Excerpt
 from archspec.runtime.learn.least_squares import GramAccumulator
 from archspec.runtime.learn.narrowing import taken
-from archspec.runtime.learn.taps import Record, first_of
+from archspec.runtime.learn.taps import Record
 from archspec.runtime.model.excerpts import taken as excerpt_of
 
 DAMPING = 1e-4
@@ -62,14 +62,17 @@ class NeuronWatch:
         self.sums = GramAccumulator.empty(weight.shape[1], weight.shape[0], weight.device)
 
     def update(self, record: Record) -> None:
-        """Run the MLP on a recorded call and add its hidden activations."""
+        """Add the hidden activations of a recorded call: run the MLP on it, or, where the host maps down in another
+        module, take what that was given."""
+        if not self.whole:
+            assert record.read is not None  # its map down is the site's last module, and is called by place
+            self.sums.update(record.real(record.read), record.real(record.output))
+            return
         handle = self.down.register_forward_hook(
             lambda _, args, y: self.sums.update(record.real(args[0]), record.real(y))
         )
         try:
-            output = self.site(*record.args, **record.kwargs)
-            if not self.whole:  # the host maps down in another module
-                self.down(first_of(output))
+            self.site(*record.args, **record.kwargs)
         finally:
             handle.remove()
 

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import fail
-from archspec.host.structure import Streams, inside
+from archspec.host.structure import Port, Streams, inside
 from archspec.instructions import Install, Instruction, Relist, added, homes
+from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.taps import Record, Tap
+from archspec.runtime.model.grids import share_grid
 from archspec.runtime.model.structures import Parallel
 from archspec.runtime.operators.base import Operator
 
@@ -61,6 +63,12 @@ class Part:
         return record.given if self.group else 0.0
 
 
+def place_on_grid(parts: Sequence[Part], host: nn.Module, feed: Feed) -> None:
+    """Tell parts, which run without their host, of the rows and columns of the feed's examples."""
+    _, keywords = next(feed.batches(1))
+    share_grid(host, keywords, [part.module for part in parts])
+
+
 def find_part(model: nn.Module, program: Sequence[Instruction], sites: Sequence[str]) -> Part:
     """Return the part of the edited `model` that a task with these sites teaches."""
     paths = places(program, sites[0]) if len(sites) == 1 else group_places(program, sites)
@@ -70,14 +78,9 @@ def find_part(model: nn.Module, program: Sequence[Instruction], sites: Sequence[
         hint = "compile the spec again: plan and checkpoint are not of one compilation"
         raise fail("AS725", f"the checkpoint has no part for site '{sites[0]}'", None, hint) from error
     name = "+".join(sites)
-    tap = Tap(name, sites[0], _end(program, sites), _streams(program, sites))
+    port = next((i.port for i in program if isinstance(i, Install) and [i.path] == list(sites)), Port())
+    tap = Tap(name, sites[0], port.exit_of(sites[0]) or sites[-1], _streams(program, sites), port.foreign)
     return Part(name, paths, tap, module, len(sites) > 1)
-
-
-def _end(program: Sequence[Instruction], sites: Sequence[str]) -> str:
-    """Return the module of the base that gives the output of a part."""
-    install = next((i for i in program if isinstance(i, Install) and i.path == sites[-1]), None)
-    return (install.port.exit_of(install.path) if install else None) or sites[-1]
 
 
 def _streams(program: Sequence[Instruction], sites: Sequence[str]) -> Streams:

@@ -26,7 +26,7 @@ from archspec.runtime.learn.cache import ActivationCache
 from archspec.runtime.learn.draws import Stream, seed_of
 from archspec.runtime.learn.feed import Feed, Purpose
 from archspec.runtime.learn.outcome import Outcome, RelativeError
-from archspec.runtime.learn.parts import Part
+from archspec.runtime.learn.parts import Part, place_on_grid
 from archspec.runtime.learn.schedule import Schedule, rate
 from archspec.runtime.learn.shown import Shown
 from archspec.runtime.learn.taps import Record, record
@@ -174,6 +174,7 @@ def regress(
     activations are kept between runs.
     """
     shared = parts[0][1]
+    place_on_grid([part for part, _ in parts], host, feed)
     pupils = {part.name: Pupil(part, settings, (frozen or {}).get(part.name, ())) for part, settings in parts}
     cached = shared.cache > 0
     lessons: _Lessons = (

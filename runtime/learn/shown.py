@@ -38,6 +38,15 @@ class Shown:
             for name in left:
                 self._keep(cache, name, spent / len(left))
 
+    def serves(self, name: str) -> bool:
+        """Say whether what this part is shown is there, or will be kept for others."""
+        key = self.keys.get(name)
+        return key is not None and (key in self.wanted or self.artifacts.holds(key))
+
+    def borrowings(self, name: str) -> dict[str, float]:
+        """Return what a report says of what another run has spent for this part."""
+        return {"borrowed_cpu_seconds": spent} if (spent := self.borrowed.get(name)) else {}
+
     def _find(self, cache: ActivationCache, name: str) -> bool:
         key = self.keys.get(name)
         if key is None or not self.artifacts.holds(key):

@@ -17,25 +17,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from archspec.host.structure import Streams
+from archspec.host.structure import Site, Streams
 from archspec.runtime.operators.base import stream_of
 
 
 @dataclass(frozen=True)
 class Tap:
-    """`first` and `last` are module paths of the host; of a single site they are the same. `streams`: as of their
-    ports."""
+    """`first` and `last` are module paths of the host; of a single site they are the same. `streams` and `foreign`: as
+    of their ports."""
 
     name: str
     first: str
     last: str
     streams: Streams = ()
+    foreign: int = 0
 
     @staticmethod
     def at(path: str) -> Tap:
         return Tap(path, path, path)
+
+    @staticmethod
+    def of(site: Site) -> Tap:
+        return Tap(site.path, site.path, site.paths[-1], site.port.streams, site.port.foreign)
 
 
 @dataclass
@@ -45,7 +51,8 @@ class Record:
     `args` and `kwargs` are as the host passed them; `output` is (batch, tokens, width), of a tuple its first entry; of
     several `streams` that came out, the tokens of one after those of the other. `gate` is broadcastable to `output`,
     None where the host multiplies by nothing; `present` (batch, tokens) says which tokens are no padding, None where
-    all are: only those count in fits, losses and errors.
+    all are: only those count in fits, losses and errors. `read`: what the last module was given, where that is not
+    the first; without the features of others.
     """
 
     args: tuple[Any, ...]
@@ -54,6 +61,7 @@ class Record:
     gate: Tensor | None = None
     present: Tensor | None = None
     streams: Streams = ()
+    read: Tensor | None = None
 
     @property
     def given(self) -> Tensor:
@@ -124,13 +132,15 @@ class _Run:
         if not self.busy:
             self.calls[tap.name] = (args, dict(kwargs))
 
-    def left(self, tap: Tap, output: Any) -> None:
+    def left(self, tap: Tap, last: nn.Module, given: tuple[Any, ...], output: Any) -> None:
         if self.busy:
             return
         args, kwargs = self.calls.pop(tap.name)
         streams = tuple(s for s in tap.streams if s[1] is not None and output[s[1]] is not None)
-        tokens = tokens_of(output, streams)
-        seen = Record(args, kwargs, tokens, present=presence(self.mask, tokens), streams=streams)
+        tokens = tokens_of(own_part(last, given, output, tap.foreign), streams)
+        apart = tap.first != tap.last and given and isinstance(given[0], Tensor)
+        read = given[0][..., tap.foreign :] if apart else None
+        seen = Record(args, kwargs, tokens, present=presence(self.mask, tokens), streams=streams, read=read)
         if self.products is None:
             self.give(tap.name, seen)
         else:
@@ -156,6 +166,12 @@ def presence(mask: Any, tokens: Tensor) -> Tensor | None:
 def parts_of(output: Any, streams: Streams) -> list[Tensor]:
     """Return the tokens of each of these streams (index by index) in what a block or operator returned."""
     return [output[index] for _, index in streams] if streams else [first_of(output)]
+
+
+def own_part(module: Any, given: tuple[Any, ...], output: Any, foreign: int) -> Any:
+    """Return what a site adds to the output of its last module, which reads so many `foreign` features before the
+    site's."""
+    return F.linear(given[0][..., foreign:], module.weight[:, foreign:]) if foreign else output
 
 
 def tokens_of(output: Any, streams: Streams) -> Tensor:
@@ -186,7 +202,7 @@ def _hooked(host: nn.Module, taps: Sequence[Tap], entered: Any, left: Any) -> It
     for tap in taps:
         first, last = host.get_submodule(tap.first), host.get_submodule(tap.last)
         handles.append(first.register_forward_pre_hook(lambda _, a, k, tap=tap: entered(tap, a, k), with_kwargs=True))
-        handles.append(last.register_forward_hook(lambda _, a, y, tap=tap: left(tap, y)))
+        handles.append(last.register_forward_hook(lambda m, a, y, tap=tap: left(tap, m, a, y)))
     try:
         yield
     finally:

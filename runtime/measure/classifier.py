@@ -1,7 +1,8 @@
 """An image classifier of transformers as a judge: pooled features for the Frechet distance, answers for the agreement.
 
 Any folder that `AutoModelForImageClassification` loads will do; size, mean and deviation of its inputs are read from
-`preprocessor_config.json`. For the bundled digits the classifier beside the embedded host is found by itself.
+`preprocessor_config.json`. For the bundled digits and Fashion-MNIST the classifiers in `specs/hosts` are found by
+themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import archspec
 from archspec.diagnostics import fail
 from archspec.runtime.store.home import read_json
 
-BUNDLED: Mapping[str, str] = {"digits": "specs/hosts/digits-classifier"}
+BUNDLED: Mapping[str, str] = {"digits": "specs/hosts/digits-classifier", "fashion": "specs/hosts/fashion-classifier"}
 """Bundled data set to its classifier, from the root of the project."""
 
 

@@ -1,6 +1,7 @@
 """Execute a program of instructions on a module tree.
 
-    apply(model, program)      the model itself, changed in place: installs, then shares, then new block lists
+    apply(model, program)      the model itself, changed in place: installs, then shares, then new block lists;
+                               operators on a grid are told of each call's (`grids`)
 
 It works alike on a model whose weights are real and on one on the meta device, and needs nothing of the compiler. New
 modules get the dtype and device of the weights they replace; their values are whatever their constructors draw, for
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from archspec.instructions import Entry, Install, Instruction, Relist, Share, linked
+from archspec.runtime.model.grids import follow_grid
 from archspec.runtime.model.structures import Inserted, Linked, Parallel, Tied, numbered_modules
 from archspec.runtime.operators import build_operator
 
@@ -42,6 +44,7 @@ def apply(model: nn.Module, program: Iterable[Instruction], device: torch.device
             case Relist():
                 _relist(model, instruction, device)
     _check_ties(model)
+    follow_grid(model)
     return model
 
 

@@ -24,7 +24,7 @@ from archspec.host.structure import BESIDE
 from archspec.operators.hyena_mlp import HyenaMlp
 from archspec.operators.mlp import Mlp
 from archspec.runtime.learn.narrowing import Way, narrowed
-from archspec.runtime.operators.base import Operator, reset
+from archspec.runtime.operators.base import Operator, adopt, reset
 
 
 def path_seed(seed: int, path: str) -> int:
@@ -42,6 +42,8 @@ def initialize(
     """Set the operator's weights. `teacher` holds the site's weights by their canonical names (`q.weight`). `neurons`:
     how a narrower MLP is made of a wide one."""
     reset(operator, seed)
+    if operator.foreign is not None:
+        adopt(operator.foreign, {f"foreign.{name}": weight for name, weight in teacher.items()}, "foreign")
     if "up.weight" in teacher and isinstance(operator.config, Mlp | HyenaMlp):
         teacher = narrowed(teacher, operator.config.hidden or 0, neurons)
     match kind:

@@ -13,6 +13,9 @@ Where a site mixes two streams (`SiteShape.beside`), the operator sees them as o
 Each stream goes through maps of its own (`Signature.maps`), the second one's are kept in `beside`; what is between the
 maps is one for both.
 
+Where the host's module reads features of others before those of the site (`SiteShape.foreign`), the operator has the
+host's map of these in `foreign`, and adds what it gives.
+
 The host calls an operator as it called the module that stood there; `Port` says which argument holds the tokens, and
 `Context` carries what else an operator may use.
 """
@@ -29,7 +32,7 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import InternalError, fail
 from archspec.host.structure import BESIDE, Port, SiteShape, Streams
-from archspec.operators.base import Signature
+from archspec.operators.base import FOREIGN, Signature
 
 
 class Cache(Protocol):
@@ -84,12 +87,14 @@ class Operator(nn.Module):
 
     signature: type[Signature]
     readout: nn.Linear | None
+    foreign: nn.Linear | None
 
     def __init__(self, config: Any, shape: SiteShape, port: Port = Port(), layer: int | None = None) -> None:
         super().__init__()
         self.config, self.shape, self.port = config, shape, port
         self.register_module("readout", None)
         self.beside: nn.ModuleDict | None = None
+        self.register_module(FOREIGN, nn.Linear(shape.foreign, shape.width) if shape.foreign else None)
         self.layer_idx = layer
         """Named as in transformers, whose code renumbers and reads it."""
 
@@ -114,11 +119,11 @@ class Operator(nn.Module):
         """Return what the map `name` makes of the tokens, which lie along `dim`, each stream by its own. Of a second
         stream that has no such map nothing remains."""
         own: nn.Module = getattr(self, name)
-        if not context.before:
+        if not context.before or self.beside is None:
             y: Tensor = own(x)
             return y
         first, rest = x.narrow(dim, 0, context.before), x.narrow(dim, context.before, x.shape[dim] - context.before)
-        twins: Mapping[str, nn.Module] = dict(self.beside or {})
+        twins: Mapping[str, nn.Module] = dict(self.beside)
         return torch.cat([*([twins[name](first)] if name in twins else []), own(rest)], dim)
 
     @property
@@ -173,15 +178,18 @@ class Operator(nn.Module):
         port = self.port
         x, given = self.tokens(args, kwargs), self._given(args, kwargs)
         other = given[port.streams[1][0]] if self.shape.beside else x[:, :0]
+        before = leading(x.shape[1], self.shape) if self.config.on_grid else 0
         context = Context(
             rotary=_batched(given.get(port.rotary)) if port.rotary else None,
             mask=given.get(port.mask) if port.mask else None,
             cache=given.get(port.cache) if port.cache else None,
             layer=self.layer_idx or 0,
             interleaved=port.interleaved,
-            before=other.shape[1],
+            before=before + other.shape[1],
         )
-        y = self.mix(torch.cat((other, x), 1) if context.before else x, context)
+        if self.foreign is not None:
+            return self.foreign(x[..., : self.shape.foreign]) + self.mix(x[..., self.shape.foreign :], context)
+        y = self.mix(torch.cat((other, x), 1) if other.shape[1] else x, context)
         if self.shape.beside:
             return _parted(y, x.shape[1], port)
         if port.streams:
@@ -223,6 +231,8 @@ def handed_on(y: Tensor, streams: Streams, args: Sequence[Any], kwargs: Mapping[
 
 def slow_map(x: Tensor, state: Mapping[str, Tensor], name: str, context: Context) -> Tensor:
     """The definition of `Operator.map` for a linear map. x (batch, tokens, features)."""
+    if not any(key.startswith(f"{BESIDE}.") for key in state):
+        return torch.nn.functional.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
     parts = []
     for tokens, prefix in ((x[:, : context.before], f"{BESIDE}.{name}"), (x[:, context.before :], name)):
         if tokens.shape[1] and f"{prefix}.weight" in state:
@@ -270,7 +280,7 @@ def gate_scale(weight: Tensor) -> Tensor:
 
 def grid_of(tokens: int, shape: SiteShape, before: int = 0) -> tuple[int, int]:
     """Return (rows, columns) of a raster of `tokens`, those before the grid left out (`before` of a second stream among
-    them): the site's grid, or one of its aspect ratio at another size."""
+    them): the shape's grid (`tell_grid`), or where nobody told of it, one of its aspect ratio at another size."""
     if shape.grid is None:
         raise InternalError("a 2-D operator stands at a site without a grid")
     rows, columns = shape.grid
@@ -281,6 +291,17 @@ def grid_of(tokens: int, shape: SiteShape, before: int = 0) -> tuple[int, int]:
         message = f"{tokens} tokens are no grid of {rows} x {columns} at any size"
         raise fail("AS790", message, None, "feed inputs of the model's native aspect ratio, or use layout raster")
     return found
+
+
+def leading(tokens: int, shape: SiteShape) -> int:
+    """Return how many of a site's tokens stand before those of the grid. AS790 where there are fewer than its own."""
+    if not shape.context_first or shape.grid is None:
+        return 0
+    rows, columns = shape.grid
+    if tokens < rows * columns:
+        message = f"{tokens} tokens are fewer than those of a grid of {rows} x {columns}"
+        raise fail("AS790", message, None, "run the operator's host, which tells it the grid, or use layout raster")
+    return tokens - rows * columns
 
 
 def native_tokens(tokens: int, shape: SiteShape, operator: str, hint: str) -> None:

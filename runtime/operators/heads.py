@@ -89,7 +89,8 @@ def reference_heads(x: Tensor, state: State, config: HeadsConfig, context: Conte
         y = slow_map(x, state, name, context).view(*x.shape[:2], count, size).transpose(1, 2)
         if config.qk_norm and name != "v":
             y = y / (y.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
-            places = [f"{BESIDE}.{name}_norm.weight"] * context.before
+            other = f"{BESIDE}.{name}_norm.weight"
+            places = [other if other in state else f"{name}_norm.weight"] * context.before
             places += [f"{name}_norm.weight"] * (x.shape[1] - context.before)
             y = y * torch.stack([state[place] for place in places])
         if config.rotary and name != "v":

@@ -43,7 +43,7 @@ class MixFfn(Mlp):
         act = ACTIVATIONS[self.config.activation or ""]
         u = self.up(x) if self.gate is None else torch.cat((self.up(x), self.gate(x)), -1)
         u, present = with_past(act(u) if self.config.early else u, context, self.config.sides[0])
-        u = torch.narrow(self.conv(shown(u, present)), 1, u.shape[1] - x.shape[1], x.shape[1])
+        u = torch.narrow(self.conv(shown(u, present), before=context.before), 1, u.shape[1] - x.shape[1], x.shape[1])
         if self.gate is None:
             return act(u)
         h, g = u.chunk(2, dim=-1)
@@ -61,9 +61,9 @@ class MixFfn(Mlp):
             linear(x, state[f"{n}.weight"], state.get(f"{n}.bias")) for n in ("up", "gate") if f"{n}.weight" in state
         ]
         u = torch.cat([act(part) if config.early else part for part in maps], -1)
-        grid = grid_of(x.shape[1], shape) if config.layout == "grid" else None
+        grid = grid_of(x.shape[1], shape, context.before) if config.layout == "grid" else None
         u = shown(u, presence(context, u))
         filters = state["conv.weight"], state["conv.bias"]
-        parts = slow_tokens(u, *filters, grid, bool(config.causal), shape.prefix).chunk(len(maps), -1)
+        parts = slow_tokens(u, *filters, grid, bool(config.causal), shape.prefix + context.before).chunk(len(maps), -1)
         h = act(parts[0]) if len(parts) == 1 else act(parts[1]) * parts[0]
         return linear(h, state["readout.weight"], state.get("readout.bias"))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from archspec.host.structure import Site
+from archspec.runtime.learn.taps import own_part
 from archspec.runtime.objectives import Features, Objective
 
 
@@ -59,7 +60,7 @@ def _gated(host: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, Tensor]
         names = [name for name, _ in site.port.streams] or [site.port.input]
         inputs.append(tuple(args[i] if i < len(args) else kwargs[name] for i, name in enumerate(names)))
 
-    def leave(site: Site, output: Any) -> Any:
+    def leave(site: Site, last: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
         before = inputs.pop()
         parts = list(output) if isinstance(output, tuple) else [output]
         gate = gates.get(site.path)
@@ -69,7 +70,8 @@ def _gated(host: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, Tensor]
         streams = site.port.streams or ((site.port.input, site.port.output),)
         for x, (_, index) in zip(before, streams, strict=True):
             if index is not None:
-                done = parts[index] - x if site.slot == "block" else parts[index]
+                own = own_part(last, given, parts[index], site.port.foreign)
+                done = own - x if site.slot == "block" else own
                 parts[index] = parts[index] + gate.reshape(-1, *(1,) * (done.ndim - 1)) * done
         return tuple(parts) if isinstance(output, tuple) else parts[0]
 
@@ -77,7 +79,7 @@ def _gated(host: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, Tensor]
     for site in sites:
         first, last = host.get_submodule(site.path), host.get_submodule(site.paths[-1])
         handles.append(first.register_forward_pre_hook(lambda _, a, k, site=site: enter(site, a, k), with_kwargs=True))
-        handles.append(last.register_forward_hook(lambda _, a, y, site=site: leave(site, y)))
+        handles.append(last.register_forward_hook(lambda m, a, y, site=site: leave(site, m, a, y)))
     try:
         yield gates
     finally:

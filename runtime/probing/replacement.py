@@ -18,6 +18,7 @@ from archspec.host.excerpt import Excerpt
 from archspec.host.structure import Site
 from archspec.instructions import Install
 from archspec.operators.base import Signature
+from archspec.operators.identity import Identity
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.fit import FitSettings, Teacher, fit
 from archspec.runtime.learn.parts import Part
@@ -50,7 +51,7 @@ def scores(
     """Return module path -> score of one operator at each of its sites. All fits share one run of the host."""
     weights = host.state_dict()
     operators = {trial.site.path: made(trial, weights, seed, feed.device) for trial in trials}
-    parts = [Part(t.site.path, (t.site.path,), _tap(t.site), operators[t.site.path]) for t in trials]
+    parts = [Part(t.site.path, (t.site.path,), Tap.of(t.site), operators[t.site.path]) for t in trials]
     learning = [part for part in parts if part.readouts]
     if learning:
         donors = {t.site.path: t.donor for t in trials if t.donor}
@@ -77,21 +78,28 @@ def made(trial: Trial, weights: Mapping[str, Tensor], seed: int, device: torch.d
     return operator.eval()
 
 
-def _tap(site: Site) -> Tap:
-    return Tap(site.path, site.path, site.paths[-1], site.port.streams)
-
-
 @contextmanager
 def standing(host: nn.Module, site: Site, module: nn.Module) -> Iterator[None]:
-    """Let a module stand at a site of the host for a while; a second module of the site does nothing meanwhile."""
+    """Let a module stand at a site of the host for a while; further modules of the site do nothing meanwhile."""
     before = {path: host.get_submodule(path) for path in site.paths}
-    for path, new in zip(site.paths, (module, nn.Identity()), strict=False):
+    ends = [_end(end, before[end.path]) for end in site.ends]
+    for path, new in zip(site.paths, (module, *ends), strict=True):
         _put(host, path, new)
     try:
         yield
     finally:
         for path, old in before.items():
             _put(host, path, old)
+
+
+def _end(site: Site, old: nn.Module) -> nn.Module:
+    """Return what stands for a further module of a site: of what it reads, the map of what is not the site's stays."""
+    if not site.shape.foreign:
+        return nn.Identity()
+    weights = {f"{site.path}.{name}": weight for name, weight in old.named_parameters()}
+    example = next(iter(weights.values()))
+    trial = Trial(site, Identity())
+    return made(trial, weights, 0, example.device).to(example.dtype)
 
 
 def _put(host: nn.Module, path: str, module: nn.Module) -> None:

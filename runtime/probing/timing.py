@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from archspec.runtime.learn.taps import Tap, first_of, record
 from archspec.runtime.measure.latency import compare_latency
+from archspec.runtime.model.grids import share_grid
 from archspec.runtime.probing.replacement import Trial, made
 
 HOST = "host"
@@ -43,21 +45,29 @@ def _times(
     """Return candidate -> seconds at the first site of a kind, those of the host's own modules among them."""
     first, weights = members[0][1].site, host.state_dict()
     seen = record(host, [Tap.at(first.path)], keywords)[first.path]
-    modules: dict[str, nn.Module] = {HOST: _Whole([host.get_submodule(path) for path in first.paths])}
+    modules: dict[str, nn.Module] = {
+        HOST: _Whole([host.get_submodule(path) for path in first.paths], first.port.foreign)
+    }
     modules |= {str(place): made(trial, weights, 0, device) for place, trial in members if trial.site == first}
+    share_grid(host, keywords, modules.values())
     runs = {name: lambda module=module: module(*seen.args, **seen.kwargs) for name, module in modules.items()}
     return {name: latency.median for name, latency in compare_latency(runs, device).items()}
 
 
 class _Whole(nn.Module):
-    """The modules that a site is, one after the other."""
+    """The modules that a site is, one after the other; `foreign` inputs of the last are not the site's."""
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], foreign: int) -> None:
         super().__init__()
         self.first, self.rest = modules[0], nn.ModuleList(modules[1:])
+        self.foreign = foreign
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         y = self.first(*args, **kwargs)
         for module in self.rest:
-            y = module(first_of(y))
+            y = self._next(module, first_of(y))
         return y
+
+    def _next(self, module: Any, y: Tensor) -> Any:
+        own = self.foreign and module is self.rest[-1]
+        return F.linear(y, module.weight[:, self.foreign :]) if own else module(y)

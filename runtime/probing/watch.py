@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from archspec.host.structure import Site
+from archspec.runtime.learn.taps import own_part
 
 Seen = Callable[[Site, Tensor, Tensor], None]
 """(site, tokens in, tokens out), each (batch, tokens, width)."""
@@ -39,7 +40,9 @@ def watched(host: nn.Module, sites: Sequence[Site], seen: Seen, attended: Attend
     for site in sites:
         first, last = host.get_submodule(site.path), host.get_submodule(site.paths[-1])
         handles.append(first.register_forward_pre_hook(lambda _, a, k, site=site: enter(site, a, k), with_kwargs=True))
-        handles.append(last.register_forward_hook(lambda _, a, y, site=site: leave(site, y)))
+        handles.append(
+            last.register_forward_hook(lambda m, a, y, site=site: leave(site, own_part(m, a, y, site.port.foreign)))
+        )
     try:
         with _Kernels(lambda arguments: attended(inside[-1], arguments) if inside else None):
             yield

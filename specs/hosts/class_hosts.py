@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 from diffusers import DiTTransformer2DModel, DPMSolverMultistepScheduler
+from fetch import fetch_fashion
 from torch import Tensor, nn
-from torch.nn import functional as F
 from training import SEED, State, adamw, indices, rate, train
 
 from archspec.runtime.data.bundled import load_bundled
+from archspec.runtime.data.examples import fit_image
 from archspec.runtime.ecosystem.identity_autoencoder import IdentityAutoencoder
 from archspec.runtime.objectives import Conditioning, Flow, quiet_label_dropout
 
@@ -32,17 +33,15 @@ class Recipe:
     steps: int
 
     def images(self) -> tuple[Tensor, Tensor]:
-        """Return the training split: images (count, 1, size, size) in [-1, 1], and labels."""
+        """Return the training split as a spec's `data` shows it to the host: (count, 1, size, size), and labels."""
         images, labels = map(torch.from_numpy, load_bundled(self.data, "train"))
-        if images.shape[-1] != self.size:
-            images = F.interpolate(images, size=self.size, mode="area")
-        return images, labels
+        return torch.stack([fit_image(image, (1, self.size, self.size)) for image in images]), labels
 
 
 HOSTS: Mapping[str, Recipe] = {
     "digits": Recipe("digits", 8, patch=2, heads=3, steps=2036),
     "digits-64": Recipe("digits", 8, patch=1, heads=3, steps=2036),
-    "fashion-64": Recipe("fashion", 16, patch=2, heads=3, steps=6000),
+    "fashion-64": Recipe("fashion", 16, patch=2, heads=3, steps=2400),
     "fashion-256": Recipe("fashion", 32, patch=2, heads=4, steps=12000),
 }
 
@@ -69,6 +68,8 @@ def make_host(recipe: Recipe) -> DiTTransformer2DModel:
 
 
 def train_host(recipe: Recipe, out: Path) -> None:
+    if recipe.data == "fashion":
+        fetch_fashion()
     images, labels = recipe.images()
     model = make_host(recipe).train()
     state = State(model, out / ".state.safetensors", adamw(model))

@@ -109,7 +109,7 @@ def test_sites_of_a_block_in_the_order_in_which_they_run(name: str) -> None:
     last = structure.children([s for s in structure.sites if s.slot == "block" and s.group == "blocks"][-1])
     assert len(last) == len(slots) - ENDED.get(name, 0)
     single = structure.depth("single_blocks")
-    assert len(structure.sites) == structure.depth() * (len(slots) + 1) - ENDED.get(name, 0) + 3 * single
+    assert len(structure.sites) == structure.depth() * (len(slots) + 1) - ENDED.get(name, 0) + 4 * single
     names = [s.name for s in structure.sites]
     assert len(set(names)) == len(names), "a name means one site"
     assert structure.sites[0].name == "blocks[0]"
@@ -522,6 +522,9 @@ def against_the_real_one(structure: Structure, model: Any) -> None:
         assert weight(site, "weight") == (site.shape.width,)
     for end in (s.exit for s in structure.sites if s.exit):
         assert state[f"{end.path}.weight"][0] == end.shape.width
+        if end.shape.foreign:  # the columns before the site's own
+            assert weight(end, "weight") == (end.shape.width, end.shape.foreign)
+            assert weight(end, "bias") == (end.shape.width,)
         assert next(iter(inspect.signature(model.get_submodule(end.path).forward).parameters)) == end.port.input
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,11 +84,24 @@ def test_rows_come_back_from_their_file(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "none.json") == []
 
 
-def test_a_row_is_replaced_by_as_many_seeds_or_more() -> None:
-    known = rows_of([run("ours", 0, 0.6), run("ours", 1, 0.6), run("paper", 0, 1.0)])
-    new = rows_of([run("ours", 0, 0.5), run("paper", 0, 0.9), run("paper", 1, 0.9)])
-    found = {row.labels["arm"]: row.ratios for row in merged(known, new)}
-    assert found == {"ours": {"0": 1.2, "1": 1.2}, "paper": {"0": 1.8, "1": 1.8}}
+def test_seeds_of_the_same_plan_join_a_row() -> None:
+    known = rows_of([run("ours", 0, 0.6), run("ours", 1, 0.6, kept=3), run("paper", 0, 1.0)])
+    new = rows_of([run("ours", 0, 0.5, kept=2), run("paper", 0, 0.9), run("paper", 1, 0.9)])
+    found = {row.labels["arm"]: row for row in merged(known, new)}
+    assert {arm: row.ratios for arm, row in found.items()} == {
+        "ours": {"0": 1.0, "1": 1.2},
+        "paper": {"0": 1.8, "1": 1.8},
+    }
+    assert found["ours"].kept == {"0": 2, "1": 3}
+    assert set(found["ours"].hosts or ()) == {"0", "1"}
+
+
+def test_a_row_of_another_plan_takes_the_place_of_one_of_no_more_seeds() -> None:
+    known = rows_of([run("ours", 0, 0.6), run("ours", 1, 0.6)])
+    fewer = [replace(row, images=row.images + 1) for row in rows_of([run("ours", 2, 0.5)])]
+    assert merged(known, fewer) == known
+    as_many = [replace(row, images=row.images + 1) for row in rows_of([run("ours", 2, 0.5), run("ours", 3, 0.5)])]
+    assert merged(known, as_many) == as_many
 
 
 def test_rows_stand_in_the_order_of_the_spec(script: ModuleType) -> None:

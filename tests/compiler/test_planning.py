@@ -201,7 +201,8 @@ def test_files_are_part_of_the_keys_and_their_names_are_not(tiny_dit: Path) -> N
 
 def test_parts_that_see_the_same_have_one_teacher(tiny_dit: Path) -> None:
     def shown(plan: Plan) -> dict[str, str]:
-        return {task.id: task.settings["teacher"] for task in plan.tasks if "teacher" in task.settings}
+        regressions = (task for task in plan.tasks if task.kind == "regress")
+        return {task.id: task.settings["teacher"] for task in regressions if "teacher" in task.settings}
 
     before = shown(planned(tiny_dit))
     assert len(set(before.values())) == len(before) == 6
@@ -245,6 +246,23 @@ def test_costs_count_passes(tiny_dit: Path) -> None:
 
 def test_a_matrix_takes_the_bytes_that_the_planner_counts() -> None:
     assert GramAccumulator.empty(12, 5).bytes == gram_bytes(12, 5)
+
+
+def test_closed_forms_that_see_the_same_have_one_teacher(tiny_dit: Path) -> None:
+    """Whatever the operator; not what depends on the edited model, nor what does not fit the cache."""
+
+    def shown(init: str, op: str = "hyena_x", distill: str = "none") -> str | None:
+        edits = f"edits: [{{replace: 'blocks[1].attn', with: {op}, init: {{kind: least_squares, {init}}}}}]\n"
+        (fit,) = planned(tiny_dit, edits, f"distill: {distill}\n" if distill != "none" else "").tasks[:1]
+        found: str | None = fit.settings.get("teacher")
+        return found
+
+    one = shown("samples: 64")
+    assert one is not None
+    assert one == shown("samples: 64, ridge: 1e-2", "{op: local_attention, window: 2}")
+    assert shown("samples: 65") not in (None, one)
+    assert shown("samples: 64, sequential: true") is None
+    assert shown("samples: 64", distill="{samples: 64, epochs: 1, cache: 1KiB}") is None
 
 
 @pytest.mark.parametrize(

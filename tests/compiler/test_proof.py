@@ -64,6 +64,13 @@ EDITS = {
         "drop: 'blocks[2]'",
         "{parallelize: 'blocks[0:2]', by: 2}",
     ),
+    "single mlps": (
+        "{replace: 'single_blocks[0].mlp', with: {op: mlp, ratio: 3, out_bias: true}}",
+        "{replace: 'single_blocks[1].mlp | single_blocks[1].attn', with: {op: low_rank, rank: 4}, init: random}",
+        "{replace: 'single_blocks[2].mlp', with: zero}",
+        "{repeat: 'single_blocks[0]', times: 2}",
+        "{parallelize: 'single_blocks[2:4]', by: 2}",
+    ),
     "shared joint attention": ("share: blocks[2:3].joint_attn | blocks[0].joint_attn", "share: 'blocks[0:2].attn'"),
     "single skip": ("{skip: 'single_blocks[0]', to: 'single_blocks[3]'}", "{share: 'single_blocks[1:3]'}"),
     "ends": (
@@ -81,7 +88,7 @@ EDITS = {
 }
 
 
-TWO = ("two streams", "shared joint attention", "single blocks", "single skip", "ends", "no end")
+TWO = ("two streams", "shared joint attention", "single blocks", "single mlps", "single skip", "ends", "no end")
 """Cases for hosts of two streams."""
 CASES = [
     *(("tiny_dit", case) for case in EDITS if case not in TWO),
@@ -97,7 +104,10 @@ CASES = [
     ),
     *(("tiny_sd3", case) for case in ("inserted", "skips, linear", "skips", "skip, sum")),
     *(("tiny_sd3", case) for case in ("two streams", "shared joint attention", "ends", "no end")),
-    *(("tiny_flux", case) for case in ("single blocks", "single skip", "drop", "tie", "shared mlp", "shared blocks")),
+    *(
+        ("tiny_flux", case)
+        for case in ("single blocks", "single mlps", "single skip", "drop", "tie", "shared mlp", "shared blocks")
+    ),
     *(("tiny_pixart", case) for case in ("mixer", "shared blocks", "inserted", "skips", "many")),
 ]
 

@@ -22,6 +22,7 @@ from archspec.language.matrix import Member
 from archspec.language.parse import load_members
 from archspec.runtime.execution.execute import execute, read_plan
 from archspec.runtime.execution.workspace import Workspace
+from archspec.runtime.learn import fit as fitting
 from archspec.runtime.learn import regress as regressing
 from archspec.runtime.learn.taps import record
 from archspec.runtime.store import publish as publishing
@@ -104,6 +105,55 @@ def test_members_share_tasks_and_what_the_teacher_shows(project: Path, runs: lis
     report = shared.report(last.key)
     assert report["borrowed_cpu_seconds"] >= 0
     assert cpu_of(report) == report["cpu_seconds"] + report["borrowed_cpu_seconds"]
+
+
+OPERATORS = """archspec: 1
+name: tiny
+base: {from: ./host, subfolder: transformer}
+data: {from: ./a.npy, kind: latents}
+edits:
+  - {replace: "blocks[1:3].mlp", with: $op, init: {kind: least_squares, samples: 80, sequential: SEQUENTIAL}}
+distill: none
+matrix: {op: {narrow: {op: mlp, ratio: 2}, mixed: {op: hyena_mlp, channels: shared}, some: {op: moe, experts: 4}}}
+"""
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_closed_forms_of_different_operators_share_what_the_teacher_shows(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sequential: bool
+) -> None:
+    """To the bit as each alone; not where a fit is fed by the edited model, which other operators have changed."""
+    runs: list[str] = []
+
+    def counted(name: str) -> Any:
+        real = getattr(fitting, name)
+
+        def run(*args: Any, **options: Any) -> Any:
+            runs.append(name)
+            return real(*args, **options)
+
+        return run
+
+    for name in ("record", "watch"):
+        monkeypatch.setattr(fitting, name, counted(name))
+    spec = written(project, OPERATORS.replace("SEQUENTIAL", str(sequential).lower()))
+    assert [kind for _, kind in ran(swept(spec))] == ["fit"] * 6
+    assert sequential == ("watch" in runs or runs.count("record") > 3)
+    if sequential:
+        return
+    assert runs == ["record"] * (2 + 1)  # batches that are learned from, and one that is held out
+    store = Artifacts(project / "out" / "artifacts")
+    kinds = [json.loads(path.read_text())["kind"] for path in store.root.glob("*/report.json")]
+    assert kinds == ["fit"] * 6  # what the teacher showed is dropped when nobody needs it
+    for member in members_of(spec):
+        alone = compile_spec(spec, tmp_path / member.slug, member=member.id).out
+        execute(alone, device="cpu")
+        for task in read_plan(alone).tasks:
+            own, other = Workspace(alone).weights(task.key), store.tensors(task.key)
+            assert own.keys() == other.keys()
+            assert all(torch.equal(own[name], other[name]) for name in own)
+            assert Workspace(alone).report(task.key)["outcomes"] == store.report(task.key)["outcomes"]
+    assert runs.count("watch") == 3 * (2 + 2 * 1) + 2 + 2  # each by itself; neurons and routers ask once more
 
 
 def test_sweeps_share_a_store(project: Path, runs: list[int], tmp_path: Path) -> None:

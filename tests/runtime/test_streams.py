@@ -39,6 +39,9 @@ EDITS = {
     },
     "flux": {
         "mlps": NARROW + '  - {replace: "blocks[0].context_mlp", with: {op: low_rank, rank: 4}}\n',
+        "single mlps": '  - {replace: "single_blocks[0:2].mlp", with: {op: mlp, ratio: 2}}\n'
+        '  - {replace: "single_blocks[2].mlp", with: {op: moe, experts: 4}}\n'
+        '  - {replace: "single_blocks[3].mlp", with: {op: hyena_mlp, channels: shared}, init: random}\n',
         "mixer": '  - {replace: "single_blocks[1::2].attn", with: {op: hyena_x, layout: raster}}\n',
         "joint": '  - {replace: "blocks[0:2].joint_attn", with: {op: local_attention, window: 1}}\n'
         '  - {replace: "blocks[2].joint_attn | single_blocks[0].attn", with: linear_attention}\n',
@@ -96,7 +99,88 @@ def test_attention_that_inherits_is_the_host(
     assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max()
 
 
-CHECKPOINTED = [(h, e) for h, e in CASES if e in ("pairs", "joint") or (h, e) in (("sd3", "led"), ("sd3", "dropped"))]
+WHOLE = '  - {replace: "single_blocks[0:2].mlp", with: {op: mlp, ratio: 4}, init: INIT}\n'
+
+
+def test_single_mlps_that_inherit_are_the_host(tiny_flux: Path, make: Make) -> None:
+    """One map of the host reads attention and MLP: its columns are parted, its bias stays where the attention is."""
+    out = make(tiny_flux, WHOLE.replace("INIT", "inherit"))
+    host, model = open_model(home(tiny_flux)), archspec.load(out)
+    wanted, found = run(host, "flux"), run(model, "flux")
+    assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max()
+    mine, theirs = model.state_dict(), host.state_dict()
+    block = "single_transformer_blocks.1"
+    parts = mine[f"{block}.proj_out.foreign.weight"], mine[f"{block}.proj_mlp.readout.weight"]
+    assert torch.equal(torch.cat(parts, 1), theirs[f"{block}.proj_out.weight"])
+    assert torch.equal(mine[f"{block}.proj_out.foreign.bias"], theirs[f"{block}.proj_out.bias"])
+    assert f"{block}.proj_mlp.readout.bias" not in mine
+    untouched = "single_transformer_blocks.2.proj_out.weight"
+    assert torch.equal(mine[untouched], theirs[untouched])
+
+
+def test_single_mlps_are_tried_by_themselves(tiny_flux: Path) -> None:
+    """What a search puts in their place for a while leaves the attention's part of the shared map alone."""
+    from archspec.operators.mlp import Mlp
+    from archspec.operators.zero import Zero
+    from archspec.runtime.probing.replacement import Trial, made, standing
+
+    host, structure = open_model(home(tiny_flux)), structure_of(Located(tiny_flux))
+    site = structure.site("single_transformer_blocks.1.proj_mlp")
+    assert site is not None
+    wanted, answers = run(host, "flux"), {}
+    for config in (Mlp.native(site.shape), Zero()):
+        operator = made(Trial(site, config), host.state_dict(), 0, "cpu")
+        with standing(host, site, operator):
+            answers[config.name] = run(host, "flux")
+    assert torch.equal(run(host, "flux"), wanted)
+    assert (answers["mlp"] - wanted).abs().max() <= 1e-6 * wanted.abs().max()
+    with torch.no_grad():
+        host.get_parameter(f"{site.paths[-1]}.weight")[:, site.port.foreign :] = 0
+    assert (answers["zero"] - run(host, "flux")).abs().max() <= 1e-6 * wanted.abs().max()
+
+
+LEARNED = """
+archspec: 1
+name: singles
+base: {host}
+data: {{from: data.safetensors, kind: latents}}
+edits:
+  - replace: single_blocks[0:2].mlp
+    with: {{op: mlp, ratio: {ratio}}}
+    init: {{kind: least_squares, samples: 256, sequential: {sequential}}}
+distill: {{samples: 32, epochs: 2, batch: 16, lr: 1e-3, gate_weighted: true, cache: 0}}
+"""
+
+
+@pytest.mark.parametrize(("ratio", "sequential"), [(2, "false"), (2, "true"), (4, "false")])
+def test_plans_teach_single_mlps_their_own_part(ratio: int, sequential: str, tiny_flux: Path, tmp_path: Path) -> None:
+    """What is imitated is what the MLP adds to the block: the teacher's own neurons give it before any fit."""
+    from archspec.compiler.driver import compile_spec
+    from archspec.runtime.execution.execute import execute, read_plan
+    from archspec.runtime.execution.workspace import Workspace
+
+    data = {"x": draw(240, 4, 8, 8), "caption": draw(240, 5, 24, seed=1), "pooled": draw(240, 20, seed=2)}
+    save_file(data, tmp_path / "data.safetensors")
+    (tmp_path / "spec.yaml").write_text(LEARNED.format(host=tiny_flux, ratio=ratio, sequential=sequential))
+    compile_spec(tmp_path / "spec.yaml", tmp_path / "out")
+    before = archspec.load(tmp_path / "out").state_dict()
+    assert execute(tmp_path / "out", device="cpu").complete
+    plan, workspace = read_plan(tmp_path / "out"), Workspace(tmp_path / "out")
+    for task in plan.tasks:
+        outcome = workspace.report(task.key)["outcomes"][0]
+        if task.kind == "fit" and ratio == 4:
+            assert outcome["before"] < 1e-5
+        elif task.kind == "fit":
+            assert 0 < outcome["after"] < outcome["before"] < 1
+    after = archspec.load(tmp_path / "out").state_dict()
+    changed = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+    taught = {n for n in before if ".proj_mlp." in n and n.split(".")[1] in "01"}
+    assert changed == (taught if ratio == 2 else set()), "of the teacher's size nothing is left to learn"
+
+
+CHECKPOINTED = [
+    (h, e) for h, e in CASES if e in ("pairs", "joint", "single mlps") or (h, e) in (("sd3", "led"), ("sd3", "dropped"))
+]
 
 
 @pytest.mark.parametrize(("host", "edits"), CHECKPOINTED)

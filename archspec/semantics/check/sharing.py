@@ -33,6 +33,11 @@ def _check(edit: ResolvedEdit, resolved: ResolvedSpec, collector: Collector) -> 
         message = f"{leader.name} alone is shared with nothing"
         collector.report("AS254", message, target_span(edit), "select all sites that share", severity=Severity.WARNING)
         return
+    if leader.port.foreign:
+        message = f"{leader.name} has no output map of its own that it could share"
+        hint = "share the blocks, or replace it by an operator and share nothing"
+        collector.report("AS257", message, target_span(edit), hint)
+        return
     reasons = ((site, _difference(leader, site, resolved.structure)) for site in followers)
     different = {site: reason for site, reason in reasons if reason}
     if different:

@@ -110,6 +110,16 @@ def test_fashion_reads_idx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert code(refused({"from": "fashion"}, tmp_path)) == "AS701"
 
 
+def test_fashion_is_found_in_the_cache_or_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundled, "FASHION_FOLDER", tmp_path / "nowhere")
+    error = refused({"from": "fashion"}, tmp_path)
+    assert code(error) == "AS701"
+    assert error.diagnostics[0].hints[0] == "apt-get install dataset-fashion-mnist"
+    assert str(tmp_path / "cache" / "fashion-mnist") in error.diagnostics[0].hints[1]
+    (tmp_path / "cache" / "fashion-mnist").mkdir(parents=True)
+    assert bundled.fashion_folder() == tmp_path / "cache" / "fashion-mnist"
+
+
 def test_folder_of_classes(tmp_path: Path) -> None:
     pictures(tmp_path / "insects")
     data = open_data({"from": "insects"}, tmp_path, Needs(shape=(3, 8, 8), classes=2))

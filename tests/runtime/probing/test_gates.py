@@ -80,8 +80,11 @@ def loss_at(host: nn.Module, site: Site, gate: float, keywords: Mapping[str, Any
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:
         held.append({name: args[i] if i < len(args) else kwargs[name] for i, name in enumerate(names)})
 
-    def after(_: nn.Module, __: Any, output: Any) -> Any:
-        x = held.pop()
+    def after(module: Any, given: Any, output: Any) -> Any:
+        x, foreign = held.pop(), site.port.foreign
+        if foreign:  # what the last map makes of others' features, and its bias, are not the site's
+            rest = nn.functional.linear(given[0][..., :foreign], module.weight[:, :foreign], module.bias)
+            return rest + gate * (output - rest)
         if not isinstance(output, tuple):
             return scaled(output, x[names[0]])
         streams = site.port.streams or ((names[0], site.port.output),)
