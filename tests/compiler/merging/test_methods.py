@@ -250,7 +250,7 @@ def test_a_merge_runs_on_one_thread_and_gives_the_threads_back(models: Path, mon
         seen.add(torch.get_num_threads())
         return told(reader)
 
-    monkeypatch.setitem(methods.METHODS, "linear", watched)  # type: ignore[arg-type]
+    monkeypatch.setitem(methods.METHODS, "linear", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
