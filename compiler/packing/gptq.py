@@ -29,7 +29,7 @@ def gptq(values: Tensor, nearest: Nearest, metric: Metric, act_order: bool = Fal
     wide = values.double()
     columns = torch.arange(wide.shape[1])
     plain = nearest(columns, wide)
-    order = metric.damped.diagonal().argsort(descending=True, stable=True) if act_order else columns
+    order = metric.damped(metric.damp).diagonal().argsort(descending=True, stable=True) if act_order else columns
     factor = metric.ordered(order).factor if act_order else metric.factor
     found = torch.empty_like(wide)
     found[:, order] = _swept(wide[:, order], order, nearest, factor)

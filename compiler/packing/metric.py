@@ -13,6 +13,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from archspec.diagnostics import InternalError
+
+MOST_DAMPED = 8
 DAMP = 0.01
 """Part of the mean energy of an input (diagonal of M) that is added in every direction, as in GPTQ."""
 
@@ -46,19 +49,22 @@ class Metric:
         found: Tensor = (self.weighted(x.double()) * y.double()).sum(1)
         return found
 
-    @property
-    def damped(self) -> Tensor:
-        """M with `damp` times its mean diagonal on the diagonal: positive definite, whatever inputs were seen."""
+    def damped(self, damp: float) -> Tensor:
+        """Return M with `damp` times its mean diagonal on the diagonal."""
         assert self.moment is not None
-        size = len(self.moment)
-        added = self.damp * self.moment.diagonal().mean()
-        return self.moment + added * torch.eye(size, dtype=self.moment.dtype)
+        added = damp * self.moment.diagonal().abs().mean()
+        return self.moment + added * torch.eye(len(self.moment), dtype=self.moment.dtype)
 
     @cached_property
     def root(self) -> Tensor:
-        """L, lower triangular, with L L^T the damped moment."""
-        found: Tensor = torch.linalg.cholesky(self.damped)
-        return found
+        """L, lower triangular, with L L^T the damped moment. A moment that rounding has left with a negative direction
+        (inputs that lie in a plane) is damped tenfold until it has none."""
+        for more in range(MOST_DAMPED):
+            root: Tensor
+            root, failed = torch.linalg.cholesky_ex(self.damped(self.damp * 10**more))
+            if not failed:
+                return root
+        raise InternalError(f"a moment of {len(self.moment or ())} inputs has no root")
 
     @cached_property
     def factor(self) -> Tensor:

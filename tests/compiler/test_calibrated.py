@@ -71,7 +71,7 @@ def test_gptq_is_the_textbooks(bits: int, act_order: bool) -> None:
         found: Tensor = (codes_of(x, steps[:, at], middle) - middle) * steps[:, at]
         return found
 
-    h = metric.damped
+    h = metric.damped(metric.damp)
     order = h.diagonal().argsort(descending=True).tolist() if act_order else list(range(columns))
     wanted = textbook(w, h, steps, bits, order)
     plain = nearest(torch.arange(columns), w)
@@ -234,3 +234,17 @@ def test_shares_by_outputs_beat_shares_by_weights_at_the_same_bytes() -> None:
                 encoded = build(chosen[name].recipe, delta, metric_of(x) if known else PLAIN)
                 lost[-1] += outputs(x, delta - total(encoded, delta))
         assert lost[1] < 0.7 * lost[0]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_moment_that_rounding_left_indefinite_has_a_root(sign: int) -> None:
+    """Of inputs in a plane, and of what is left of them in a direction that they do not have."""
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.ones(2, 4).double()
+    exact = x.T @ x / 50
+    metric = Metric(exact - 0.02 * exact.diagonal().mean() * torch.eye(4) if sign > 0 else -1e-19 * exact)
+    root = metric.root
+    assert bool(root.isfinite().all())
+    assert metric.moment is not None
+    added = root @ root.T - metric.moment
+    torch.testing.assert_close(added, added[0, 0] * torch.eye(4, dtype=torch.float64), rtol=1e-6, atol=1e-24)
+    assert metric.factor.shape == (4, 4)
