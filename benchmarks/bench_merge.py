@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 PEERS = ("torch==2.13.0", "mergekit==0.1.5")
 METHODS = ("linear", "slerp", "dare_ties", "ties")
 VARIANTS = ("a", "b", "c")
+LAYERS = 22
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def config(width: int) -> dict[str, object]:
         "vocab_size": 32000,
         "hidden_size": width,
         "intermediate_size": 4 * width,
-        "num_hidden_layers": 22,
+        "num_hidden_layers": LAYERS,
         "num_attention_heads": 12,
         "num_key_value_heads": 2,
         "head_dim": width // 12,
@@ -60,7 +61,7 @@ def config(width: int) -> dict[str, object]:
 
 def tensors(width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "model.embed_tokens.weight", (32000, width)
-    for i in range(22):
+    for i in range(LAYERS):
         path = f"model.layers.{i}"
         for name in ("q_proj", "o_proj"):
             yield f"{path}.self_attn.{name}.weight", (width, width)

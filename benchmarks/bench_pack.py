@@ -1,16 +1,21 @@
-"""`archspec pack` on a synthetic pair in bf16: bytes per second beside a plain copy, peak memory beside a tensor's.
+"""`archspec pack` and `archspec attach` on a synthetic pair in bf16: bytes per second beside a plain copy, peak memory
+beside a tensor's.
 
-    python -m benchmarks.bench_pack [--width 768] [--out FILE.md]
+    python -m benchmarks.bench_pack [--width 384 768] [--out FILE.md]
 
-A Llama and a tuned variant of it are written (twice 0.4 GB at width 768), then every recipe packs the pair once, as a
-process of its own, beside a process that does nothing but copy both models. Memory is the peak of RssAnon, sampled:
-mapped files are not counted. `start` is a process that only imports the same.
+A Llama and a tuned variant of it are written (twice 0.4 GB at width 768). Then every recipe packs the pair once and the
+pack is put on the base, each as a process of its own, beside processes that do nothing but copy what is read: both
+models, or the base. Memory is the peak of RssAnon, sampled: mapped files are not counted. `start` is a process that
+only imports the same. The last two recipes measure errors to share out a budget, the second those of outputs on random
+tokens.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -19,16 +24,27 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.bench_merge import ROOT, Run, measured, tensors, write_models
 
-RECIPES = {
-    "dense (F16)": "[dense]",
-    "sign": "[sign]",
-    "quantize, 4 bits": "[{op: quantize, bits: 4}]",
-    "prune, 2 %": "[{op: prune, keep: 2%}]",
-}
 ROLES = ("embed", "attn", "mlp", "norm")
-COPY = "import shutil; [shutil.copytree(name, f'copy/{name}') for name in ('base', 'a')]"
+
+
+def _all(store: str) -> str:
+    return "rules: [" + ", ".join(f"{{of: {role}, store: {store}}}" for role in ROLES) + "]"
+
+
+RECIPES = {
+    "dense (F16)": _all("[dense]"),
+    "sign": _all("[sign]"),
+    "quantize, 4 bits": _all("[{op: quantize, bits: 4}]"),
+    "prune, 2 %": _all("[{op: prune, keep: 2%}]"),
+    "budget, 5 %": "budget: 5%",
+    "budget, 5 %, calibrated": "budget: 5%, calibrate: {data: tokens.jsonl, samples: 16, length: 64}",
+}
+"""Stanzas of a pack, beside `tuned`."""
+COPY = "import shutil, sys; [shutil.copytree(name, f'copy-{len(sys.argv)}/{name}') for name in sys.argv[1:]]"
 START = "import archspec.compiler.packing.pack, transformers"
 
 
@@ -41,10 +57,16 @@ class Row:
     run: Run
 
 
-def spec(store: str) -> str:
-    """Return the spec that packs the pair with one recipe for all roles."""
-    rules = ", ".join(f"{{of: {role}, store: {store}}}" for role in ROLES)
-    return f"name: bench\nbase: ./base\npack: {{tuned: ./a, rules: [{rules}]}}\n"
+def write_pair(folder: Path, width: int) -> None:
+    """Write base and variants, and random tokens to calibrate on."""
+    write_models(folder, width)
+    ids = np.random.default_rng(0).integers(32_000, size=(16, 64))
+    (folder / "tokens.jsonl").write_text("".join(json.dumps({"input_ids": row.tolist()}) + "\n" for row in ids))
+
+
+def spec(stanza: str) -> str:
+    """Return the spec that packs the pair."""
+    return f"name: bench\nbase: ./base\npack: {{tuned: ./a, {stanza}}}\n"
 
 
 def timed(name: str, command: Sequence[str | Path], folder: Path) -> Row:
@@ -55,30 +77,38 @@ def timed(name: str, command: Sequence[str | Path], folder: Path) -> Row:
 
 
 def bench(folder: Path, recipes: Sequence[str]) -> list[Row]:
-    """Return start, copy and the recipes, in this order."""
+    """Return start, both copies and of each recipe the packing and the attaching, in this order."""
+    own = [sys.executable, "-m", "archspec"]
     rows = [timed("start", [sys.executable, "-c", START], folder)]
-    rows.append(timed("copy", [sys.executable, "-c", COPY], folder))
+    rows += [timed("copy of both", [sys.executable, "-c", COPY, "base", "a"], folder)]
+    rows += [timed("copy of the base", [sys.executable, "-c", COPY, "base"], folder)]
     for name in recipes:
         (folder / "bench.yaml").write_text(spec(RECIPES[name]), "utf-8")
-        command = [sys.executable, "-m", "archspec", "pack", "bench.yaml", "-o", "pack.safetensors", "--json"]
-        rows.append(timed(name, command, folder))
+        rows.append(timed(name, [*own, "pack", "bench.yaml", "-o", "pack.safetensors", "--json"], folder))
+        rows.append(
+            timed(f"{name}: attach", [*own, "attach", "base", "pack.safetensors", "-o", "on", "--json"], folder)
+        )
         (folder / "pack.safetensors").unlink()
+        shutil.rmtree(folder / "on")
     return rows
 
 
 def table(rows: Sequence[Row], width: int) -> str:
-    """Return a Markdown table; memory is what is over that of the start, in largest tensors as float32."""
+    """Return a Markdown table; memory is what is over that of the start, in largest tensors as float32. Packing reads
+    two models, attaching one."""
     sizes = [2 * prod(shape) for _, shape in tensors(width)]
-    whole, largest, (start, copy) = 2 * sum(sizes), 2 * max(sizes), rows[:2]
+    one, largest, (start, both, base) = sum(sizes), 2 * max(sizes), rows[:3]
     lines = [
-        f"Both models: {whole / 1e9:.2f} GB; largest tensor {largest / 1e6:.0f} MB as float32.\n",
+        f"Width {width}: {2 * one / 1e9:.2f} GB both models; largest tensor {largest / 1e6:.0f} MB as float32.\n",
         "| | wall s | CPU s | GB/s | of the copy's | peak, MB | over the start, in largest tensors |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        speed = "" if row is start else f"{whole / row.wall / 1e9:.3f}"
+        attaching = row is base or row.name.endswith("attach")
+        read, copy = (one, base) if attaching else (2 * one, both)
+        speed = "" if row is start else f"{read / row.wall / 1e9:.3f}"
         part = "" if row is start else f"{copy.wall / row.wall:.3f}"
-        over = "" if row in (start, copy) else f"{(row.run.peak - start.run.peak) / largest:.2f}"
+        over = "" if row in (start, both, base) else f"{(row.run.peak - start.run.peak) / largest:.2f}"
         figures = f"{row.wall:.1f} | {row.run.seconds:.1f} | {speed} | {part} | {row.run.peak / 1e6:.0f} | {over}"
         lines.append(f"| {row.name} | {figures} |")
     return "\n".join(lines)
@@ -86,16 +116,18 @@ def table(rows: Sequence[Row], width: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--out", type=Path, help="also write the table here")
+    parser.add_argument("--width", type=int, nargs="+", default=[384, 768])
+    parser.add_argument("--out", type=Path, help="also write the tables here")
     parser.add_argument("--scratch", type=Path, help="folder for the models [default: the system's]")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-        write_models(Path(name), options.width)
-        found = table(bench(Path(name), tuple(RECIPES)), options.width)
-    print(found)
+    found = []
+    for width in options.width:
+        with tempfile.TemporaryDirectory(dir=options.scratch) as name:
+            write_pair(Path(name), width)
+            found.append(table(bench(Path(name), tuple(RECIPES)), width))
+        print(found[-1], flush=True)
     if options.out:
-        options.out.write_text(found + "\n")
+        options.out.write_text("\n\n".join(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,23 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from archspec.compiler.packing.pack import pack_spec
 from benchmarks.bench_merge import Run, tensors
 
 
 def test_every_recipe_packs_the_pair(script: ModuleType, tmp_path: Path) -> None:
-    script.write_models(tmp_path, 12)
-    for store in script.RECIPES.values():
-        (tmp_path / "bench.yaml").write_text(script.spec(store))
+    script.write_pair(tmp_path, 12)
+    for stanza in script.RECIPES.values():
+        (tmp_path / "bench.yaml").write_text(script.spec(stanza))
         made, path = pack_spec(tmp_path / "bench.yaml", tmp_path / "pack.safetensors")
         assert path.stat().st_size == made.size
         assert len(made.header.tensors) == len(dict(tensors(12)))
 
 
-def test_the_table_compares_with_the_copy_and_the_start(script: ModuleType) -> None:
+def test_the_table_compares_with_the_copies_and_the_start(script: ModuleType) -> None:
     sizes = 2 * 4 * 32000 * 12 // 2
-    rows = [script.Row("start", 1.0, Run(1.0, 1000)), script.Row("copy", 2.0, Run(2.0, 1000))]
-    found = script.table([*rows, script.Row("sign", 8.0, Run(7.0, 1000 + 3 * sizes))], 12)
-    last = found.splitlines()[-1].split(" | ")
-    assert last[4] == "0.250"
-    assert last[6] == "3.00 |"
+    rows = [script.Row("start", 1.0, Run(1.0, 1000)), script.Row("copy of both", 2.0, Run(2.0, 1000))]
+    rows += [script.Row("copy of the base", 1.5, Run(1.0, 1000)), script.Row("sign", 8.0, Run(7.0, 1000 + 3 * sizes))]
+    found = script.table([*rows, script.Row("sign: attach", 3.0, Run(1.0, 1000))], 12)
+    sign, attach = (line.split(" | ") for line in found.splitlines()[-2:])
+    assert (sign[4], sign[6]) == ("0.250", "3.00 |")
+    assert attach[4] == "0.500"
+    assert float(attach[3]) == pytest.approx(float(sign[3]) * 8 / 3 / 2, abs=0.001)
