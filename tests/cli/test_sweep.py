@@ -57,7 +57,8 @@ def test_shards_at_work_together_do_shared_work_once(
     told = [json.loads(shard.communicate()[0]) for shard in shards]
     assert [shard.returncode for shard in shards] == [0, 0]
     assert sum(one["tasks"]["ran"] for one in told) == 2 + 4 + 4  # fit, finetune, evaluate
-    assert {report["kind"] for report in reports(store)} == {"fit", "finetune", "evaluate", "host", "data"}
+    kinds = {"fit", "finetune", "evaluate", "host", "data", "teacher"}
+    assert {report["kind"] for report in reports(store)} == kinds
     assert run(monkeypatch, *words) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tasks"] == {"of_members": 12, "distinct": 10, "ran": 0}

@@ -117,6 +117,8 @@ def test_inheriting_the_same_changes_nothing(
     assert len(sites) == 4
     for site in sites:
         graft(model, site, operator, "inherit", params)
+    if slot == "mlp" and host == "tiny_gpt2":
+        atol = max(atol, 1e-5)  # its maps are Conv1D's, whose products some CPUs sum in another order
     torch.testing.assert_close(run(model, inputs), expected, rtol=atol, atol=atol)
 
 
