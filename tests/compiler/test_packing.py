@@ -272,7 +272,7 @@ def test_the_allocator_beats_recipes_that_are_built_for_all(step: Step) -> None:
     uniform = sum(left(encoded[name], delta) for name, delta in deltas.items())
     found = allocate(shared_curves(), sum(term.size for term in encoded.values()))
     assert found is not None
-    rounding = 1e-9 * sum(float(delta.square().sum()) for delta in deltas.values())  # of recipes that lose nothing
+    rounding = 1e-8 * sum(float(delta.square().sum()) for delta in deltas.values())  # of recipes that lose 1e-7
     assert sum(left(build(found[n].recipe, d), d) for n, d in deltas.items()) <= uniform * (1 + 1e-6) + rounding
 
 
