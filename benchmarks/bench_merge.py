@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 PEERS = ("torch==2.13.0", "mergekit==0.1.5")
 METHODS = ("linear", "slerp", "dare_ties", "ties")
 VARIANTS = ("a", "b", "c")
-LAYERS = 22
+LAYERS, VOCABULARY = 22, 32_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def config(width: int) -> dict[str, object]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": 32000,
+        "vocab_size": VOCABULARY,
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": LAYERS,
@@ -60,7 +60,7 @@ def config(width: int) -> dict[str, object]:
 
 
 def tensors(width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "model.embed_tokens.weight", (32000, width)
+    yield "model.embed_tokens.weight", (VOCABULARY, width)
     for i in range(LAYERS):
         path = f"model.layers.{i}"
         for name in ("q_proj", "o_proj"):

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import bench_merge
 from benchmarks.bench_merge import ROOT, Run, measured, tensors, write_models
 
 ROLES = ("embed", "attn", "mlp", "norm")
@@ -60,7 +61,7 @@ class Row:
 def write_pair(folder: Path, width: int) -> None:
     """Write base and variants, and random tokens to calibrate on."""
     write_models(folder, width)
-    ids = np.random.default_rng(0).integers(32_000, size=(16, 64))
+    ids = np.random.default_rng(0).integers(bench_merge.VOCABULARY, size=(16, 64))
     (folder / "tokens.jsonl").write_text("".join(json.dumps({"input_ids": row.tolist()}) + "\n" for row in ids))
 
 
