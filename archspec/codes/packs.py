@@ -49,7 +49,7 @@ CODES = (
         "AS670",
         "a rule of a pack that names no tensor",
         "The first rule that names a tensor counts. A rule whose tensors are all named before, or of which the base "
-        "has none, would do nothing.",
+        "has none, would do nothing, and so would one of `weights` that no site of it has.",
         bad="rules: [{of: mlp, store: [sign]}, {of: 'blocks[0].mlp', store: [dense]}]",
         good="rules: [{of: 'blocks[0].mlp', store: [dense]}, {of: mlp, store: [sign]}]",
     ),

@@ -81,6 +81,17 @@ def computed_tensors(structure: Structure) -> frozenset[str]:
     return family.computed if family else frozenset()
 
 
+def keeps_turned(architecture: str, tensor: str) -> bool:
+    """Say whether a host's tensor is the weight of a linear map that is kept as (inputs, outputs).
+
+    >>> keeps_turned("GPT2Model", "h.0.attn.c_attn.weight"), keeps_turned("LlamaModel", "layers.0.mlp.up_proj.weight")
+    (True, False)
+    """
+    module, _, part = tensor.rpartition(".")
+    family = next((f for f in FAMILIES.values() if architecture in f.architectures), None)
+    return family is not None and part == "weight" and module.rpartition(".")[2] in family.turned
+
+
 def expected_tensors(structure: Structure) -> Mapping[str, Shape] | None:
     """Return name -> shape of every tensor that the config calls for, None for a host of no known family."""
     family = FAMILIES.get(structure.family)

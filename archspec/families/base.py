@@ -126,6 +126,8 @@ class Family:
     """Modules within blocks that the host also reads from outside of their block, which so cannot be taken away."""
     computed: frozenset[str] = frozenset()
     """Tensors of its checkpoints that are computed, not learned: they are copied, and are no parameters."""
+    turned: frozenset[str] = frozenset()
+    """Linear maps, by the last part of their paths, that keep their weights as (inputs, outputs)."""
     places: Literal["rotary", "fixed"] | None = None
     """How attention knows where its keys stand, of hosts that features can be injected into: `rotary` keys are rotated
     after projection; `fixed`: places are in the tokens."""

@@ -117,6 +117,7 @@ FAMILY = Family(
     name="gpt2",
     library="transformers",
     architectures=frozenset({"GPT2LMHeadModel", "GPT2Model"}),
+    turned=frozenset({"c_attn", "c_proj", "c_fc"}),
     handled={
         "vocab_size": count(50257),
         "n_positions": count(1024),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Excerpt:
     """A weight by its canonical form, (out, in), within the tensor `tensor`.
 
@@ -45,6 +45,23 @@ class Excerpt:
             whole = sizes[self.axis] // self.groups
             sizes[self.axis] = self.groups * ((whole if self.stop is None else self.stop) - self.start)
         return tuple(sizes)
+
+    def fits(self, of: tuple[int, ...]) -> bool:
+        """Say whether a matrix of shape `of` has such an excerpt.
+
+        >>> Excerpt("", start=2, stop=4).fits((3, 8)), Excerpt("", start=2, stop=4, transposed=True).fits((3, 8))
+        (False, True)
+        """
+        size = (of[::-1] if self.transposed else of)[self.axis]
+        whole = size // self.groups
+        return size % self.groups == 0 and self.start < (whole if self.stop is None else self.stop) <= whole
+
+    @property
+    def told(self) -> str:
+        """What is taken, for a reader: `rows 4:8`, `all, transposed`."""
+        lines, of = ("rows", "columns")[self.axis], f" of {self.groups} groups" if self.groups > 1 else ""
+        stop = "" if self.stop is None else self.stop
+        return (f"{lines} {self.start}:{stop}{of}" if self.cuts else "all") + ", transposed" * self.transposed
 
     def to_json(self) -> str | dict[str, Any]:
         """Return the plain data: a name where that says all."""

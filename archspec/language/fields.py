@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, dataclass_transform
 
 from archspec.source import Span
-from archspec.syntax.tree import Map
+from archspec.syntax.tree import Map, Scalar, Seq
 
 
 def arg(
@@ -58,6 +58,12 @@ class Node:
         if self.origin is None:
             return None
         return self.origin.span_of(name) if name else self.origin.span
+
+    def item_span(self, name: str, value: object) -> Span | None:
+        """Return the span of one item of a list, of the whole list where it is not found."""
+        entry = self.origin.entry(name) if self.origin else None
+        items = entry.value.items if entry and isinstance(entry.value, Seq) else ()
+        return next((item.span for item in items if isinstance(item, Scalar) and item.value == value), self.span(name))
 
 
 def written(name: str) -> str:

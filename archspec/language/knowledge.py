@@ -55,6 +55,12 @@ class Rule(Node):
     """How a pack holds the differences of some tensors. The first rule that names a tensor counts."""
 
     of: Selector = arg("a role (embed, head, attn, cross_attn, mlp, norm, bias, other), or sites", example="norm")
+    weights: tuple[str, ...] = arg(
+        "of the sites' weights only these: q, k, v, o of an attention, up, down, gate of an MLP; also where a host "
+        "keeps several of them in one tensor",
+        default=(),
+        example="[v]",
+    )
     store: tuple[Step, ...] = arg("chain of terms, each of what the ones before left over", example="[dense]")
 
 

@@ -17,10 +17,11 @@ from archspec.diagnostics import Collector, fail
 from archspec.host.headers import read_header
 from archspec.host.strict_json import Malformed, open_regular, parse_json
 from archspec.host.structure import TensorHeader
-from archspec.packs.terms import MOST, Term, from_json, matrix_shape, size_of, to_json
+from archspec.packs.terms import MOST, Term, Within, from_json, matrix_shape, size_of, to_json
 from archspec.source import Span
 
-KEY, VERSION = "skillpack", 1
+KEY, VERSION, PLAIN_VERSION = "skillpack", 2, 1
+"""Packs without excerpts are written, and so read by every archspec, as format 1."""
 MOST_PROBLEMS = 20
 AGAIN = "get the pack again, or make it again: `archspec pack SPEC -o PACK`"
 
@@ -93,7 +94,13 @@ class Header:
             }
             for name, change in self.tensors.items()
         }
-        content = {"format": VERSION, "name": self.name, "base": self.base, "tensors": tensors}
+        cut = any(isinstance(term, Within) for change in self.tensors.values() for term in change.terms)
+        content = {
+            "format": VERSION if cut else PLAIN_VERSION,
+            "name": self.name,
+            "base": self.base,
+            "tensors": tensors,
+        }
         content |= {"made": self.made, "licence": self.licence}
         return json.dumps(content, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
 
@@ -131,9 +138,9 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def _header(value: Any) -> Header:
-    if not isinstance(value, dict) or value.get("format") != VERSION:
+    if not isinstance(value, dict) or value.get("format") not in (PLAIN_VERSION, VERSION):
         found = value.get("format") if isinstance(value, dict) else None
-        raise Malformed(f"has format {found!r}; this archspec reads {VERSION}")
+        raise Malformed(f"has format {found!r}; this archspec reads {PLAIN_VERSION} and {VERSION}")
     base, tensors, made = value.get("base"), value.get("tensors"), value.get("made", {})
     if not isinstance(value.get("name"), str) or not _texts(base) or not isinstance(tensors, dict):
         raise Malformed("lacks name, base or tensors")

@@ -24,8 +24,8 @@ _INSIDE = re.compile(r"\.\d+\.(?=.)")
 
 def roles(tensors: Mapping[str, object], structure: Structure) -> dict[str, str]:
     """Return tensor -> role. Biases of norms count as norms; other biases as biases, wherever they stand."""
-    slots = {path: site.slot for site in structure.sites if site.slot in ROLES for path in site.paths}
-    owners = {w.tensor: site.slot for site in structure.sites if site.slot in ROLES for w in site.teacher.values()}
+    slots = {path: site.role for site in structure.sites if site.role in ROLES for path in site.paths}
+    owners = {w.tensor: site.role for site in structure.sites if site.role in ROLES for w in site.teacher.values()}
     return {name: _role(name, slots, owners) for name in tensors}
 
 

@@ -9,15 +9,17 @@ follows from the parameters alone, so that a file is checked before a byte of it
     sparse     the largest values, float16 in parts of one unit; where they stand as distances or as a bitmask
     quantized  every value in 1 to 8 bits
     low_rank   U S V^T, the singular vectors in bands of 2 to 8 bits or in 16
+    excerpt    terms of some rows or columns, for maps that share a tensor; of the transposed matrix, if it says so
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from math import isfinite, prod
 from typing import Any, ClassVar
 
+from archspec.host.excerpt import Excerpt
 from archspec.host.headers import BITS as WIDTH
 from archspec.host.strict_json import Malformed
 
@@ -131,8 +133,33 @@ class LowRank:
         return found
 
 
-Term = Dense | Sparse | Quantized | LowRank
-TERMS: Mapping[str, type[Term]] = {kind.op: kind for kind in (Dense, Sparse, Quantized, LowRank)}
+Plain = Dense | Sparse | Quantized | LowRank
+PLAIN: Mapping[str, type[Plain]] = {kind.op: kind for kind in (Dense, Sparse, Quantized, LowRank)}
+
+
+@dataclass(frozen=True)
+class Within:
+    """`terms` of the excerpt `of` of the matrix (`archspec.host.excerpt`; its `tensor` is empty, nothing is scaled)."""
+
+    op: ClassVar[str] = "excerpt"
+    of: Excerpt
+    terms: tuple[Plain, ...]
+
+    @property
+    def told(self) -> str:
+        return f"{self.of.told}: {' + '.join(term.told for term in self.terms)}"
+
+    def shape(self, shape: Shape) -> Shape:
+        """Return the shape of the excerpt of a matrix."""
+        return self.of.shape(shape)
+
+    def layout(self, shape: Shape) -> Layout:
+        layouts = (term.layout(self.shape(shape)) for term in self.terms)
+        return {f"{place}/{part}": kind for place, layout in enumerate(layouts) for part, kind in layout.items()}
+
+
+Term = Plain | Within
+TERMS: Mapping[str, type[Term]] = {**PLAIN, Within.op: Within}
 
 
 def coded_layout(prefix: str, shape: Shape, bits: int, group: int) -> Layout:
@@ -189,21 +216,47 @@ def size_of(term: Term, shape: Shape) -> int:
 
 
 def to_json(term: Term) -> dict[str, Any]:
+    if isinstance(term, Within):
+        of = term.of.to_json()
+        cut = {} if isinstance(of, str) else {name: value for name, value in of.items() if name != "tensor"}
+        return {"op": term.op, "of": cut, "terms": [to_json(inner) for inner in term.terms]}
     return {"op": term.op} | {f.name: getattr(term, f.name) for f in fields(term)}
 
 
 def from_json(value: Any, shape: Shape) -> Term:
     """Return the term that a header states for a tensor of this shape. Raises Malformed."""
-    if not isinstance(value, dict) or str(value.get("op")) not in TERMS:
+    shape = matrix_shape(shape)
+    if isinstance(value, dict) and value.get("op") == Within.op:
+        return _within(value, shape)
+    return _plain(value, shape)
+
+
+def _plain(value: Any, shape: Shape) -> Plain:
+    if not isinstance(value, dict) or str(value.get("op")) not in PLAIN:
         raise Malformed("has a term of no known form")
-    kind = TERMS[str(value["op"])]
+    kind = PLAIN[str(value["op"])]
     wanted = {f.name: READERS[str(f.type)] for f in fields(kind)}
-    if set(value) != {"op", *wanted}:
-        raise Malformed(f"has a term '{kind.op}' without its parameters ({', '.join(wanted)})")
+    _only(value, kind.op, wanted)
     term = kind(**{name: read(value[name]) for name, read in wanted.items()})
-    if fault := term.faults(matrix_shape(shape)):
+    if fault := term.faults(shape):
         raise Malformed(f"has a term '{kind.op}' that {fault}")
     return term
+
+
+def _within(value: Mapping[str, Any], shape: Shape) -> Within:
+    _only(value, Within.op, ("of", "terms"))
+    try:
+        of = Excerpt.from_json({**value["of"], "tensor": ""})
+    except (TypeError, ValueError):
+        raise Malformed(f"has a term '{Within.op}' of no excerpt") from None
+    if not of.fits(shape) or of.scale != 1 or not _list(value["terms"]):
+        raise Malformed(f"has a term '{Within.op}' that does not fit its matrix")
+    return Within(of, tuple(_plain(term, of.shape(shape)) for term in value["terms"]))
+
+
+def _only(value: Mapping[str, Any], op: str, wanted: Iterable[str]) -> None:
+    if set(value) != {"op", *wanted}:
+        raise Malformed(f"has a term '{op}' without its parameters ({', '.join(wanted)})")
 
 
 def _count(value: Any) -> int:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from archspec.diagnostics import ArchspecError, Collector, fail, nearest
+from archspec.diagnostics import ArchspecError, Collector, fail
 from archspec.families import expected_tensors
+from archspec.host.excerpt import Excerpt
 from archspec.host.locate import find_base, structure_of
-from archspec.host.structure import Structure, inside
+from archspec.host.structure import Structure
 from archspec.language.fields import declared
 from archspec.language.knowledge import Calibrate, Pack, PackUse, Rule, Step
 from archspec.language.parse import load
-from archspec.language.selectors import Selector, bare_name, select
 from archspec.language.spec import Spec
 from archspec.language.stages import Data
 from archspec.packs.header import read_pack
-from archspec.packs.roles import ROLES, roles
+from archspec.packs.roles import roles
+from archspec.semantics.rules import assigned
 
 SOURCES = ("tuned", "lora", "delta", "bitdelta")
 TAKES: Mapping[str, tuple[str, ...]] = {
@@ -36,11 +37,16 @@ SIZES = ("rank", "energy", "bytes", "bands")
 
 @dataclass(frozen=True)
 class Packing:
-    """`source` is the one of `SOURCES` that is written. `rules`: tensor -> the rule that names it."""
+    """`source` is the one of `SOURCES` that is written. `rules`: tensor, or excerpt of one, -> the rule that names it.
+    `divided`: tensor -> the excerpts that it is kept as, of tensors that rules divide."""
 
     pack: Pack
     source: str
-    rules: Mapping[str, Rule]
+    rules: Mapping[Excerpt, Rule]
+    divided: Mapping[str, tuple[Excerpt, ...]] = field(default_factory=dict)
+
+    def rule(self, excerpt: Excerpt) -> Rule | None:
+        return self.rules.get(excerpt) or self.rules.get(Excerpt(excerpt.tensor))
 
 
 def resolve_pack(spec: Spec, structure: Structure, problems: Collector) -> Packing | None:
@@ -64,8 +70,8 @@ def resolve_pack(spec: Spec, structure: Structure, problems: Collector) -> Packi
         hint = "write `calibrate: {data: texts.txt}`, or `data` for the whole spec"
         message = "calibration runs the tuned model on data, and none is named"
         problems.report("AS665", message, pack.calibrate.span(), hint)
-    named = _assigned(pack.rules, spec, structure, problems)
-    return Packing(pack, written[0], named) if len(written) == 1 and not problems.has_errors else None
+    rules, divided = assigned(pack.rules, spec, structure, problems)
+    return Packing(pack, written[0], rules, divided) if len(written) == 1 and not problems.has_errors else None
 
 
 def planned(path: Path) -> list[tuple[str, str, str]]:
@@ -78,11 +84,16 @@ def planned(path: Path) -> list[tuple[str, str, str]]:
     packing = resolve_pack(spec, structure, problems)
     problems.raise_if_errors()
     tensors = structure.tensors or expected_tensors(structure) or {}
-    named = packing.rules if packing else {}
+    assert packing is not None
     return [
-        (name, role, _told(named[name].store) if name in named else "from the budget, if it differs")
+        (f"{name} ({excerpt.told})" if excerpt.cuts else name, role, _kept(packing.rule(excerpt)))
         for name, role in roles(tensors, structure).items()
+        for excerpt in packing.divided.get(name, (Excerpt(name),))
     ]
+
+
+def _kept(rule: Rule | None) -> str:
+    return _told(rule.store) if rule else "from the budget, if it differs"
 
 
 NOTHING = "write `pack: {tuned: ..., budget: 6%}`"
@@ -149,42 +160,6 @@ def _unfit(step: Step, sizes: list[str]) -> Iterator[tuple[str, str]]:
 
 def _is_width(bits: int) -> bool:
     return 1 <= bits <= 8 or bits == 16
-
-
-def _assigned(rules: Iterable[Rule], spec: Spec, structure: Structure, problems: Collector) -> dict[str, Rule]:
-    """Return tensor -> the first rule that names it; AS670 for rules that are left with none."""
-    tensors = structure.tensors or expected_tensors(structure)
-    role = roles(tensors or {}, structure)
-    found: dict[str, Rule] = {}
-    for rule in rules:
-        try:
-            names = _named(rule.of, role, spec, structure)
-        except ArchspecError as error:
-            problems.add(error.diagnostics)
-            continue
-        fresh = [name for name in names if name not in found]
-        if not fresh and tensors is not None:
-            what = "rules before it name all of its tensors" if names else "no tensor of the base is of it"
-            message = f"the rule of '{rule.of.text}' has no effect: {what}"
-            problems.report("AS670", message, rule.of.span, "leave it out, or put it before the others")
-        found |= dict.fromkeys(fresh, rule)
-    return found
-
-
-def _named(selector: Selector, role: Mapping[str, str], spec: Spec, structure: Structure) -> list[str]:
-    """Return the tensors of a role, or those of the selected sites."""
-    bare = bare_name(selector)
-    if bare is not None and bare not in spec.let:
-        if bare in ROLES:
-            return [name for name in role if role[name] == bare]
-        known = (*ROLES, *spec.let, *structure.groups)
-        if bare not in known:
-            hints = nearest(bare, known) or (f"roles and lists are {', '.join(known)}",)
-            raise fail("AS170", f"no role or list '{bare}'", selector.at(selector.expression.at), *hints)
-    sites = select(selector, structure, spec.let)
-    paths = {path for site in sites for path in site.paths}
-    own = {weight.tensor for site in sites for weight in site.teacher.values()}
-    return [name for name in role if name in own or inside(name, paths)]
 
 
 def attach_fits(spec: Spec, structure: Structure, problems: Collector) -> None:

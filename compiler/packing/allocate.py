@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from archspec.compiler.packing.choices import Choice
 from archspec.compiler.packing.recipe import Recipe
+from archspec.host.excerpt import Excerpt
 
-Curves = Mapping[str, Sequence[Choice]]
-"""Tensor -> its choices by rising size and falling error, the first of size 0 where it may be left out."""
-Chosen = dict[str, Choice]
+K = TypeVar("K", Excerpt, str)
+"""What bytes are shared out among: tensors, or excerpts of some."""
+Curves = Mapping[K, Sequence[Choice]]
+"""What can be done with each by rising size and falling error, the first of size 0 where it may be left out."""
 
 
-def allocate(curves: Curves, budget: int) -> Chosen | None:
+def allocate(curves: Curves[K], budget: int) -> dict[K, Choice] | None:
     """Return the choice of every tensor, None where even the smallest do not fit into `budget` bytes."""
     least = {name: curve[0] for name, curve in curves.items()}
     if _size(least) > budget:
@@ -31,10 +34,10 @@ def allocate(curves: Curves, budget: int) -> Chosen | None:
     return best
 
 
-def uniforms(curves: Curves) -> Iterator[Chosen]:
+def uniforms(curves: Curves[K]) -> Iterator[dict[K, Choice]]:
     """Yield the choices that give every tensor the same recipe, or what stands for it; those without it get their
     smallest."""
-    named = {name: {r: c for c in curve for r in (c.recipe, *c.also)} for name, curve in curves.items()}
+    named = {name: _by_recipe(curve) for name, curve in curves.items()}
     recipes: dict[Recipe, None] = {}
     for known in named.values():
         recipes |= dict.fromkeys(known)
@@ -42,7 +45,11 @@ def uniforms(curves: Curves) -> Iterator[Chosen]:
         yield {name: named[name].get(recipe, curve[0]) for name, curve in curves.items()}
 
 
-def _bought(curves: Curves, chosen: Chosen, budget: int) -> Chosen:
+def _by_recipe(curve: Sequence[Choice]) -> dict[Recipe, Choice]:
+    return {recipe: choice for choice in curve for recipe in (choice.recipe, *choice.also)}
+
+
+def _bought(curves: Curves[K], chosen: dict[K, Choice], budget: int) -> dict[K, Choice]:
     """Buy steps along the hulls, the best first, until one does not fit."""
     hulls = {name: list(hull(curve)) for name, curve in curves.items()}
     offers = [(-_rate(h[0], h[1]), name, 1) for name, h in hulls.items() if len(h) > 1]
@@ -60,7 +67,7 @@ def _bought(curves: Curves, chosen: Chosen, budget: int) -> Chosen:
     return chosen
 
 
-def _filled(curves: Curves, chosen: Chosen, budget: int) -> Chosen:
+def _filled(curves: Curves[K], chosen: dict[K, Choice], budget: int) -> dict[K, Choice]:
     """Spend what is left: again and again the better choice that takes most away and fits."""
     chosen, left = dict(chosen), budget - _size(chosen)
     while True:
@@ -93,9 +100,9 @@ def _rate(a: Choice, b: Choice) -> float:
     return (a.error - b.error) / max(1, b.size - a.size)
 
 
-def _size(chosen: Mapping[str, Choice]) -> int:
+def _size(chosen: Mapping[K, Choice]) -> int:
     return sum(choice.size for choice in chosen.values())
 
 
-def _error(chosen: Mapping[str, Choice]) -> float:
+def _error(chosen: Mapping[K, Choice]) -> float:
     return sum(choice.error for choice in chosen.values())

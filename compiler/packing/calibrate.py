@@ -22,11 +22,11 @@ from archspec.diagnostics import Collector
 from archspec.host.locate import Located, folder_of
 from archspec.language.knowledge import Calibrate
 from archspec.language.stages import Data
-from archspec.packs.terms import matrix_shape
 from archspec.runtime.data import open_data
 from archspec.runtime.data.needs import needs_of
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.moments import Moments, gather, linear_maps
+from archspec.runtime.model.linear import is_turned
 from archspec.runtime.objectives import make_objective
 from archspec.runtime.packs.skills import names_in, tensors_of
 from archspec.runtime.store.home import home
@@ -38,21 +38,25 @@ from archspec.source import Span
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of inputs. `data`: identity of the examples."""
+    """What is known of inputs. `data`: identity of the examples; `turned`: tensors that are kept as (inputs, outputs),
+    which errors of outputs are of the transposed matrix of."""
 
     moments: Moments
     base: Headers
     damp: float
     data: str
+    turned: frozenset[str] = frozenset()
 
     def metric(self, name: str) -> Metric:
         moment = self.moments.moment(name)
         return PLAIN if moment is None else Metric(moment, self.damp)
 
     def size(self, name: str, delta: Tensor, metric: Metric) -> float:
-        """Return the squared outputs of a tuned tensor; where it has none, those of its difference; else 1."""
-        tuned = (read(self.base[name], name).float() + delta).reshape(matrix_shape(tuple(delta.shape)))
-        return metric.squared(tuned) or metric.squared(delta.reshape(tuned.shape)) or 1.0
+        """Return the squared outputs of a tuned tensor; where it has none, those of its difference; else 1. `delta`:
+        (outputs, inputs)."""
+        base = read(self.base[name], name).float()
+        tuned = delta + (base.T if name in self.turned else base.reshape(delta.shape))
+        return metric.squared(tuned) or metric.squared(delta) or 1.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ def calibrated(
         watch(Progress("calibrating", done, options.samples))
 
     found = gather(model, wanted, feed, options.samples, scratch, tick)
-    return Calibration(found, base, options.damp, examples.identity)
+    turned = frozenset(own for name, own in wanted.items() if is_turned(model.get_submodule(maps[name][0])))
+    return Calibration(found, base, options.damp, examples.identity, turned)
 
 
 def tune(model: nn.Module, source: Source, span: Span | None) -> None:
@@ -107,9 +112,9 @@ def tune(model: nn.Module, source: Source, span: Span | None) -> None:
 def _check_rules(packing: Packing, model: nn.Module, base: Headers) -> None:
     """Report rules that ask for GPTQ on what is no weight of a linear map: AS666, once a rule."""
     maps, problems = linear_maps(model), Collector()
-    names = names_in(model, packing.rules)
+    names = names_in(model, [excerpt.tensor for excerpt in packing.rules])
     reported: set[int] = set()
-    for name, rule in packing.rules.items():
+    for name, rule in ((excerpt.tensor, rule) for excerpt, rule in packing.rules.items()):
         step = next((step for step in rule.store if step.method == "gptq"), None)
         if step is None or names[name] in maps or id(rule) in reported or name not in base:
             continue

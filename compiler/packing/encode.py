@@ -3,14 +3,16 @@ rank has `low_rank.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from archspec.compiler.packing.gptq import NEAREST, Rounding
-from archspec.packs.terms import Dense, Quantized, Sparse, Term, along, packed_size
+from archspec.host.excerpt import Excerpt
+from archspec.packs.terms import Dense, Quantized, Sparse, Term, Within, along, packed_size
 from archspec.runtime.packs import bits as stream
 from archspec.runtime.packs import levels
 from archspec.runtime.packs.decode import Parts, decode, gaps_of
@@ -32,6 +34,13 @@ class Encoded:
     @property
     def size(self) -> int:
         return sum(part.numel() * part.element_size() for part in self.parts.values())
+
+
+def within(of: Excerpt, encoded: Sequence[Encoded], shape: tuple[int, int]) -> Encoded:
+    """Return the terms of an excerpt as one of the matrix of `shape` that it is of."""
+    plain = tuple(inner.term for inner in encoded if not isinstance(inner.term, Within))
+    parts = {f"{place}/{part}": value for place, inner in enumerate(encoded) for part, value in inner.parts.items()}
+    return Encoded(Within(replace(of, tensor=""), plain), parts, shape)
 
 
 def encode_dense(delta: Tensor, dtype: str = "F32") -> Encoded:

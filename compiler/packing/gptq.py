@@ -30,7 +30,7 @@ def gptq(values: Tensor, nearest: Nearest, metric: Metric, act_order: bool = Fal
     columns = torch.arange(wide.shape[1])
     plain = nearest(columns, wide)
     order = metric.damped(metric.damp).diagonal().argsort(descending=True, stable=True) if act_order else columns
-    factor = metric.ordered(order).factor if act_order else metric.factor
+    factor = metric.of(order).factor if act_order else metric.factor
     found = torch.empty_like(wide)
     found[:, order] = _swept(wide[:, order], order, nearest, factor)
     better = metric.rows(found - wide) < metric.rows(plain - wide)

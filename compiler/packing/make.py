@@ -6,28 +6,26 @@ the model. Between them stand the curves of all tensors: sizes and errors, no we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from archspec.compiler.packing.allocate import Curves, allocate
-from archspec.compiler.packing.calibrate import Calibration
 from archspec.compiler.packing.choices import Choice, choices
-from archspec.compiler.packing.metric import PLAIN, Metric
 from archspec.compiler.packing.progress import Watch, told, unwatched
-from archspec.compiler.packing.recipe import Recipe, Step, build, squared, total
+from archspec.compiler.packing.recipe import Step, build, squared, total
+from archspec.compiler.packing.request import Request, Subject
 from archspec.compiler.packing.sources import Headers, Source, finite
 from archspec.compiler.packing.write import PackWriter
 from archspec.diagnostics import ArchspecError, Collector, fail
+from archspec.host.excerpt import Excerpt
 from archspec.host.headers import BITS
 from archspec.packs.header import Change, Header, part_name
-from archspec.packs.terms import matrix_shape, to_json
+from archspec.packs.terms import to_json
 from archspec.quantity import quantity
-from archspec.source import Span
+from archspec.runtime.model.excerpts import taken
 
 PER_TENSOR, PER_PART = 260, 90
 """Bytes that a tensor and a part take in the header, beside their names; measured when the file is written."""
@@ -35,33 +33,6 @@ ROUNDS, SLACK = 5, 0.02
 """Times that a file is written to come this near to its budget from below."""
 MORE = 16
 """Bytes that the header may grow by when another budget stands in it."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for. `recipe_of`: what a rule fixes for a tensor; None leaves it to the budget."""
-
-    name: str
-    base: Mapping[str, str]
-    recipe_of: Callable[[str], Recipe | None]
-    budget: float | None = None
-    """Part of the bytes of the tensors that differ, as the base stores them."""
-    limit: int | None = None
-    """Bytes of the file."""
-    calibration: Calibration | None = None
-    """By which errors are those of outputs; None: they are those of weights."""
-    digests: Mapping[str, str] = field(default_factory=dict)
-    """Of the base's tensors: XXH3-128, hexadecimal."""
-    made: Mapping[str, Any] = field(default_factory=dict)
-    licence: str | None = None
-    span: Span | None = None
-
-    def metric(self, name: str) -> Metric:
-        return self.calibration.metric(name) if self.calibration else PLAIN
-
-    def size(self, name: str, delta: Tensor, metric: Metric) -> float:
-        """Return what errors of a tensor are divided by before they are added to those of others."""
-        return self.calibration.size(name, delta, metric) if self.calibration else 1.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +61,7 @@ class Made:
 class Measured:
     """What can be done with each tensor that differs, and the bytes of all of these: the same whatever the budget."""
 
-    curves: Curves
+    curves: Curves[Excerpt]
     whole: int
 
 
@@ -123,7 +94,7 @@ def make_pack(
     return best_made
 
 
-def _is_least(chosen: Mapping[str, Choice], curves: Curves) -> bool:
+def _is_least(chosen: Mapping[Excerpt, Choice], curves: Curves[Excerpt]) -> bool:
     return all(chosen[name] is curve[0] for name, curve in curves.items())
 
 
@@ -131,7 +102,7 @@ def _written(
     request: Request,
     base: Headers,
     source: Source,
-    chosen: Mapping[str, Choice],
+    chosen: Mapping[Excerpt, Choice],
     out: Path,
     budget: int | None,
     watch: Watch,
@@ -148,15 +119,15 @@ def _written(
 
 def measured(request: Request, base: Headers, source: Source, watch: Watch = unwatched) -> Measured:
     """Try every encoding of every tensor that differs."""
-    problems, found, whole = Collector(), dict[str, list[Choice]](), 0
+    problems, found, whole = Collector(), dict[Excerpt, list[Choice]](), 0
     for name in told("measuring", list(source.names()), base, watch):
         delta = source.delta(name)
         if not finite(delta, name, problems, request.span) or not delta.any():
             continue
-        matrix = delta.reshape(matrix_shape(tuple(delta.shape)))
-        metric = request.metric(name)
-        size = request.size(name, delta, metric)
-        found[name] = [_weighed(choice, name, size) for choice in _offered(name, matrix, request, metric)]
+        subject = request.subject(name, delta)
+        for excerpt in subject.excerpts:
+            offered = _offered(subject, excerpt, request)
+            found[excerpt] = [_weighed(choice, excerpt, subject.size) for choice in offered]
         whole += delta.numel() * BITS[base[name].dtype] // 8
     problems.raise_if_errors()
     if not found:
@@ -164,21 +135,22 @@ def measured(request: Request, base: Headers, source: Source, watch: Watch = unw
     return Measured(found, whole)
 
 
-def _offered(name: str, matrix: Tensor, request: Request, metric: Metric) -> Sequence[Choice]:
-    recipe = request.recipe_of(name)
+def _offered(subject: Subject, excerpt: Excerpt, request: Request) -> Sequence[Choice]:
+    recipe, metric = request.recipe_of(excerpt), subject.metric_of(excerpt)
+    matrix = taken(excerpt, subject.matrix).contiguous()
     if recipe is None:
         if request.budget is None and request.limit is None:
-            message = f"no rule names '{name}', and there is no budget that it could have a part of"
+            message = f"no rule names '{excerpt.tensor}', and there is no budget that it could have a part of"
             raise fail("AS684", message, request.span, "write `budget: 6%`, or a rule for every role")
         return choices(matrix, metric)
     encoded = build(recipe, matrix, metric)
     return [Choice(sum(e.size for e in encoded), metric.squared(matrix - total(encoded, matrix)), recipe)]
 
 
-def _weighed(choice: Choice, name: str, size: float) -> Choice:
+def _weighed(choice: Choice, excerpt: Excerpt, size: float) -> Choice:
     """Add what a choice takes in the header, and take its error as a part of `size`."""
     parts = sum(_parts(step) for step in choice.recipe)
-    added = PER_TENSOR + parts * PER_PART + (parts + 1) * len(name)
+    added = PER_TENSOR + parts * PER_PART + (parts + 1) * len(excerpt.tensor)
     return replace(choice, size=choice.size + added, error=choice.error / size)
 
 
@@ -205,28 +177,23 @@ def _encode(
     request: Request,
     base: Headers,
     source: Source,
-    chosen: Mapping[str, Choice],
+    chosen: Mapping[Excerpt, Choice],
     writer: PackWriter,
     watch: Watch,
 ) -> Header:
     """Encode every tensor. One that nothing is spent on stands in the header without terms: all of it is lost."""
     tensors: dict[str, Change] = {}
-    for name in told("encoding", list(chosen), base, watch):
-        choice = chosen[name]
+    for name in told("encoding", list(dict.fromkeys(excerpt.tensor for excerpt in chosen)), base, watch):
         delta = source.delta(name)
-        matrix = delta.reshape(matrix_shape(tuple(delta.shape)))
-        metric = request.metric(name)
-        encoded = build(choice.recipe, matrix, metric)
+        subject = request.subject(name, delta)
+        encoded = [e for excerpt in subject.excerpts for e in subject.encoded(excerpt, chosen[excerpt].recipe)]
         for place, term in enumerate(encoded):
             for part, value in term.parts.items():
                 writer.add(part_name(name, place, part), value)
+        lost = subject.matrix - total(encoded, subject.matrix)
+        norms = sqrt(squared(subject.matrix)), sqrt(squared(lost))
+        outputs = (_short(subject.cost(subject.matrix)), _short(subject.cost(lost))) if request.calibration else None
         terms = tuple(term.term for term in encoded)
-        lost = matrix - total(encoded, matrix)
-        norms = sqrt(squared(matrix)), sqrt(squared(lost))
-        outputs = None
-        if request.calibration:
-            size = request.size(name, delta, metric)
-            outputs = _short(metric.squared(matrix) / size), _short(metric.squared(lost) / size)
         tensors[name] = Change(tuple(delta.shape), base[name].dtype, request.digests[name], terms, *norms, outputs)
     return Header(request.name, request.base, tensors, request.made, request.licence)
 

@@ -72,9 +72,9 @@ class Metric:
         found: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(self.root), upper=True)
         return found
 
-    def ordered(self, order: Tensor) -> Metric:
-        """Return the metric of columns in another order."""
-        return self if self.moment is None else Metric(self.moment[order][:, order], self.damp)
+    def of(self, columns: Tensor) -> Metric:
+        """Return the metric of these columns, in this order: what they cost while the others have no error."""
+        return self if self.moment is None else Metric(self.moment[columns][:, columns], self.damp)
 
 
 PLAIN = Metric()

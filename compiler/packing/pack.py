@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from archspec.compiler.convert.state import read_state
 from archspec.compiler.packing import sources
 from archspec.compiler.packing.calibrate import Setting, calibrated, described
-from archspec.compiler.packing.make import Made, Request, make_pack, measured
+from archspec.compiler.packing.make import Made, make_pack, measured
 from archspec.compiler.packing.progress import Watch, unwatched
 from archspec.compiler.packing.recipe import GROUP, Recipe, Step
+from archspec.compiler.packing.request import Request
 from archspec.compiler.packing.sources import Headers, Source
 from archspec.diagnostics import Collector, fail
-from archspec.families import tied_tensors
+from archspec.families import keeps_turned, tied_tensors
 from archspec.host.fingerprint import FULL, Identity, digest_of
 from archspec.host.headers import read_folder, read_header
 from archspec.host.locate import Located, check_fingerprint, find_base, locate, structure_of
@@ -112,7 +114,8 @@ def _request(
     return Request(
         name=spec.name,
         base=base,
-        recipe_of=lambda name: recipe(packing.rules[name]) if name in packing.rules else None,
+        recipe_of=lambda excerpt: recipe(rule) if (rule := packing.rule(excerpt)) else None,
+        divided=packing.divided,
         budget=share,
         limit=int(pack.budget) if pack.budget is not None and share is None else None,
         digests=digests,
@@ -200,7 +203,8 @@ def _checkpoint(wanted: Wanted) -> tuple[Path, Span | None]:
 
 def _lora(wanted: Wanted) -> tuple[Source, dict[str, Any]]:
     folder, span = wanted.path("lora")
-    return sources.read_lora(folder, wanted.base, wanted.problems, span), {}
+    is_turned = partial(keeps_turned, wanted.structure.architecture)
+    return sources.read_lora(folder, wanted.base, is_turned, wanted.problems, span), {}
 
 
 def _delta(wanted: Wanted) -> tuple[Source, dict[str, Any]]:

@@ -8,7 +8,7 @@ bfloat16 has lost most of what tuning did.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,11 +119,13 @@ def check_vector(base: Headers, vector: Headers, problems: Collector, span: Span
 
 @dataclass(frozen=True)
 class Lora:
-    """alpha / r B A of a LoRA in peft's form (https://arxiv.org/abs/2106.09685); `pairs`: tensor -> (A, B, scale)."""
+    """alpha / r B A of a LoRA in peft's form (https://arxiv.org/abs/2106.09685); `pairs`: tensor -> (A, B, scale).
+    `turned`: tensors that are kept as (inputs, outputs), so that it is their transposed form that B A is added to."""
 
     base: Headers
     weights: Headers
     pairs: Mapping[str, tuple[str, str, float]]
+    turned: Collection[str] = ()
 
     def names(self) -> Iterator[str]:
         return (name for name in self.base if name in self.pairs)
@@ -131,13 +133,16 @@ class Lora:
     def delta(self, name: str) -> Tensor:
         a, b, scale = self.pairs[name]
         product = read(self.weights[b], b).float() @ read(self.weights[a], a).float()
-        return (scale * product).reshape(self.base[name].shape)
+        return (scale * (product.T if name in self.turned else product)).reshape(self.base[name].shape)
 
 
-def read_lora(folder: Path, base: Headers, problems: Collector, span: Span | None) -> Lora:
-    """Read adapter_config.json and adapter_model.safetensors; what cannot be taken over is AS682."""
+def read_lora(
+    folder: Path, base: Headers, is_turned: Callable[[str], bool], problems: Collector, span: Span | None
+) -> Lora:
+    """Read adapter_config.json and adapter_model.safetensors; what cannot be taken over is AS682. `is_turned`: whether
+    a tensor of the base is kept as (inputs, outputs); peft goes by that as well, whatever its `fan_in_fan_out` says."""
     config = read_json(folder / CONFIG, "AS682", span)
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("fan_in_fan_out"):
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
         kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
         raise fail("AS682", f"'{folder}' is {kind!r}, not a plain LoRA", span, "merge it, and pack the tuned model")
     alphas = _alphas(config, span)
@@ -148,14 +153,14 @@ def read_lora(folder: Path, base: Headers, problems: Collector, span: Span | Non
             continue
         module = name.removesuffix(".lora_A.weight")
         partner, path = f"{module}.lora_B.weight", module.removeprefix(PREFIX)
-        if wrong := _no_pair(name, partner, base.get(f"{path}.weight"), weights):
+        if wrong := _no_pair(name, partner, base.get(f"{path}.weight"), weights, is_turned(f"{path}.weight")):
             problems.report("AS682", f"'{name}' of the LoRA {wrong}", span)
             continue
         pairs[f"{path}.weight"] = (name, partner, alphas.scale(path, weights[name].shape[0]))
-    return Lora(base, weights, pairs)
+    return Lora(base, weights, pairs, frozenset(filter(is_turned, pairs)))
 
 
-def _no_pair(name: str, partner: str, target: TensorHeader | None, weights: Headers) -> str | None:
+def _no_pair(name: str, partner: str, target: TensorHeader | None, weights: Headers, turned: bool) -> str | None:
     """Say what keeps a tensor and its partner from being A and B of an addition to `target`."""
     if not name.endswith(".lora_A.weight"):
         return "is no low-rank pair"
@@ -164,7 +169,7 @@ def _no_pair(name: str, partner: str, target: TensorHeader | None, weights: Head
     if target is None:
         return "adds to no tensor of the base"
     a, b = weights[name].shape, weights[partner].shape
-    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != target.shape:
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != target.shape[:: -1 if turned else 1]:
         return f"and its lora_B are {a} and {b}; the base's tensor is {target.shape}"
     return None
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from archspec.diagnostics import fail
+from archspec.runtime.model.linear import is_linear
 
 NAME = "archspec"
 
@@ -47,10 +48,8 @@ def adapt(model: nn.Module, settings: LoraSettings, places: Iterable[str], seed:
 
 
 def _maps(model: nn.Module, homes: tuple[str, ...]) -> list[str]:
-    """Return the linear maps under `homes`; `Conv1D` is transformers' name for one that keeps its weight transposed."""
-    from transformers.pytorch_utils import Conv1D
-
-    maps = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D))
+    """Return the linear maps under `homes`."""
+    maps = (name for name, module in model.named_modules() if is_linear(module))
     return [name for name in maps if name.startswith(homes)] if homes else []
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from archspec.diagnostics import fail
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.learn.taps import presence
+from archspec.runtime.model.linear import is_linear, is_turned
 from archspec.runtime.store.files import reserve, writing
 
 Tick = Callable[[int], None]
@@ -74,8 +75,14 @@ def linear_maps(model: nn.Module) -> dict[str, list[str]]:
     return {
         name: [path for path, _ in owners[key]]
         for name, key in names.items()
-        if name.rpartition(".")[2] == "weight" and all(isinstance(module, nn.Linear) for _, module in owners[key])
+        if name.rpartition(".")[2] == "weight" and all(is_linear(module) for _, module in owners[key])
     }
+
+
+def inputs_of(model: nn.Module, weight: str) -> int:
+    """Return how many inputs the linear map of a weight has."""
+    module = model.get_submodule(weight.rpartition(".")[0])
+    return int(model.get_parameter(weight).shape[0 if is_turned(module) else 1])
 
 
 @torch.no_grad()
@@ -85,7 +92,7 @@ def gather(
     """Run the model on `samples` examples, once each, and return the moments, which lie in a file of `folder`.
     `wanted`: weight in the model -> the name that its moment gets. AS667 for inputs that are no numbers."""
     maps, mask = linear_maps(model), [None]
-    sizes = {own: int(model.get_parameter(name).shape[1]) for name, own in wanted.items()}
+    sizes = {own: inputs_of(model, name) for name, own in wanted.items()}
     found = Moments.of(sizes, folder)
     with _watched(model, {path: own for name, own in wanted.items() for path in maps[name]}, found, mask):
         for start, keywords in feed.batches(samples):

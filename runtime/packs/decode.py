@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from archspec.diagnostics import fail
 from archspec.packs.header import AGAIN
-from archspec.packs.terms import RAW, Dense, LowRank, Quantized, Sparse, Term, along, matrix_shape
+from archspec.packs.terms import RAW, Dense, LowRank, Quantized, Sparse, Term, Within, along, matrix_shape
+from archspec.runtime.model.excerpts import add_to
 from archspec.runtime.packs import bits as stream
 from archspec.runtime.packs import levels
 from archspec.runtime.packs.levels import Coded
@@ -77,11 +78,26 @@ def _coded(parts: Parts, prefix: str, shape: Shape, bits: int, group: int, unit:
     return levels.decode(Coded(codes, parts[f"{prefix}scales"], unit), bits, group)
 
 
+def _excerpt(term: Within, parts: Parts, shape: Shape) -> Tensor:
+    found = torch.zeros(shape)
+    for inner, stored in inside(term, parts):
+        add_to(term.of, found, decode(inner, stored, term.of.shape(shape)))
+    return found
+
+
+def inside(term: Within, parts: Parts) -> Iterator[tuple[Term, Parts]]:
+    """Yield the terms of an excerpt with the parts of each."""
+    for place, inner in enumerate(term.terms):
+        prefix = f"{place}/"
+        yield inner, {name.removeprefix(prefix): part for name, part in parts.items() if name.startswith(prefix)}
+
+
 DECODERS: Mapping[str, Callable[[Any, Parts, Shape], Tensor]] = {
     "dense": _dense,
     "sparse": _sparse,
     "quantized": _quantized,
     "low_rank": _low_rank,
+    "excerpt": _excerpt,
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from archspec.diagnostics import Collector
+from archspec.families import keeps_turned
 from archspec.packs.roles import EMBED
-from archspec.packs.terms import LowRank, matrix_shape
-from archspec.runtime.packs.decode import factors
+from archspec.packs.terms import LowRank, Term, Within, matrix_shape
+from archspec.runtime.model.excerpts import add_to
+from archspec.runtime.packs.decode import Parts, factors, inside
 from archspec.runtime.packs.reading import Pack
 from archspec.runtime.store.files import check_replaceable, publish
 
@@ -56,6 +58,8 @@ def export_lora(pack: Pack, out: Path, rank: int | None = None, partial: bool = 
         delta, module = pack.delta(name), name.removesuffix(".weight")
         lost += float((delta - up @ down).double().square().sum())
         whole += float(delta.double().square().sum())
+        if _is_turned(pack, name):
+            down, up = up.T.contiguous(), down.T.contiguous()
         tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = down, up
         ranks[module] = len(down)
     with publish(out) as folder:
@@ -68,8 +72,14 @@ def _is_linear(name: str, pack: Pack) -> bool:
     return len(pack.change(name).shape) == 2 and name.endswith(".weight") and not EMBED.search(name)
 
 
+def _is_turned(pack: Pack, name: str) -> bool:
+    """Whether peft takes the map's matrix as the transposed tensor (`fan_in_fan_out`)."""
+    return keeps_turned(pack.header.base.get("architecture", ""), name)
+
+
 def _is_low_rank(name: str, pack: Pack) -> bool:
-    return all(isinstance(term, LowRank) for term in pack.change(name).terms)
+    terms = pack.change(name).terms
+    return all(isinstance(t, LowRank) for term in terms for t in (term.terms if isinstance(term, Within) else (term,)))
 
 
 def _check(pack: Pack, names: list[str], left_out: list[str], rank: int | None, partial: bool) -> None:
@@ -85,7 +95,7 @@ def _check(pack: Pack, names: list[str], left_out: list[str], rank: int | None, 
 
 
 def _pair(pack: Pack, name: str, rank: int | None) -> Pair:
-    """Return A (rank, inputs) and B (outputs, rank), float32."""
+    """Return A (rank, columns) and B (rows, rank), float32, of the matrix as it is kept."""
     if _is_low_rank(name, pack):
         return _joined(list(_balanced(pack, name)))
     u, s, v = torch.linalg.svd(pack.delta(name), full_matrices=False)
@@ -95,11 +105,29 @@ def _pair(pack: Pack, name: str, rank: int | None) -> Pair:
 
 def _balanced(pack: Pack, name: str) -> Iterator[Pair]:
     """Yield the factors of each term, its singular values shared out by their roots."""
-    for term, parts in pack.terms(name):
-        assert isinstance(term, LowRank)
-        up, down = factors(term, parts, matrix_shape(pack.change(name).shape))
+    shape = matrix_shape(pack.change(name).shape)
+    for up, down in (pair for term, parts in pack.terms(name) for pair in _factors(term, parts, shape)):
         root = (up.norm(dim=0) / down.norm(dim=1).clamp(min=1e-30)).clamp(min=1e-30).sqrt()
         yield down * root[:, None], up / root
+
+
+def _factors(term: Term, parts: Parts, shape: tuple[int, ...]) -> Iterator[Pair]:
+    """Yield U S and V^T of the terms in a term, for the whole matrix: zero where an excerpt is not."""
+    if isinstance(term, LowRank):
+        yield factors(term, parts, shape)
+        return
+    assert isinstance(term, Within)
+    rows, columns = shape[::-1] if term.of.transposed else shape
+    of = replace(term.of, transposed=False)
+    for inner, stored in inside(term, parts):
+        for up, down in _factors(inner, stored, term.of.shape(shape)):
+            if of.axis == 0:
+                add_to(of, wide := torch.zeros(rows, up.shape[1]), up)
+                up = wide
+            else:
+                add_to(of, wide := torch.zeros(len(down), columns), down)
+                down = wide
+            yield (down.T, up.T) if term.of.transposed else (up, down)
 
 
 def _joined(pairs: list[Pair]) -> Pair:
@@ -118,6 +146,7 @@ def _config(pack: Pack, ranks: dict[str, int]) -> dict[str, Any]:
         "target_modules": sorted(ranks),
         "lora_dropout": 0.0,
         "bias": "none",
+        "fan_in_fan_out": any(_is_turned(pack, f"{module}.weight") for module in ranks),
         "inference_mode": True,
         "task_type": None,
     }

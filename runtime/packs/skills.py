@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from archspec.diagnostics import Collector
 from archspec.packs.terms import matrix_shape
+from archspec.runtime.model.linear import is_turned
 from archspec.runtime.packs.attach import Use, added
-from archspec.runtime.packs.branch import Added, Branch, branch, can_branch
+from archspec.runtime.packs.branch import Branch, Used, branch, can_branch
 from archspec.runtime.packs.check import MOST_PROBLEMS, origin
 from archspec.runtime.packs.reading import Pack, open_pack
 from archspec.runtime.store.checkpoint import DTYPES
@@ -94,7 +95,7 @@ class Skills(AbstractContextManager["Skills"]):
             path = name.removesuffix(".weight")
             if self.mode == "branch" and self._can_branch(name, uses):
                 shape = matrix_shape(tuple(tensor.shape))
-                self._branches[path] = branch(_added(uses), shape, tensor)
+                self._branches[path] = branch(_used(uses), shape, tensor, is_turned(self.model.get_submodule(path)))
             else:
                 deltas = ((use.scale, use.pack.delta(own)) for use, own in uses)
                 self._exchanged[name] = added(tensor.detach(), deltas, name)
@@ -111,9 +112,10 @@ class Skills(AbstractContextManager["Skills"]):
 
     def _can_branch(self, name: str, uses: list[tuple[Use, str]]) -> bool:
         path, _, part = name.rpartition(".")
-        if part != "weight" or type(self.model.get_submodule(path)) is not nn.Linear:
-            return False
-        return can_branch(term for use, own in uses for term in use.pack.change(own).terms)
+        module = self.model.get_submodule(path)
+        if part != "weight" or not (type(module) is nn.Linear or is_turned(module)):
+            return False  # what inherits from nn.Linear may be called otherwise, or not at all
+        return can_branch((t for use, own in uses for t in use.pack.change(own).terms), is_turned(module))
 
 
 def skills(model: nn.Module, *packs: str | Path | Pack, scale: float = 1.0, mode: Mode = "weights") -> Skills:
@@ -166,5 +168,5 @@ def digest_of(tensor: Tensor) -> str:
     return str(xxhash.xxh3_128_hexdigest(memoryview(data)))  # type: ignore[arg-type]
 
 
-def _added(uses: list[tuple[Use, str]]) -> Iterator[Added]:
+def _used(uses: list[tuple[Use, str]]) -> Iterator[Used]:
     return ((use.scale, term, parts) for use, own in uses for term, parts in use.pack.terms(own))

@@ -102,7 +102,6 @@ def test_what_no_lora_holds_is_refused_unless_told(mixed: Pack, tmp_path: Path) 
     [
         ({"peft_type": "LOHA"}, "is 'LOHA', not a plain LoRA"),
         ({"use_dora": True}, "is 'DoRA', not a plain LoRA"),
-        ({"fan_in_fan_out": True}, "not a plain LoRA"),
         ({"alpha_pattern": {"(": 1}}, "alphas of the LoRA cannot be read"),
         ({"alpha_pattern": [1]}, "alphas of the LoRA cannot be read"),
         ({"lora_alpha": "much"}, "alphas of the LoRA cannot be read"),

@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from archspec.cli import main
-from archspec.runtime.packs.reading import open_pack
+from archspec.runtime.packs.reading import Pack, open_pack
 from tests.packs import packed, tuned_from
 from tests.runtime.routing.conftest import EXAMPLES, with_tokenizer
 
@@ -85,6 +85,23 @@ def test_the_printed_reader_reads_what_archspec_reads(tiny_encoder: Path, tmp_pa
     tuned = tuned_from(tiny_encoder, tmp_path / "tuned")
     rules = f"[{', '.join(RULES)}]" if fixed else "[]"
     _, path = packed(tmp_path, tiny_encoder, f"{{tuned: {tuned}, budget: 80%, rules: {rules}}}")
+    pack = reads_alike(path)
+    used = {term.op for change in pack.header.tensors.values() for term in change.terms}
+    assert used == {"dense", "sparse", "quantized", "low_rank"} or not fixed
+
+
+def test_the_printed_reader_reads_excerpts(tiny_gpt2: Path, tmp_path: Path) -> None:
+    tuned = tuned_from(tiny_gpt2, tmp_path / "tuned")
+    ops = ("{op: svd, rank: 3, bits: 5}", "sign", "{op: prune, keep: 10%}", "{op: quantize, bits: 3, axis: column}")
+    parts = ", ".join(f"{{of: attn, weights: [{w}], store: [{op}]}}" for w, op in zip("qkvo", ops, strict=True))
+    _, path = packed(tmp_path, tiny_gpt2, f"{{tuned: {tuned}, budget: 60%, rules: [{parts}]}}")
+    terms = [term for change in open_pack(path).header.tensors.values() for term in change.terms]
+    assert len([term for term in terms if term.op == "excerpt"]) == 3 * 4
+    reads_alike(path)
+
+
+def reads_alike(path: Path) -> Pack:
+    """Hold the printed reader to archspec's own, and return what the latter opened."""
     (source,) = [text for _, flags, text in BLOCKS if flags == " reader"]
     reader: dict[str, Any] = {}
     exec(source, reader)
@@ -96,5 +113,4 @@ def test_the_printed_reader_reads_what_archspec_reads(tiny_encoder: Path, tmp_pa
         wanted = pack.delta(name)
         assert delta.dtype == np.float32
         assert torch.allclose(torch.from_numpy(np.ascontiguousarray(delta)), wanted, rtol=1e-5, atol=1e-8), name
-    used = {term.op for change in pack.header.tensors.values() for term in change.terms}
-    assert used == {"dense", "sparse", "quantized", "low_rank"} or not fixed
+    return pack

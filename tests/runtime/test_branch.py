@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import archspec
+from archspec.compiler.packing.encode import within
 from archspec.compiler.packing.recipe import Recipe, Step, build, total
+from archspec.host.excerpt import Excerpt
 from archspec.packs.terms import RAW
+from archspec.runtime.model.excerpts import add_to, taken
 from archspec.runtime.packs import bits as stream
 from archspec.runtime.packs import branch as branches
 from archspec.runtime.packs.branch import BYTES, Branch, branch, can_branch
@@ -55,6 +58,44 @@ def test_a_branch_adds_what_its_matrix_does(name: str, chunk: int, monkeypatch: 
     with torch.no_grad():
         assert torch.allclose(found(nn.Identity(), (x,), y), y + x @ dense.T, atol=1e-4)
     assert torch.equal(y, before)
+
+
+EXCERPTS = {
+    "rows": Excerpt("", start=5, stop=20),
+    "columns": Excerpt("", axis=1, start=3, stop=50),
+    "rows of groups": Excerpt("", groups=4, start=2, stop=7),
+    "columns of groups": Excerpt("", axis=1, groups=5, start=0, stop=3),
+    "rows of the transposed": Excerpt("", start=5, stop=20, transposed=True),
+    "columns of the transposed": Excerpt("", axis=1, start=3, stop=30, transposed=True),
+    "the transposed": Excerpt("", transposed=True),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("of", EXCERPTS)
+def test_a_branch_of_an_excerpt_adds_what_its_matrix_does(of: str, turned: bool) -> None:
+    """`turned`: the map keeps its weight as (inputs, outputs), as transformers' Conv1D does."""
+    excerpt, delta, like = EXCERPTS[of], matrix(40, 50), matrix(40, 50)
+    encoded = within(excerpt, build(RECIPES["both"], taken(excerpt, delta).contiguous()), (40, 50))
+    whole = build(RECIPES["3 bits"], delta)
+    terms = [(0.7, e.term, e.parts) for e in (encoded, *whole)]
+    assert can_branch((term for _, term, _ in terms), turned)
+    dense = 0.7 * (encoded.value() + total(whole, delta))
+    far = torch.ones(40, 50)
+    add_to(excerpt, far, -torch.ones_like(taken(excerpt, delta)))
+    assert not (encoded.value() * far).any()
+    dense = dense if turned else dense.T
+    x, y = torch.randn(2, 5, len(dense)), torch.randn(2, 5, dense.shape[1])
+    found = branch(terms, (40, 50), like, turned)
+    with torch.no_grad():
+        assert torch.allclose(found(nn.Identity(), (x,), y), y + x @ dense, atol=1e-4)
+    assert found.size < 4 * 40 * 50
+
+
+def test_codes_along_the_whole_are_no_branch_of_a_transposed_map() -> None:
+    (encoded,) = build(RECIPES["sign of the whole"], matrix())
+    assert can_branch([encoded.term])
+    assert not can_branch([encoded.term], turned=True)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

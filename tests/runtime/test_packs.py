@@ -7,6 +7,7 @@ import random
 import shutil
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -331,12 +332,19 @@ def tensor(header: dict[str, Any], **entries: Any) -> None:
     header["tensors"]["pooler.dense.weight"].update(entries)
 
 
+DENSE = {"op": "dense", "dtype": "F16"}
+
+
+def excerpt(of: Any, *terms: Any) -> dict[str, Any]:
+    return {"op": "excerpt", "of": of, "terms": list(terms)}
+
+
 HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "cut": lambda data: data[:-100],
     "cut in the header": lambda data: data[:100],
     "longer": lambda data: data + b"\0" * 8,
-    "of another format": header_changed(lambda h: h.update(format=2)),
+    "of another format": header_changed(lambda h: h.update(format=3)),
     "without a base": header_changed(lambda h: h.pop("base")),
     "base of numbers": header_changed(lambda h: h.update(base={"from": 1})),
     "without a tensor that it holds": header_changed(lambda h: h["tensors"].pop("pooler.dense.weight")),
@@ -353,6 +361,21 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "a group of nothing": terms_of("low_rank", lambda t: t.update(group=0)),
     "a group beyond counting": terms_of("low_rank", lambda t: t.update(group=10**30)),
     "a count that is true": terms_of("low_rank", lambda t: t.update(group=True)),
+    **{
+        f"an excerpt {how}": header_changed(partial(tensor, terms=[excerpt(of, *inner)]))
+        for how, of, *inner in (
+            ("of nothing", {"start": 2, "stop": 2}, DENSE),
+            ("past the end", {"start": 0, "stop": 33}, DENSE),
+            ("from before the start", {"start": -1, "stop": 4}, DENSE),
+            ("in groups that do not divide", {"start": 0, "stop": 2, "groups": 5}, DENSE),
+            ("along a third axis", {"axis": 2, "stop": 2}, DENSE),
+            ("of another tensor", {"tensor": "a", "stop": 2}, DENSE),
+            ("that is scaled", {"scale": 2.0, "stop": 2}, DENSE),
+            ("of a text", "all", DENSE),
+            ("without terms", {"stop": 2}),
+            ("of an excerpt", {"stop": 2}, {"op": "excerpt", "of": {"stop": 1}, "terms": [DENSE]}),
+        )
+    },
 }
 
 

@@ -8,7 +8,6 @@ from archspec.host.structure import Site
 from archspec.language.fields import Node
 from archspec.semantics.resolve import ResolvedEdit
 from archspec.source import Span
-from archspec.syntax.tree import Scalar, Seq
 
 
 def target_span(edit: ResolvedEdit) -> Span | None:
@@ -30,13 +29,6 @@ def above(path: str) -> Iterator[str]:
     while "." in path:
         path = path.rpartition(".")[0]
         yield path
-
-
-def item_span(node: Node, key: str, value: object) -> Span | None:
-    """Return the span of one item of a list, of the whole list where it is not found."""
-    entry = node.origin.entry(key) if node.origin else None
-    items = entry.value.items if entry and isinstance(entry.value, Seq) else ()
-    return next((item.span for item in items if isinstance(item, Scalar) and item.value == value), node.span(key))
 
 
 def without(selector: str, sites: Sequence[Site], most: int = 4) -> str:

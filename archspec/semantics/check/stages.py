@@ -20,7 +20,7 @@ from archspec.language.selectors import Selector
 from archspec.language.spec import Spec
 from archspec.language.stages import Distill, Finetune
 from archspec.semantics.check.families import has_null_label, is_headless, metrics_of, objectives_of
-from archspec.semantics.check.places import item_span, written_keys
+from archspec.semantics.check.places import written_keys
 from archspec.semantics.check.routing import check_route
 from archspec.semantics.choices import resolve_search
 from archspec.semantics.packs import attach_fits, resolve_pack
@@ -197,7 +197,7 @@ def training_settings_are_sane(resolved: ResolvedSpec, collector: Collector) -> 
         late = [step for step in finetune.milestones if step >= finetune.steps]
         if late:
             message = f"the milestone {late[0]} is not within {finetune.steps} steps"
-            _suspicious(collector, message, item_span(finetune, "milestones", late[0]), "leave it out")
+            _suspicious(collector, message, finetune.item_span("milestones", late[0]), "leave it out")
         if list(finetune.milestones) != sorted(set(finetune.milestones)):
             _suspicious(collector, "milestones do not rise", finetune.span("milestones"), "write each once, in order")
 
@@ -221,7 +221,7 @@ def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> No
     host = structure.architecture
     fitting = metrics_of(structure)
     for metric in (m for m in (spec.eval.metrics if spec.eval else ()) if m not in fitting):
-        span = item_span(spec.eval, "metrics", metric) if spec.eval else None
+        span = spec.eval.item_span("metrics", metric) if spec.eval else None
         hint = f"{host} is measured by {', '.join(sorted(fitting))}"
         collector.report("AS326", f"'{metric}' cannot be measured on {host}", span, hint)
     objectives = objectives_of(structure)
