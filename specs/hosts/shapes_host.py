@@ -1,25 +1,30 @@
 """The host of captions: diffusers' FluxTransformer2DModel, trained with rectified flow on the pictures of `shapes`.
 
-Each step draws new pictures (index = step * batch + place), so none is seen twice. A caption is left out with
-probability DROPOUT, which is the empty prompt. FLUX's pipeline pads captions to any length and masks nothing; hosts
-see padding. Tokens of padding that are the same add up like one whose logit is greater by the logarithm of their
-number, so training shows one for all of a random number, and the host does not mind how far a caption is padded.
+Each step draws new pictures (index = step * batch + place), so none is seen twice; lessons (`shapes_lessons`) follow. A
+caption is left out with probability DROPOUT, which is the empty prompt. FLUX's pipeline pads captions to any length and
+masks nothing; hosts see padding. Tokens of padding that are the same add up like one whose logit is greater by the
+logarithm of their number, so training shows one for all of a random number, and the host does not mind how far a
+caption is padded.
 """
 
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from safetensors.torch import load_model, save_model
+from shapes_lessons import LESSONS, Lesson
 from shapes_text import POOLED, TOKENS, WIDTH, make_clip, make_t5, tokenizer
 from torch import Tensor, nn
-from training import SEED, State, adamw, cooled, muon, train
+from training import SEED, Optimizers, State, adamw, cooled, muon, train
 
-from archspec.runtime.data.shapes import pictures
+from archspec.runtime.data.shapes import Pictures, pictures, render
 from archspec.runtime.ecosystem.identity_autoencoder import IdentityAutoencoder
 from archspec.runtime.objectives import Conditioning, Flow
 from archspec.runtime.packing import Packing
@@ -78,34 +83,69 @@ def padding(count: int, generator: torch.Generator) -> Tensor:
     return bias
 
 
+Pictured = Callable[[Sequence[int]], Pictures]
+
+
+@dataclass(frozen=True)
 class Examples:
-    """The inputs of a step and what the host should answer: pure functions of the step."""
+    """The inputs of a step, what the host should answer, and what errors count: pure functions of the step. `pictures`:
+    of indices; `weights`: of their masks."""
 
-    def __init__(self, pipeline: FluxPipeline, shift: float) -> None:
-        self.pipeline = pipeline
+    pipeline: FluxPipeline
+    shift: float
+    pictures: Pictured = pictures
+    weights: Callable[[Any], Tensor] = lambda masks: torch.ones(())
+
+    @cached_property
+    def flow(self) -> Flow:
         told = Conditioning(caption=(TOKENS, WIDTH), pooled=POOLED)
-        self.flow = Flow(told, packing=Packing(channels=CHANNELS), shift=shift)
+        return Flow(told, packing=Packing(channels=CHANNELS), shift=self.shift)
 
-    def __call__(self, step: int) -> tuple[dict[str, Any], Tensor]:
+    def __call__(self, step: int) -> tuple[dict[str, Any], Tensor, Tensor]:
         generator = torch.Generator().manual_seed((SEED << 32) + step)
-        drawn = pictures(range(step * BATCH, (step + 1) * BATCH), SEED)
+        drawn = self.pictures(range(step * BATCH, (step + 1) * BATCH))
         said = torch.rand(BATCH, generator=generator) >= DROPOUT
         prompts = [caption if keep else "" for caption, keep in zip(drawn.captions, said, strict=True)]
         x = self.pipeline.vae.encode(torch.from_numpy(drawn.images)).latent_dist.mode()
         context, pooled, _ = self.pipeline.encode_prompt(prompts, prompts, max_sequence_length=TOKENS)
         keywords, target = self.flow.inputs({"x": x, "caption": context, "pooled": pooled}, generator)
-        return keywords | {"joint_attention_kwargs": {"attention_mask": padding(BATCH, generator)}}, target
+        keywords |= {"joint_attention_kwargs": {"attention_mask": padding(BATCH, generator)}}
+        return keywords, target, self.weights(drawn.masks)
 
 
 def train_shapes(out: Path) -> None:
+    """All pictures first, then the lessons, each from the average of what was before it, with fresh moments."""
     model = make_host().train()
     pipeline = make_pipeline(model)
-    path = out / ".state.safetensors"
-    for until, optimizer, shift in STAGES:
-        state = State(model, path, adamw(model) if optimizer == "adamw" else muon(matrices(model), model))
-        train(model, state, until, partial(loss_of, model, Examples(pipeline, shift)), partial(cooled, steps=STEPS))
+    parts = [partial(train_whole, pipeline), *(partial(train_lesson, pipeline, lesson) for lesson in LESSONS)]
+    for number, part in enumerate(parts):
+        done, path = out / f".part-{number}.safetensors", out / ".state.safetensors"
+        if done.exists():
+            load_model(model, done)
+            continue
+        part(path)
+        save_model(model, done)
+        path.unlink(missing_ok=True)
     write(pipeline, out)
-    path.unlink(missing_ok=True)
+    for number in range(len(parts)):
+        (out / f".part-{number}.safetensors").unlink()
+
+
+def train_whole(pipeline: FluxPipeline, path: Path) -> None:
+    model = pipeline.transformer
+    for until, optimizer, shift in STAGES:
+        state = State(model, path, OPTIMIZERS[optimizer](model))
+        train(model, state, until, partial(loss_of, model, Examples(pipeline, shift)), partial(cooled, steps=STEPS))
+
+
+def train_lesson(pipeline: FluxPipeline, lesson: Lesson, path: Path) -> None:
+    def shown(indices: Sequence[int]) -> Pictures:
+        return render([lesson.scene(lesson.first + index) for index in indices])
+
+    model = pipeline.transformer
+    examples = Examples(pipeline, lesson.shift, shown, lesson.weights)
+    state = State(model, path, OPTIMIZERS[lesson.optimizer](model), ema=0.995)
+    train(model, state, lesson.steps, partial(loss_of, model, examples), partial(cooled, steps=lesson.steps, warmup=50))
 
 
 def matrices(model: FluxTransformer2DModel) -> list[nn.Parameter]:
@@ -116,8 +156,15 @@ def matrices(model: FluxTransformer2DModel) -> list[nn.Parameter]:
 
 
 def loss_of(model: FluxTransformer2DModel, examples: Examples, step: int) -> Tensor:
-    keywords, target = examples(step)
-    return examples.flow.loss(examples.flow.output(model(**keywords)), target)
+    keywords, target, weights = examples(step)
+    error = (examples.flow.output(model(**keywords)) - target) ** 2
+    return (weights * error).mean() / weights.mean()
+
+
+OPTIMIZERS: Mapping[str, Callable[[FluxTransformer2DModel], Optimizers]] = {
+    "adamw": adamw,
+    "muon": lambda model: muon(matrices(model), model),
+}
 
 
 def write(pipeline: FluxPipeline, out: Path) -> None:

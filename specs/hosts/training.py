@@ -28,10 +28,10 @@ def rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
 
 
-def cooled(step: int, steps: int) -> float:
+def cooled(step: int, steps: int, warmup: int = WARMUP) -> float:
     """Share of the peak learning rate at a step: linear warm-up, a plateau, and a straight fall to zero at the end.
     What a run does before the fall does not depend on its length, so a longer run may go on from there."""
-    return min(1.0, (step + 1) / WARMUP, (steps - step) / (COOLING * steps))
+    return min(1.0, (step + 1) / warmup, (steps - step) / (COOLING * steps))
 
 
 def indices(step: int, count: int) -> Tensor:
@@ -64,9 +64,9 @@ MOMENTS = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), torch.optim.Muo
 class State:
     """Everything that a killed run needs: model, average and the optimizers' moments in one safetensors file."""
 
-    def __init__(self, model: nn.Module, path: Path, optimizers: Optimizers) -> None:
+    def __init__(self, model: nn.Module, path: Path, optimizers: Optimizers, ema: float = EMA) -> None:
         self.model, self.path, self.optimizers = model, path, optimizers
-        self.ema = EMAModel(model.parameters(), decay=EMA)
+        self.ema = EMAModel(model.parameters(), decay=ema)
         self.numbers = {parameter: i for i, parameter in enumerate(model.parameters())}
         self.peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from archspec.runtime.data.scenes import SHAPES
+from archspec.runtime.data.shapes import render
 from archspec.runtime.packing import places
 from benchmarks.shapes_host import draw, load, read_one, scenes
 
@@ -96,13 +99,61 @@ def test_one_token_stands_for_all_padding(pipeline: Any, recipe: Any) -> None:
 
 def test_examples_are_pure_functions_of_the_step(pipeline: Any, recipe: Any) -> None:
     examples = recipe.Examples(pipeline, shift=4.0)
-    (first, target), (again, same), (other, _) = examples(7), examples(7), examples(8)
+    (first, target, _), (again, same, _), (other, _, _) = examples(7), examples(7), examples(8)
     assert torch.equal(target, same)
     assert torch.equal(first["encoder_hidden_states"], again["encoder_hidden_states"])
     assert not torch.equal(first["hidden_states"], other["hidden_states"])
     t = first["timestep"][:, None, None]
     clean = first["hidden_states"] - t * target  # x_t - t (e - x) = x
     assert clean.abs().max() <= 1 + 1e-4
+
+
+def test_a_lesson_is_easier_and_weighs_its_subjects(recipe: Any) -> None:
+    lesson = import_module("shapes_lessons").LESSONS[0]
+    found = [lesson.scene(lesson.first + i) for i in range(32)]
+    for scene in found:
+        (subject,) = scene.subjects
+        assert (subject.texture, subject.angle) == ("plain", 0.0)
+        assert lesson.radius[0] <= subject.radius <= lesson.radius[1]
+        assert max(abs(subject.x - 24), abs(subject.y - 24)) <= lesson.spread
+        assert subject.shape in scene.caption
+    assert {scene.subjects[0].shape for scene in found} == set(SHAPES)
+    drawn = render(found)
+    weights = lesson.weights(drawn.masks)
+    assert weights.shape == (32, 144, 1)
+    assert set(weights.unique().tolist()) == {1.0, 1.0 + lesson.weight}
+    tokens = torch.from_numpy(drawn.masks.any(1)).unfold(1, 4, 4).unfold(2, 4, 4).flatten(3).any(-1).flatten(1)
+    assert (weights[..., 0][tokens] > 1).all()
+
+
+def test_a_training_that_was_killed_in_a_lesson_goes_on(
+    recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights as without a kill; nothing but the pipeline is left."""
+    lesson = replace(import_module("shapes_lessons").LESSONS[0], steps=3)
+    monkeypatch.setattr(recipe, "BATCH", 2)
+    monkeypatch.setattr(recipe, "STAGES", ((2, "adamw", 2.0),))
+    monkeypatch.setattr(recipe, "LESSONS", (lesson, replace(lesson, optimizer="muon", two=0.5)))
+    monkeypatch.setattr(import_module("training"), "SAVE_EVERY", 1)
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    recipe.train_shapes(tmp_path / "whole")
+    before, calls = recipe.loss_of, [0]
+
+    def dies(*arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise KeyboardInterrupt
+        return before(*arguments)
+
+    monkeypatch.setattr(recipe, "loss_of", dies)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train_shapes(tmp_path / "killed")
+    monkeypatch.setattr(recipe, "loss_of", before)
+    recipe.train_shapes(tmp_path / "killed")
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list((tmp_path / "killed").glob(".*"))
 
 
 def test_it_draws_what_it_is_told(pipeline: Any) -> None:

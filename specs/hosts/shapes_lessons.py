@@ -1,0 +1,66 @@
+"""What the host of shapes is taught after all pictures at once had left shapes unlearnt: lessons from easy to whole.
+
+A lesson shows pictures of the same rules, made easier: one subject more often, larger, nearer to the middle, less
+turned, with less texture; and it counts errors more where subjects are. A picture is a pure function of its index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from archspec.runtime.data.scenes import SIDE, Scene, Subject, draw_scene
+
+SEED, POOL = 77, 6
+"""POOL: a token counts as one of the subject if this many pixels around it, its own four among them, touch it."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """`first`: index of its first picture. `two`: how many of the pictures of two subjects keep both; `plain`: how many
+    textures are taken off; `radius`, `spread`: of a subject that is alone, in pixels, and how far it may be from the
+    middle; `angle`: part of the angle that is kept; `weight`: how much more errors count at subjects' tokens."""
+
+    steps: int
+    optimizer: str
+    first: int
+    two: float
+    plain: float
+    radius: tuple[float, float]
+    spread: float
+    angle: float
+    weight: float = 3.0
+    shift: float = 4.0
+
+    def scene(self, index: int) -> Scene:
+        random = np.random.default_rng((SEED, index))
+        scene = draw_scene(index)
+        if len(scene.subjects) == 2 and random.random() >= self.two:
+            scene = replace(scene, subjects=scene.subjects[:1], said=scene.said[:1])
+        alone = len(scene.subjects) == 1
+        return replace(scene, subjects=tuple(self._eased(subject, alone, random) for subject in scene.subjects))
+
+    def _eased(self, subject: Subject, alone: bool, random: np.random.Generator) -> Subject:
+        if alone:
+            radius = float(random.uniform(*self.radius))
+            away = min(self.spread, SIDE / 2 - radius)
+            x, y = (float(SIDE / 2 + random.uniform(-away, away)) for _ in "xy")
+            subject = replace(subject, radius=radius, x=x, y=y)
+        texture = "plain" if random.random() < self.plain else subject.texture
+        return replace(subject, angle=self.angle * subject.angle, texture=texture)
+
+    def weights(self, masks: np.ndarray) -> Tensor:
+        """Return (pictures, tokens, 1): what errors count. `masks`: (pictures, subjects, rows, columns)."""
+        some = torch.from_numpy(masks.any(1)).float()[:, None]
+        near = torch.nn.functional.max_pool2d(some, POOL, stride=4, padding=1)
+        return 1 + self.weight * near.flatten(1)[..., None]
+
+
+LESSONS = (
+    Lesson(2000, "adamw", 5_000_000, two=0.0, plain=1.0, radius=(13, 18), spread=4, angle=0.0),
+    Lesson(3000, "muon", 7_000_000, two=0.0, plain=0.7, radius=(12, 18), spread=8, angle=0.3),
+)
+"""docs/log.md tells what each brought."""
