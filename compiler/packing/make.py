@@ -138,6 +138,8 @@ def measured(request: Request, base: Headers, source: Source, watch: Watch = unw
 def _offered(subject: Subject, excerpt: Excerpt, request: Request) -> Sequence[Choice]:
     recipe, metric = request.recipe_of(excerpt), subject.metric_of(excerpt)
     matrix = taken(excerpt, subject.matrix).contiguous()
+    if not matrix.any():  # another part of the tensor differs
+        return [Choice(0, 0.0)]
     if recipe is None:
         if request.budget is None and request.limit is None:
             message = f"no rule names '{excerpt.tensor}', and there is no budget that it could have a part of"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import archspec
@@ -22,7 +24,7 @@ from archspec.runtime.packs.export import export_lora
 from archspec.runtime.packs.reading import open_pack
 from archspec.semantics.packs import planned
 from archspec.semantics.rules import assigned
-from tests.packs import packed, rules, tuned_from, weights
+from tests.packs import WEIGHTS, packed, rules, tuned_from, weights
 
 WIDTH = 32
 FUSED, OUT = "transformer.h.1.attn.c_attn.weight", "transformer.h.1.attn.c_proj.weight"
@@ -81,6 +83,21 @@ def test_weights_that_no_rule_names_share_the_budget_each_by_itself(shop: Path) 
     assert found[:, WIDTH : 2 * WIDTH].any()
     assert [term.of.start for term in change.terms if isinstance(term, Within)] == [0, WIDTH]
     assert made.size <= 0.4 * made.whole
+
+
+@pytest.mark.parametrize("step", ["sign", "{op: svd, energy: 0.9, bits: 4}", "{op: quantize, bits: 3}", "dense"])
+def test_a_part_that_does_not_differ_takes_nothing(shop: Path, tmp_path: Path, step: str) -> None:
+    """Of the tensor, v alone was tuned."""
+    changed = weights(shop / "base")
+    changed[FUSED][:, 2 * WIDTH :] += 0.1
+    shutil.copytree(shop / "base", tmp_path / "tuned")
+    save_file(changed, tmp_path / "tuned" / WEIGHTS, {"format": "pt"})
+    rule = f"{{of: attn, weights: [q, v], store: [{step}]}}"
+    made, path = packed(tmp_path, shop / "base", f"{{tuned: tuned, budget: 90%, rules: [{rule}]}}")
+    (term,) = made.header.tensors[FUSED].terms
+    assert isinstance(term, Within)
+    assert term.of.start == 2 * WIDTH
+    assert not open_pack(path).delta(FUSED)[:, : 2 * WIDTH].any()
 
 
 def test_a_model_runs_with_excerpts_beside_its_maps(shop: Path) -> None:
