@@ -70,10 +70,11 @@ def _plan(spec: Path, as_json: bool) -> None:
 
 
 def _print(made: Made, path: Path) -> None:
+    from archspec.packs.terms import forms
     from archspec.quantity import quantity
 
-    forms = Counter(" + ".join(term.op for term in change.terms) or "none" for change in made.header.tensors.values())
-    for form, count in forms.most_common():
+    kept = Counter(forms(change.terms) or "none" for change in made.header.tensors.values())
+    for form, count in kept.most_common():
         click.echo(f"{count:5}  {form}")
     size, whole = quantity(made.size, "bytes"), quantity(made.whole, "bytes")
     outputs = made.header.output_error

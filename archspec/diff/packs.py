@@ -17,6 +17,7 @@ from archspec.diagnostics import Collector
 from archspec.diff.depth import ALL, OUTSIDE, Spot, block_of, columns_of, laid_out, lists_in, rows_of
 from archspec.packs.header import Header, is_pack
 from archspec.packs.roles import role_by_name
+from archspec.packs.terms import forms
 from archspec.quantity import quantity
 from archspec.render.heat import Heat, markdown, short
 
@@ -91,7 +92,7 @@ class PackDifference:
     def chains(self, role: str, side: int) -> list[tuple[str, int]]:
         """Return the chains of terms that a pack keeps the tensors of a role in, and how many it keeps so."""
         held = [change for name, change in self.headers[side].tensors.items() if role in (ALL, self.spots[name].role)]
-        return Counter(" + ".join(term.op for term in change.terms) or "dropped" for change in held).most_common()
+        return Counter(forms(change.terms) or "dropped" for change in held).most_common()
 
 
 def add(a: Cell, b: Cell) -> Cell:

@@ -14,7 +14,7 @@ follows from the parameters alone, so that a file is checked before a byte of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite, prod
 from typing import Any, ClassVar
@@ -160,6 +160,16 @@ class Within:
 
 Term = Plain | Within
 TERMS: Mapping[str, type[Term]] = {**PLAIN, Within.op: Within}
+
+
+def forms(terms: Sequence[Term]) -> str:
+    """Return the forms of a tensor's terms, excerpts apart from one another.
+
+    >>> forms([Dense("F16")]), forms([Within(Excerpt("", stop=k), (Dense("F16"), Dense("F32"))) for k in (1, 2)])
+    ('dense', 'dense + dense | dense + dense')
+    """
+    names = [forms(term.terms) if isinstance(term, Within) else term.op for term in terms]
+    return (" | " if any(isinstance(term, Within) for term in terms) else " + ").join(names)
 
 
 def coded_layout(prefix: str, shape: Shape, bits: int, group: int) -> Layout:
