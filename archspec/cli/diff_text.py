@@ -103,7 +103,10 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1)
 
     table = Table(box=None, padding=(0, 1, 0, 1), header_style="dim")
     for number, title in enumerate(titles):
-        table.add_column(title, justify="left" if number < words else "right", no_wrap=number >= words)
+        if number < words:
+            table.add_column(title)
+        else:
+            table.add_column(title.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
