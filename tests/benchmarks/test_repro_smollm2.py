@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -60,13 +60,27 @@ def test_without_the_weights_it_says_how_to_get_them(
         script.write_host(tmp_path)
 
 
-def test_what_is_on_record_is_of_this_very_spec(script: ModuleType, tmp_path: Path) -> None:
+def test_what_is_on_record_is_of_this_very_spec(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graft, run = script.GRAFTS["dropped"], script.Run(30.0, 90, 80, 5.0)
-    (tmp_path / "dropped.json").write_text(json.dumps(asdict(run)))
-    assert script.recorded("dropped", graft, tmp_path) is None
-    (tmp_path / "dropped.yaml").write_text(script.text_of("dropped", graft))
-    assert script.recorded("dropped", graft, tmp_path) == run
-    assert script.recorded("dropped", replace(graft, edits=[{"drop": "blocks[1]"}]), tmp_path) is None
+    monkeypatch.setattr(script, "RECORD", tmp_path / "record.json")
+    assert script.recorded("dropped", graft) is None
+    script.record("dropped", graft, run)
+    assert script.recorded("dropped", graft) == run
+    assert script.recorded("dropped", replace(graft, edits=[{"drop": "blocks[1]"}])) is None
+    assert script.recorded("local", script.GRAFTS["local"]) is None
+
+
+def test_the_page_is_what_is_on_record(script: ModuleType) -> None:
+    known = {name: run for name, graft in script.GRAFTS.items() if (run := script.recorded(name, graft))}
+    assert len(known) >= 7
+    host = script.recorded("host", script.HOST)
+    assert script.PAGE.read_text("utf-8") == script.page(host, known)
+
+
+def test_the_page_says_what_was_not_measured(script: ModuleType) -> None:
+    run = script.Run(30.0, 90, 80, 5.0)
     page = script.page(script.Run(20.0, 100, 100, 0.0), {"dropped": run})
     assert "| 4 of 30 layers dropped, nothing learnt | 30.00 | 1.500 | 0.900 | 0.800 | 5 |" in page
     missing = page.partition("Not measured yet:")[2]
