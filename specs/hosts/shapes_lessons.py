@@ -25,7 +25,6 @@ class Lesson:
     middle; `angle`: part of the angle that is kept; `weight`: how much more errors count at subjects' tokens."""
 
     steps: int
-    optimizer: str
     first: int
     two: float
     plain: float
@@ -60,7 +59,9 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson(2000, "adamw", 5_000_000, two=0.0, plain=1.0, radius=(13, 18), spread=4, angle=0.0),
-    Lesson(3000, "muon", 7_000_000, two=0.0, plain=0.7, radius=(12, 18), spread=8, angle=0.3),
+    Lesson(2000, 5_000_000, two=0.0, plain=1.0, radius=(13, 18), spread=4, angle=0.0),
+    Lesson(4000, 7_000_000, two=0.0, plain=1.0, radius=(13, 18), spread=5, angle=0.0),
+    Lesson(1500, 8_000_000, two=0.5, plain=0.5, radius=(11, 17), spread=12, angle=0.5),
+    Lesson(4500, 9_100_000, two=1.0, plain=0.0, radius=(10, 16), spread=24, angle=1.0),
 )
-"""docs/log.md tells what each brought."""
+"""docs/log.md tells what each brought. Pictures of the last are as `scenes` draws them."""

@@ -133,7 +133,7 @@ def test_a_training_that_was_killed_in_a_lesson_goes_on(
     lesson = replace(import_module("shapes_lessons").LESSONS[0], steps=3)
     monkeypatch.setattr(recipe, "BATCH", 2)
     monkeypatch.setattr(recipe, "STAGES", ((2, "adamw", 2.0),))
-    monkeypatch.setattr(recipe, "LESSONS", (lesson, replace(lesson, optimizer="muon", two=0.5)))
+    monkeypatch.setattr(recipe, "LESSONS", (lesson, replace(lesson, two=0.5)))
     monkeypatch.setattr(import_module("training"), "SAVE_EVERY", 1)
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
