@@ -102,7 +102,7 @@ def verdicts(goals: Sequence[Goal], tables: Mapping[str, Table], found: Mapping[
         known = {key: lines[key][goal.arm] for key in goal.rows if goal.arm in lines.get(key, {})}
         if known:
             missing = [", ".join(key) for key in goal.rows if key not in known]
-            told = "; ".join(f"{', '.join(key)} {row.told}, n = {row.seeds}" for key, row in known.items())
+            told = "; ".join(f"{', '.join(key)} {row.told_exactly}, n = {row.seeds}" for key, row in known.items())
             rest = f"; nothing is known of {' and '.join(missing)}" if missing else ""
             yield f"- {goal.text}, at most {goal.bound:.2f}: **{_verdict(goal, known)}** ({told}{rest})."
 

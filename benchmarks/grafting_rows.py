@@ -67,8 +67,16 @@ class Row:
     @property
     def told(self) -> str:
         """The mean, with half of its 95 % interval where there are several seeds."""
+        return self._told(2)
+
+    @property
+    def told_exactly(self) -> str:
+        """The same with a third digit of the mean, for what lies just beside a bound."""
+        return self._told(3)
+
+    def _told(self, digits: int) -> str:
         found = list(self.ratios.values())
-        return f"{mean(found):.2f}" + (f" ± {half_width(found):.2f}" if len(found) > 1 else "")
+        return f"{mean(found):.{digits}f}" + (f" ± {half_width(found):.2f}" if len(found) > 1 else "")
 
 
 def rows_of(runs: Iterable[Run]) -> list[Row]:

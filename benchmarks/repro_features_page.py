@@ -248,8 +248,7 @@ Measures, all at one place for every method, where the host's own subject and th
   filters. *falls by*: 1 - mean over mean of the host alone.
 - **outside**: root mean square to the host's own picture away from the subjects, over that of the host with another
   seed: 1 is as much as the noise decides.
-- **shape**, **background**: part of pictures in which rules read what was asked for. The host has not learnt shapes, as
-  its card says, so *shape* tells whether the donor's came along, not whether the host keeps to its prompt.
+- **shape**, **background**: part of pictures in which rules read what was asked for.
 - **own donor nearer** (two subjects): part of subjects whose colour is nearer to their own donor's than to the other's.
 - **CPU s**: of one picture, inversion counted; process time of one thread.
 

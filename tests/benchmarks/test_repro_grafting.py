@@ -67,8 +67,8 @@ def test_a_goal_is_held_only_when_every_row_has_its_seeds(script: ModuleType) ->
         return told(script, "tab4_attention", rows_of(runs))
 
     good = dict.fromkeys(script.MIXERS, 0.55)
-    assert ": **held** (hyena_se, half 1.10 ± 0.00, n = 3; " in line(good, 3)
-    assert ": **open, so far held** (hyena_se, half 1.10 ± 0.00, n = 2; " in line(good, 2)
+    assert ": **held** (hyena_se, half 1.100 ± 0.00, n = 3; " in line(good, 3)
+    assert ": **open, so far held** (hyena_se, half 1.100 ± 0.00, n = 2; " in line(good, 2)
     without = line({op: fd for op, fd in good.items() if op not in ("swa", "mamba2")}, 3)
     assert ": **open, so far held** (" in without
     assert without.endswith("; nothing is known of swa, half and mamba2, half).")
