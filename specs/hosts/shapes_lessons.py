@@ -16,13 +16,16 @@ from archspec.runtime.data.scenes import SIDE, Scene, Subject, draw_scene
 
 SEED, POOL = 77, 6
 """POOL: a token counts as one of the subject if this many pixels around it, its own four among them, touch it."""
+BESIDE, HALVES = (9.0, 11.0), (13.0, 35.0)
+"""Of two subjects: their radii, and the middles of their halves of the picture, in pixels."""
 
 
 @dataclass(frozen=True)
 class Lesson:
     """`first`: index of its first picture. `two`: how many of the pictures of two subjects keep both; `plain`: how many
     textures are taken off; `radius`, `spread`: of a subject that is alone, in pixels, and how far it may be from the
-    middle; `angle`: part of the angle that is kept; `weight`: how much more errors count at subjects' tokens."""
+    middle; `apart`: how far each of two may be from the middle of its half (down, three times as far); `angle`: part of
+    the angle that is kept; `weight`: how much more errors count at subjects' tokens."""
 
     steps: int
     first: int
@@ -31,6 +34,7 @@ class Lesson:
     radius: tuple[float, float]
     spread: float
     angle: float
+    apart: float = 0.0
     weight: float = 3.0
     shift: float = 4.0
 
@@ -39,15 +43,23 @@ class Lesson:
         scene = draw_scene(index)
         if len(scene.subjects) == 2 and random.random() >= self.two:
             scene = replace(scene, subjects=scene.subjects[:1], said=scene.said[:1])
-        alone = len(scene.subjects) == 1
-        return replace(scene, subjects=tuple(self._eased(subject, alone, random) for subject in scene.subjects))
+        eased = self._alone if len(scene.subjects) == 1 else self._beside
+        subjects = (eased(subject, place, random) for place, subject in enumerate(scene.subjects))
+        return replace(scene, subjects=tuple(subjects))
 
-    def _eased(self, subject: Subject, alone: bool, random: np.random.Generator) -> Subject:
-        if alone:
-            radius = float(random.uniform(*self.radius))
-            away = min(self.spread, SIDE / 2 - radius)
-            x, y = (float(SIDE / 2 + random.uniform(-away, away)) for _ in "xy")
-            subject = replace(subject, radius=radius, x=x, y=y)
+    def _alone(self, subject: Subject, _: int, random: np.random.Generator) -> Subject:
+        radius = float(random.uniform(*self.radius))
+        away = min(self.spread, SIDE / 2 - radius)
+        x, y = (float(SIDE / 2 + random.uniform(-away, away)) for _ in "xy")
+        return self._eased(replace(subject, radius=radius, x=x, y=y), random)
+
+    def _beside(self, subject: Subject, place: int, random: np.random.Generator) -> Subject:
+        radius = float(random.uniform(*BESIDE))
+        x = float(HALVES[place] + random.uniform(-self.apart, self.apart))
+        y = float(SIDE / 2 + random.uniform(-3 * self.apart, 3 * self.apart))
+        return self._eased(replace(subject, radius=radius, x=x, y=y), random)
+
+    def _eased(self, subject: Subject, random: np.random.Generator) -> Subject:
         texture = "plain" if random.random() < self.plain else subject.texture
         return replace(subject, angle=self.angle * subject.angle, texture=texture)
 
@@ -61,7 +73,6 @@ class Lesson:
 LESSONS = (
     Lesson(2000, 5_000_000, two=0.0, plain=1.0, radius=(13, 18), spread=4, angle=0.0),
     Lesson(4000, 7_000_000, two=0.0, plain=1.0, radius=(13, 18), spread=5, angle=0.0),
-    Lesson(1500, 8_000_000, two=0.5, plain=0.5, radius=(11, 17), spread=12, angle=0.5),
-    Lesson(4500, 9_100_000, two=1.0, plain=0.0, radius=(10, 16), spread=24, angle=1.0),
+    Lesson(4500, 8_000_000, two=0.5, plain=0.4, radius=(12, 17), spread=6, angle=0.3, apart=2),
 )
-"""docs/log.md tells what each brought. Pictures of the last are as `scenes` draws them."""
+"""docs/log.md tells what each brought."""
