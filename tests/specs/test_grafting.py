@@ -56,7 +56,7 @@ MIXED = {
     "sd3-medium-local": (6 * 10 * 1536, 4 * 1536 * (256 * 112**2 + 4096 * 333 + 333 * 4429), 4 * 1536 * 4429**2),
     "flux-dev-hybrid": (19 * 3072**2, 4 * 3072 * (512 * 7680 + 4096 * 512 + 512 * 4608), 4 * 3072 * 4608**2),
 }
-"""Name of a spec -> parameters that it adds, FLOPs of a window's attention kernel and of the host's: derived in their heads."""
+"""Name of a spec -> parameters that it adds, FLOPs of a window's attention kernel and of the host's."""
 
 
 def joint_attention(ready: Prepared) -> None:
