@@ -10,25 +10,39 @@ from pathlib import Path
 from benchmarks.grafting_rows import Row
 from benchmarks.plots import Line, dots
 
-HOST_IMAGES = 2036 * 64
-"""Images that the host was trained on (specs/hosts/train.py)."""
+HOST_FID = 2.27
+"""FID of DiT-XL/2 in the paper, by which its figures are divided."""
 SEEDS = 3
 """Of every row, when it is whole."""
 ARMS = ("paper", "ours")
 Key = tuple[str, ...]
+SPECS = Path(__file__).parents[1] / "specs" / "repro"
+
+
+@dataclass(frozen=True)
+class Host:
+    """`images`: how many it was trained on (specs/hosts/class_hosts.py). `probe`: the figures of what it attends to."""
+
+    name: str
+    images: int
+    probe: Path
+
+
+DIGITS = Host("digits-64", 2036 * 64, SPECS / "digits-64.probe.json")
+FASHION = Host("fashion-64", 2400 * 64, SPECS / "fashion-64.probe.json")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A sweep. `axes` tell rows apart, `arms` stand side by side (none: they are told apart by rows as well).
-    `printed`: row -> what the paper prints. `text`: a paragraph above the table."""
+    """A sweep on a host. `axes` tell rows apart, `arms` stand side by side (none: they are told apart by rows as well).
+    `printed`: row -> what the paper prints."""
 
     title: str
     spec: str
     axes: tuple[str, ...]
     printed: Mapping[Key, str] = field(default_factory=dict)
     arms: tuple[str, ...] = ARMS
-    text: str = ""
+    host: Host = DIGITS
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,11 @@ class Goal:
     bound: float
     rows: tuple[Key, ...]
     arm: str = "ours"
+
+
+def fid(value: float | None) -> str:
+    """Return an FID of the paper over that of its host; None: it fails."""
+    return "fails" if value is None else f"{value / HOST_FID:.2f}"
 
 
 def found_in(table: Table, rows: Sequence[Row]) -> dict[Key, dict[str, Row]]:
@@ -61,18 +80,18 @@ def section(table: Table, rows: Sequence[Row], picture: str | None = None) -> st
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for key, arms in found_in(table, rows).items():
         cells = [*key, *([table.printed.get(key, "")] if table.printed else [])]
-        cells += [cell for arm in table.arms or ("",) for cell in _cells(arms.get(arm))]
+        cells += [cell for arm in table.arms or ("",) for cell in _cells(arms.get(arm), table.host)]
         cells += [", ".join(str(step) for row in arms.values() for step in (row.kept or {}).values())] if kept else []
         counts = dict.fromkeys(str(row.seeds) for row in arms.values())
         lines.append("| " + " | ".join([*cells, "/".join(counts)]) + " |")
     shown = f"\n![{table.title}: FD over the host's]({picture})\n" if picture else ""
-    return f"## {table.title}\n\n{table.text}" + "\n".join(lines) + "\n" + shown
+    return f"## {table.title}\n\n" + "\n".join(lines) + "\n" + shown
 
 
-def _cells(row: Row | None) -> list[str]:
+def _cells(row: Row | None, host: Host) -> list[str]:
     if row is None:
         return ["", "", "", ""]
-    images = f"{row.images:,} ({100 * row.images / HOST_IMAGES:.1f} %)"
+    images = f"{row.images:,} ({100 * row.images / host.images:.1f} %)"
     return [
         row.told,
         f"{row.error:.3f}" if row.error is not None else "",
@@ -117,18 +136,11 @@ def _verdict(goal: Goal, known: Mapping[Key, Row]) -> str:
     return "open, so far missed" if beyond else "open, so far held"
 
 
-def locality(probe: Path) -> str:
-    """Return the table of what `archspec probe` measured of the host, a line per block."""
-    measures = json.loads(probe.read_text("utf-8"))["measures"]
+def locality(title: str, text: str, host: Host) -> str:
+    """Return the table of what `archspec probe` measured of a host, a line per block."""
+    measures = json.loads(host.probe.read_text("utf-8"))["measures"]
     lines = ["| block | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
     for block, figures in enumerate(zip(*(sites.values() for sites in measures.values()), strict=True)):
         cells = (f"{figure['mean']:.3f} ± {2 * figure['error']:.3f}" for figure in figures)
         lines.append(f"| {block} | " + " | ".join(cells) + " |")
-    return "## Locality of attention (Fig. 2), and influence of blocks\n\n" + LOCALITY + "\n".join(lines) + "\n"
-
-
-LOCALITY = """\
-Share of attention within k places in raster order, over heads, 250 noised digits and their times, and 1 - cosine of
-what goes into a block and what comes out; ± two standard errors. As in the paper the first block is the least local.
-
-"""
+    return f"## {title}\n\n{text}\n" + "\n".join(lines) + "\n"

@@ -12,28 +12,40 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from archspec.runtime.measure.intervals import interval
-from benchmarks.grafting_page import ARMS, SEEDS, Goal, Key, Table, found_in, locality, picture, section, verdicts
+from benchmarks import grafting_fashion
+from benchmarks.grafting_page import (
+    ARMS,
+    DIGITS,
+    FASHION,
+    SEEDS,
+    SPECS,
+    Goal,
+    Host,
+    Key,
+    Table,
+    fid,
+    found_in,
+    locality,
+    picture,
+    section,
+    verdicts,
+)
 from benchmarks.grafting_rows import Row, finished, in_order, merged, read_rows, rows_of, write_rows
 
 ROOT = Path(__file__).parents[1]
-SPECS, PAGE = ROOT / "specs" / "repro", ROOT / "docs" / "results" / "grafting.md"
-PROBE = SPECS / "digits-64.probe.json"
-HOST = ROOT / "docs" / "results" / "data" / "grafting-host.json"
-HOST_FID = 2.27
-"""FID of DiT-XL/2 in the paper, by which its figures are divided."""
-
-
-def _fid(value: float | None) -> str:
-    return "fails" if value is None else f"{value / HOST_FID:.2f}"
+PAGE = ROOT / "docs" / "results" / "grafting.md"
+FETCH = ROOT / "specs" / "hosts" / "fetch.py"
+HOSTS = ROOT / "docs" / "results" / "data" / "grafting-host.json"
 
 
 def _tab4(op: str, *fids: float | None) -> dict[Key, str]:
-    return dict(zip(((op, "half"), (op, "most"), (op, "all")), map(_fid, fids), strict=True))
+    return dict(zip(((op, "half"), (op, "most"), (op, "all")), map(fid, fids), strict=True))
 
 
 MIXERS = ("hyena_se", "hyena_x", "hyena_y", "swa", "mamba2")
@@ -43,9 +55,9 @@ TABLES = (
         "tab1_loss",
         ("loss",),
         {
-            ("l1",): f"{_fid(2.51)} / {_fid(2.83)}",
-            ("huber",): f"{_fid(2.55)} / not known",
-            ("l2",): f"{_fid(2.58)} / {_fid(2.33)}",
+            ("l1",): f"{fid(2.51)} / {fid(2.83)}",
+            ("huber",): f"{fid(2.55)} / not known",
+            ("l2",): f"{fid(2.58)} / {fid(2.33)}",
         },
         arms=("attn", "mlp"),
     ),
@@ -54,18 +66,18 @@ TABLES = (
         "tab2_stages",
         ("arm",),
         {
-            ("attn",): _fid(2.49),
-            ("mlp",): _fid(2.54),
-            ("attn_random",): _fid(289.23),
-            ("attn_regressed",): _fid(16.78),
-            ("mlp_random",): _fid(314.72),
+            ("attn",): fid(2.49),
+            ("mlp",): fid(2.54),
+            ("attn_random",): fid(289.23),
+            ("attn_regressed",): fid(16.78),
+            ("mlp_random",): fid(314.72),
         },
         arms=(),
     ),
     Table(
         "Self-grafts of everything, by data of the second stage (Tab. 2)", "tab2_data", ("data",), arms=("attn", "mlp")
     ),
-    Table("Self-grafts of attention, both recipes (Tab. 2)", "self_graft", ("blocks",), {("all",): _fid(2.49)}),
+    Table("Self-grafts of attention, both recipes (Tab. 2)", "self_graft", ("blocks",), {("all",): fid(2.49)}),
     Table(
         "Attention replaced (Tab. 4)",
         "tab4_attention",
@@ -100,10 +112,11 @@ TABLES = (
         "Which attentions: Hyena-X in three (Fig. 4b)",
         "fig4_layers",
         ("layers",),
-        {("interleaved",): _fid(2.74), ("local",): _fid(3.02), ("nonlocal",): _fid(3.18)},
+        {("interleaved",): fid(2.74), ("local",): fid(3.02), ("nonlocal",): fid(3.18)},
     ),
     Table("Data that the host draws, and LoRA (Sec. 5)", "sec5_lora", ("data", "lora")),
-    Table("Half the depth (Tab. 6)", "tab6_parallel", ("arm",), {("paper",): _fid(2.77)}, arms=()),
+    Table("Half the depth (Tab. 6)", "tab6_parallel", ("arm",), {("paper",): fid(2.77)}, arms=()),
+    *grafting_fashion.FASHION_TABLES,
 )
 GOALS = (
     Goal("MLP r = 3 and r = 6 in all blocks", "tab4_mlp", 1.05, (("r3", "all"), ("r6", "all"))),
@@ -116,6 +129,7 @@ GOALS = (
     Goal("parallel pairs at half depth", "tab6_parallel", 1.20, (("ours",),), ""),
     Goal("the same, regressed first and finetuned cooler", "tab6_parallel", 1.20, (("cool",),), ""),
     Goal("the same, on images that the host draws", "tab6_parallel", 1.20, (("drawn",),), ""),
+    *grafting_fashion.FASHION_GOALS,
 )
 
 VERDICTS = """\
@@ -155,6 +169,10 @@ many steps as the others finetune, on as many images, or for as many CPU seconds
 - **kept**: the step whose weights stayed, seed by seed, where a finetuning keeps its best.
 
 """
+LOCALITY = """\
+Share of attention within k places in raster order, over heads, 250 noised digits and their times, and 1 - cosine of
+what goes into a block and what comes out; ± two standard errors. As in the paper the first block is the least local.
+"""
 OUTRO = """\
 ## To reproduce
 
@@ -162,24 +180,47 @@ OUTRO = """\
 make repro
 ```
 
-A reproduction that was stopped goes on where it was.
+A reproduction that was stopped goes on where it was. Fashion-MNIST is downloaded with `apt-get` where it is not
+installed; where that fails, its sweeps are left out, and what to do is said.
 """
 
 
 def page(found: Mapping[str, Sequence[Row]]) -> str:
     """Return docs/results/grafting.md."""
-    sections = [section(t, found[t.spec], picture_of(t).name) for t in TABLES if found[t.spec]]
     low, high = _images(found)
     goals = "## Goals\n\n" + VERDICTS + "\n".join(verdicts(GOALS, {table.spec: table for table in TABLES}, found))
-    return INTRO.format(host=_host(found), low=low, high=high) + "\n".join(
-        [locality(PROBE), *sections, goals + "\n", OUTRO]
+    return INTRO.format(host=_host(DIGITS, found), low=low, high=high) + "\n".join(
+        [
+            locality("Locality of attention (Fig. 2), and influence of blocks", LOCALITY, DIGITS),
+            *_sections(DIGITS, found),
+            *_fashion(found),
+            goals + "\n",
+            OUTRO,
+        ]
     )
 
 
-def _host(found: Mapping[str, Sequence[Row]]) -> str:
-    """Return the host's FD, mean ± 95 % interval: as rows have it, if they have all seeds, else as it was kept."""
-    hosts = {seed: fd for rows in found.values() for row in rows for seed, fd in (row.hosts or {}).items()}
-    return interval(hosts.values()) if len(hosts) >= SEEDS else str(json.loads(HOST.read_text("utf-8"))["fd"])
+def _sections(host: Host, found: Mapping[str, Sequence[Row]]) -> list[str]:
+    tables = [table for table in TABLES if table.host == host and found[table.spec]]
+    return [section(table, found[table.spec], picture_of(table).name) for table in tables]
+
+
+def _fashion(found: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Return the part of the second host, if anything was measured of it."""
+    sections = _sections(FASHION, found)
+    text = grafting_fashion.INTRO.format(host=_host(FASHION, found)) if sections else ""
+    return [locality("A second data set: Fashion-MNIST", text, FASHION), *sections] if sections else []
+
+
+def _host(host: Host, found: Mapping[str, Sequence[Row]]) -> str:
+    """Return a host's FD, mean ± 95 % interval: as rows have it, if they have all seeds, else as it was kept; where
+    nothing was kept, of the seeds that there are."""
+    rows = [row for table in TABLES if table.host == host for row in found[table.spec]]
+    fds = {seed: fd for row in rows for seed, fd in (row.hosts or {}).items()}
+    if len(fds) >= SEEDS:
+        return interval(fds.values())
+    kept: Mapping[str, str] = json.loads(HOSTS.read_text("utf-8"))
+    return kept.get(host.name) or ", ".join(f"{fd:.2f}" for fd in fds.values())
 
 
 def picture_of(table: Table) -> Path:
@@ -195,7 +236,7 @@ def _images(found: Mapping[str, Sequence[Row]]) -> tuple[float, float]:
     ratios = [
         (arms["ours"].images + arms["ours"].drawn) / (arms["paper"].images + arms["paper"].drawn)
         for table in TABLES
-        if table.arms[:2] == ARMS
+        if table.arms[:2] == ARMS and table.host == DIGITS
         for arms in found_in(table, found[table.spec]).values()
         if arms.keys() >= set(ARMS)
     ]
@@ -208,15 +249,14 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=[table.spec for table in TABLES], help="run only these sweeps")
     parser.add_argument("--page-only", action="store_true", help="make the page of what is finished")
     options = parser.parse_args(None if arguments is None else list(arguments))
-    if not options.page_only:
-        _run(options.only, options.out)
+    whole = options.page_only or _run(options.only or [table.spec for table in TABLES], options.out)
     found = {table.spec: gather(table, options.out) for table in TABLES}
     if not any(found.values()):
         print("nothing is finished yet", file=sys.stderr)
         return 1
     PAGE.write_text(page(found), "utf-8")
     print(PAGE.read_text("utf-8"))
-    return 0
+    return 0 if whole else 1
 
 
 def gather(table: Table, out: Path) -> list[Row]:
@@ -231,11 +271,21 @@ def gather(table: Table, out: Path) -> list[Row]:
     return rows
 
 
-def _run(only: Sequence[str] | None, out: Path) -> None:
+def _run(specs: Sequence[str], out: Path) -> bool:
+    """Run these sweeps. False: Fashion-MNIST could not be fetched, and its sweeps were left out."""
     from archspec.cli.sweep import command
 
-    for spec in only or [table.spec for table in TABLES]:
-        command.main([str(SPECS / f"{spec}.yaml"), "-o", str(out / spec), "--yes"], standalone_mode=False)
+    of_fashion = {table.spec for table in TABLES if table.host == FASHION}
+    at_hand = of_fashion.isdisjoint(specs) or _fetch()
+    for spec in specs:
+        if at_hand or spec not in of_fashion:
+            command.main([str(SPECS / f"{spec}.yaml"), "-o", str(out / spec), "--yes"], standalone_mode=False)
+    return at_hand
+
+
+def _fetch() -> bool:
+    """Have Fashion-MNIST at hand; where that fails, what to do is told on stderr."""
+    return subprocess.run([sys.executable, str(FETCH)], check=False).returncode == 0
 
 
 if __name__ == "__main__":

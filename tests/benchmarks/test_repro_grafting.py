@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from archspec.compiler.driver import prepare
 from archspec.diagnostics import Collector
 from archspec.language.parse import load_members
+from archspec.runtime.execution.images import images_of
 from benchmarks.grafting_rows import Row, Run, in_order, merged, read_rows, rows_of, write_rows
 
 
@@ -23,6 +25,17 @@ def test_every_row_that_the_paper_prints_is_a_member(script: ModuleType) -> None
         assert table.printed.keys() <= rows
         assert {member.labels.get("arm") for member in members} >= set(table.arms)
         assert {member.labels["seed"] for member in members} == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("member", ["attention op=hyena_se,", "mlp op=r3,", "mlp op=r6,", "parallel "])
+@pytest.mark.parametrize("arm", ["paper", "ours"])
+def test_fashion_takes_two_per_cent_of_the_hosts_images(script: ModuleType, member: str, arm: str) -> None:
+    """Planned of the config and the headers alone: the images need not be installed."""
+    name, row = member.split(" ")
+    plan = prepare(script.SPECS / f"fashion_{name}.yaml", member=f"{row}seed=0,arm={arm}").plan
+    held_out = 60_000 // 50 // 10
+    images = images_of([task for task in plan.tasks if task.kind != "evaluate"], held_out)
+    assert script.FASHION.images // 70 < images <= script.FASHION.images // 50
 
 
 def test_goals_are_of_rows_that_there_are(script: ModuleType) -> None:
@@ -52,6 +65,29 @@ def test_rows_tell_drawn_images_and_kept_steps(script: ModuleType) -> None:
     lines = script.section(table, rows_of(runs)).splitlines()
     assert lines[-3].endswith("| images | kept | n |")
     assert lines[-1].endswith("| 2,606 (2.0 %), 4,800 drawn | 60, 0, 40 | 3 |")
+
+
+def test_each_host_has_its_own_images_and_figures(script: ModuleType) -> None:
+    found: dict[str, list[Row]] = {table.spec: [] for table in script.TABLES}
+    assert "fashion-64" not in script.page(found)
+    found["fashion_mlp"] = [Row({"op": "r3", "arm": "ours"}, {"0": 1.04}, 3072, 9.0, 9.0, hosts={"0": 2.5})]
+    page = script.page(found)
+    assert "| 3,072 (2.0 %) |" in page
+    assert "its FD to the training images is 2.50" in page.replace("\n", " ")
+    assert page.index("0.32 ± 0.18") < page.index("fashion-64")
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_sweeps_of_fashion_are_left_out_without_its_images(
+    script: ModuleType, at_hand: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = tmp_path / "fetch.py"
+    fetch.write_text(f"import sys; sys.exit({not at_hand:d})")
+    monkeypatch.setattr(script, "FETCH", fetch)
+    ran: list[str] = []
+    monkeypatch.setattr("archspec.cli.sweep.command.main", lambda words, **_: ran.append(Path(words[0]).stem))
+    assert script._run(["fashion_mlp", "tab4_mlp"], tmp_path) == at_hand
+    assert ran == ["fashion_mlp"] * at_hand + ["tab4_mlp"]
 
 
 def told(script: ModuleType, spec: str, rows: list[Row]) -> str:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from archspec.diagnostics import ArchspecError
 from archspec.runtime.measure.evaluate import evaluate
 
 HOSTS = Path(__file__).parents[2] / "specs" / "hosts"
@@ -135,10 +136,26 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     assert torch.equal(run(5, "part"), whole)
 
 
+def test_without_apt_fetching_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(HOSTS)
+    fetch = import_module("fetch")
+    monkeypatch.setattr("archspec.runtime.data.bundled.FASHION_FOLDER", tmp_path / "nowhere")
+    monkeypatch.setenv("ARCHSPEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ArchspecError) as caught:
+        fetch.fetch_fashion()
+    assert caught.value.diagnostics[0].hints[0] == "apt-get install dataset-fashion-mnist"
+    assert "'apt-get'" in capsys.readouterr().err
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_cards_say_who_trained_it() -> None:
-    for name in ("digits", "digits-64", "digits-classifier"):
+    licences = {"digits": "CC BY 4.0", "fashion": "MIT licence"}
+    for name in ("digits", "digits-64", "digits-classifier", "fashion-64", "fashion-classifier"):
         card = (HOSTS / name / "README.md").read_text()
         assert "Trained by this project" in card
-        assert "CC BY 4.0" in card
+        assert licences[name.partition("-")[0]] in card
     index = json.loads((HOSTS / "digits" / "model_index.json").read_text())
     assert index["vae"] == ["archspec", "IdentityAutoencoder"]
