@@ -32,3 +32,14 @@ def _scaled(value: float, step: int, suffixes: tuple[str, ...]) -> str:
             return f"{value:.2f}{suffix}" if isinstance(value, float) and value % 1 else f"{value:.0f}{suffix}"
         value /= step
     return f"{value:.2f}{suffixes[-1]}"
+
+
+def duration(value: float) -> str:
+    """Return a time as a person says it.
+
+    >>> duration(0.4), duration(90), duration(7200)
+    ('1 s', '1.5 min', '2.0 h')
+    """
+    if value < 60:
+        return f"{max(1, round(value))} s"
+    return f"{value / 60:.1f} min" if value < 3600 else f"{value / 3600:.1f} h"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from archspec.quantity import quantity
+from archspec.quantity import duration, quantity
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -231,19 +231,8 @@ def _tasks(branch: Tree, tasks: Sequence[Task], estimate: dict[str, tuple[float,
         held = f", {quantity(cache, 'bytes')} held" if cache else ""
         count = f"{len(members)} x {kind}, wave {wave}" if len(members) > 1 else kind
         examples = f"{max(task.cost.examples for task in members):,} examples"
-        node = branch.add(f"{count}: {examples}, {flops} FLOPs{held}, {_seconds(fewest)} to {_seconds(most)} here")
+        node = branch.add(f"{count}: {examples}, {flops} FLOPs{held}, {duration(fewest)} to {duration(most)} here")
         for why in dict.fromkeys(str(task.settings["why"]) for task in members if "why" in task.settings):
             node.add(_plain_text(why))
     if not tasks:
         branch.add("none: the result has no new weights to teach")
-
-
-def _seconds(value: float) -> str:
-    """Return a time as a person says it.
-
-    >>> _seconds(0.4), _seconds(90), _seconds(7200)
-    ('1 s', '1.5 min', '2.0 h')
-    """
-    if value < 60:
-        return f"{max(1, round(value))} s"
-    return f"{value / 60:.1f} min" if value < 3600 else f"{value / 3600:.1f} h"

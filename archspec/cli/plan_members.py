@@ -17,7 +17,7 @@ from archspec.diagnostics import ArchspecError, Collector
 from archspec.language.matrix import Member
 from archspec.language.parse import load_members
 from archspec.plan import Task
-from archspec.quantity import quantity
+from archspec.quantity import duration, quantity
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,6 @@ def _plain(lines: Sequence[Line]) -> dict[str, Any]:
 def _print(lines: Sequence[Line]) -> None:
     from rich.console import Console
 
-    from archspec.cli.plan import _seconds
     from archspec.cli.terminal import print_board
     from archspec.compiler.pricing.timing import estimate, measure_rate
     from archspec.render.board import Board, Row
@@ -100,7 +99,7 @@ def _print(lines: Sequence[Line]) -> None:
     print_board(Board((*axes, "params", "FLOPs", "tasks", "of the tasks"), rows, len(axes)), Console(highlight=False))
     tasks = _distinct(lines)
     flops = sum(task.cost.flops for task in tasks)
-    fewest, most = map(_seconds, estimate(flops, measure_rate() if tasks else 1.0))
+    fewest, most = map(duration, estimate(flops, measure_rate() if tasks else 1.0))
     click.echo(f"\n{len(lines)} members, {sum(len(line.tasks) for line in lines)} tasks, {len(tasks)} distinct: "
                f"{quantity(flops, 'count')} FLOPs, {fewest} to {most} here")  # fmt: skip
     for line in (line for line in lines if line.error):

@@ -74,5 +74,6 @@ LESSONS = (
     Lesson(2000, 5_000_000, two=0.0, plain=1.0, radius=(13, 18), spread=4, angle=0.0),
     Lesson(4000, 7_000_000, two=0.0, plain=1.0, radius=(13, 18), spread=5, angle=0.0),
     Lesson(4500, 8_000_000, two=0.5, plain=0.4, radius=(12, 17), spread=6, angle=0.3, apart=2),
+    Lesson(3000, 8_100_000, two=0.6, plain=0.35, radius=(12, 17), spread=6, angle=0.3, apart=2),
 )
 """docs/log.md tells what each brought."""
