@@ -11,7 +11,7 @@ def quantity(value: Number, unit: str) -> str:
     """Return a value as a person reads it.
 
     >>> quantity(712_043_520, "count"), quantity(3 * 2**30, "bytes"), quantity(math.inf, "tokens")
-    ('712.04M', '3.00GiB', 'all')
+    ('712.04M', '3GiB', 'all')
     """
     if isinstance(value, bool):
         return str(value).lower()
