@@ -157,10 +157,11 @@ def test_a_training_that_was_killed_in_a_lesson_goes_on(
 
 
 def test_it_draws_what_it_is_told(pipeline: Any) -> None:
-    """Fewer samples and steps than the card's: of 24 captions of one subject, nine in ten. Shapes it has not learnt."""
+    """Fewer samples and steps than the card's: of 24 captions of one subject, nine in ten; shapes and textures less."""
     told = scenes(24, 1)
     drawn = draw(pipeline, [scene.caption for scene in told], steps=12, guidance=2.0)
     right = np.mean([read_one(image, scene) for image, scene in zip(drawn, told, strict=True)], axis=0)
-    colour, _, texture, background, _ = right.tolist()
+    colour, shape, texture, background, _ = right.tolist()
     assert min(colour, background) >= 0.9
-    assert texture >= 0.4  # by chance a quarter
+    assert texture >= 0.5  # by chance a quarter
+    assert shape >= 0.35  # by chance a sixth
