@@ -144,7 +144,7 @@ def train_lesson(pipeline: FluxPipeline, lesson: Lesson, path: Path) -> None:
 
     model = pipeline.transformer
     examples = Examples(pipeline, lesson.shift, shown, lesson.weights)
-    state = State(model, path, adamw(model), ema=0.995)
+    state = State(model, path, adamw(model, lesson.peak), ema=0.995)
     train(model, state, lesson.steps, partial(loss_of, model, examples), partial(cooled, steps=lesson.steps, warmup=50))
 
 

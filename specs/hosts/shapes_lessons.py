@@ -24,8 +24,9 @@ BESIDE, HALVES = (9.0, 11.0), (13.0, 35.0)
 class Lesson:
     """`first`: index of its first picture. `two`: how many of the pictures of two subjects keep both; `plain`: how many
     textures are taken off; `radius`, `spread`: of a subject that is alone, in pixels, and how far it may be from the
-    middle; `apart`: how far each of two may be from the middle of its half (down, three times as far); `angle`: part of
-    the angle that is kept; `weight`: how much more errors count at subjects' tokens."""
+    middle; `apart`: how far each of two may be from the middle of its half (down, three times as far), None: where the
+    scene has them; `angle`: part of the angle that is kept; `peak`: learning rate; `weight`: how much more errors count
+    at subjects' tokens."""
 
     steps: int
     first: int
@@ -34,7 +35,8 @@ class Lesson:
     radius: tuple[float, float]
     spread: float
     angle: float
-    apart: float = 0.0
+    apart: float | None = None
+    peak: float = 1e-3
     weight: float = 3.0
     shift: float = 4.0
 
@@ -54,6 +56,8 @@ class Lesson:
         return self._eased(replace(subject, radius=radius, x=x, y=y), random)
 
     def _beside(self, subject: Subject, place: int, random: np.random.Generator) -> Subject:
+        if self.apart is None:
+            return self._eased(subject, random)
         radius = float(random.uniform(*BESIDE))
         x = float(HALVES[place] + random.uniform(-self.apart, self.apart))
         y = float(SIDE / 2 + random.uniform(-3 * self.apart, 3 * self.apart))
@@ -75,5 +79,6 @@ LESSONS = (
     Lesson(4000, 7_000_000, two=0.0, plain=1.0, radius=(13, 18), spread=5, angle=0.0),
     Lesson(4500, 8_000_000, two=0.5, plain=0.4, radius=(12, 17), spread=6, angle=0.3, apart=2),
     Lesson(3000, 8_100_000, two=0.6, plain=0.35, radius=(12, 17), spread=6, angle=0.3, apart=2),
+    Lesson(1400, 9_200_000, two=0.7, plain=0.25, radius=(10, 16), spread=24, angle=0.6, peak=3e-4),
 )
 """docs/log.md tells what each brought."""

@@ -45,8 +45,8 @@ def indices(step: int, count: int) -> Tensor:
 Optimizers = list[torch.optim.Optimizer]
 
 
-def adamw(model: nn.Module) -> Optimizers:
-    return [torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.99))]
+def adamw(model: nn.Module, peak: float = PEAK) -> Optimizers:
+    return [torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99))]
 
 
 def muon(matrices: list[nn.Parameter], model: nn.Module) -> Optimizers:
