@@ -206,9 +206,8 @@ def test_gptq_rounds_transposed_and_divided_maps(shop: Path) -> None:
     step = "[{op: quantize, bits: 3, method: %s}]"
     lost = {}
     for method in ("nearest", "gptq"):
-        store = step % method
-        attn = f"rules: [{{of: attn, weights: [v], store: {store}}}, {{of: mlp, store: {store}}}]"
-        made, _ = packed(shop, shop / "base", f"{{tuned: tuned, budget: 70%, {attn}, {CALIBRATE}}}", method)
+        every = rules(shop / "base", "[none]", mlp=step % method).removeprefix("rules: [")
+        made, _ = packed(shop, shop / "base", f"{{{divided(step % method)}{every}, {CALIBRATE}}}", method)
         lost[method] = made.header.tensors["transformer.h.0.mlp.c_fc.weight"].outputs
     assert lost["gptq"] is not None
     assert lost["nearest"] is not None
