@@ -19,8 +19,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from math import prod
 from pathlib import Path
 
@@ -77,42 +78,38 @@ def timed(name: str, command: Sequence[str | Path], folder: Path) -> Row:
     return Row(name, time.perf_counter() - start, run)
 
 
-def bench(folder: Path, recipes: Sequence[str]) -> list[Row]:
-    """Return start, both copies and of each recipe the packing and the attaching, in this order."""
+def bench(folder: Path, recipes: Sequence[str]) -> Iterator[Row]:
+    """Yield start, both copies and of each recipe the packing and the attaching, in this order, each when it is done."""
     own = [sys.executable, "-m", "archspec"]
-    rows = [timed("start", [sys.executable, "-c", START], folder)]
-    rows += [timed("copy of both", [sys.executable, "-c", COPY, "base", "a"], folder)]
-    rows += [timed("copy of the base", [sys.executable, "-c", COPY, "base"], folder)]
+    yield timed("start", [sys.executable, "-c", START], folder)
+    yield timed("copy of both", [sys.executable, "-c", COPY, "base", "a"], folder)
+    yield timed("copy of the base", [sys.executable, "-c", COPY, "base"], folder)
     for name in recipes:
         (folder / "bench.yaml").write_text(spec(RECIPES[name]), "utf-8")
-        rows.append(timed(name, [*own, "pack", "bench.yaml", "-o", "pack.safetensors", "--json"], folder))
-        rows.append(
-            timed(f"{name}: attach", [*own, "attach", "base", "pack.safetensors", "-o", "on", "--json"], folder)
-        )
+        yield timed(name, [*own, "pack", "bench.yaml", "-o", "pack.safetensors", "--json"], folder)
+        yield timed(f"{name}: attach", [*own, "attach", "base", "pack.safetensors", "-o", "on", "--json"], folder)
         (folder / "pack.safetensors").unlink()
         shutil.rmtree(folder / "on")
-    return rows
 
 
-def table(rows: Sequence[Row], width: int) -> str:
-    """Return a Markdown table; memory is what is over that of the start, in largest tensors as float32. Packing reads
-    two models, attaching one."""
+def table(rows: Iterable[Row], width: int) -> Iterator[str]:
+    """Yield the lines of a Markdown table as rows come; memory is what is over that of the start, in largest tensors as
+    float32. Packing reads two models, attaching one."""
     sizes = [2 * prod(shape) for _, shape in tensors(width)]
-    one, largest, (start, both, base) = sum(sizes), 2 * max(sizes), rows[:3]
-    lines = [
-        f"Width {width}: {2 * one / 1e9:.2f} GB both models; largest tensor {largest / 1e6:.0f} MB as float32.\n",
-        "| | wall s | CPU s | GB/s | of the copy's | peak, MB | over the start, in largest tensors |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
+    one, largest = sum(sizes), 2 * max(sizes)
+    yield f"Width {width}: {2 * one / 1e9:.2f} GB both models; largest tensor {largest / 1e6:.0f} MB as float32.\n"
+    yield "| | wall s | CPU s | GB/s | of the copy's | peak, MB | over the start, in largest tensors |"
+    yield "|---|---|---|---|---|---|---|"
+    rows = iter(rows)
+    start, both, base = islice(rows, 3)
+    for row in chain((start, both, base), rows):
         attaching = row is base or row.name.endswith("attach")
         read, copy = (one, base) if attaching else (2 * one, both)
         speed = "" if row is start else f"{read / row.wall / 1e9:.3f}"
         part = "" if row is start else f"{copy.wall / row.wall:.3f}"
         over = "" if row in (start, both, base) else f"{(row.run.peak - start.run.peak) / largest:.2f}"
         figures = f"{row.wall:.1f} | {row.run.seconds:.1f} | {speed} | {part} | {row.run.peak / 1e6:.0f} | {over}"
-        lines.append(f"| {row.name} | {figures} |")
-    return "\n".join(lines)
+        yield f"| {row.name} | {figures} |"
 
 
 def main() -> None:
@@ -121,14 +118,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the tables here")
     parser.add_argument("--scratch", type=Path, help="folder for the models [default: the system's]")
     options = parser.parse_args()
-    found = []
+    found: list[str] = []
     for width in options.width:
         with tempfile.TemporaryDirectory(dir=options.scratch) as name:
             write_pair(Path(name), width)
-            found.append(table(bench(Path(name), tuple(RECIPES)), width))
-        print(found[-1], flush=True)
+            for line in table(bench(Path(name), tuple(RECIPES)), width):
+                print(line, flush=True)
+                found.append(line)
+        found.append("")
     if options.out:
-        options.out.write_text("\n\n".join(found) + "\n")
+        options.out.write_text("\n".join(found))
 
 
 if __name__ == "__main__":

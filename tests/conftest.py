@@ -114,6 +114,11 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: one that starts last keeps a worker busy while the others have none."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def _save(model: Any, folder: Path, **options: Any) -> Path:
     """Draw every parameter anew (zero-initialized gates would hide half of the model) and save."""
     import torch

@@ -26,8 +26,8 @@ def test_the_table_compares_with_the_copies_and_the_start(script: ModuleType) ->
     sizes = 2 * 4 * 32000 * 12 // 2
     rows = [script.Row("start", 1.0, Run(1.0, 1000)), script.Row("copy of both", 2.0, Run(2.0, 1000))]
     rows += [script.Row("copy of the base", 1.5, Run(1.0, 1000)), script.Row("sign", 8.0, Run(7.0, 1000 + 3 * sizes))]
-    found = script.table([*rows, script.Row("sign: attach", 3.0, Run(1.0, 1000))], 12)
-    sign, attach = (line.split(" | ") for line in found.splitlines()[-2:])
+    found = list(script.table([*rows, script.Row("sign: attach", 3.0, Run(1.0, 1000))], 12))
+    sign, attach = (line.split(" | ") for line in found[-2:])
     assert (sign[4], sign[6]) == ("0.250", "3.00 |")
     assert attach[4] == "0.500"
     assert float(attach[3]) == pytest.approx(float(sign[3]) * 8 / 3 / 2, abs=0.001)
