@@ -17,38 +17,37 @@ from torch import Tensor
 
 from archspec.compiler.packing.metric import PLAIN, Metric
 
-BLOCK = 128
+BLOCK = 64
 Nearest = Callable[[Tensor, Tensor], Tensor]
-"""(numbers of columns (some,), their values (rows, some)) -> the nearest values that can be kept, float64."""
+"""(numbers of columns (some,), their values (some, rows)) -> the nearest values that can be kept, float64."""
 
 
 def gptq(values: Tensor, nearest: Nearest, metric: Metric, act_order: bool = False) -> Tensor:
     """Return the kept values (rows, columns), float64, of least output error that GPTQ finds.
 
     `act_order`: columns of most input energy first."""
-    wide = values.double()
-    columns = torch.arange(wide.shape[1])
+    wide = values.double().T.contiguous()  # a column's values lie together: they are rounded together
+    columns = torch.arange(len(wide))
     plain = nearest(columns, wide)
     order = metric.damped(metric.damp).diagonal().argsort(descending=True, stable=True) if act_order else columns
     factor = metric.of(order).factor if act_order else metric.factor
     found = torch.empty_like(wide)
-    found[:, order] = _swept(wide[:, order], order, nearest, factor)
-    better = metric.rows(found - wide) < metric.rows(plain - wide)
-    return torch.where(better[:, None], found, plain)
+    found[order] = _swept(wide[order], order, nearest, factor)
+    better = metric.rows((found - wide).T) < metric.rows((plain - wide).T)
+    return torch.where(better, found, plain).T
 
 
 def _swept(rest: Tensor, order: Tensor, nearest: Nearest, factor: Tensor) -> Tensor:
-    """Round columns from the left; `rest` is changed."""
+    """Round columns (columns, rows) from the first; `rest` is changed."""
     found = torch.empty_like(rest)
-    for start in range(0, rest.shape[1], BLOCK):
-        end = min(start + BLOCK, rest.shape[1])
-        errors = torch.empty_like(rest[:, start:end])
-        for j in range(start, end):
-            found[:, j : j + 1] = nearest(order[j : j + 1], rest[:, j : j + 1])
-            error = (rest[:, j] - found[:, j]) / factor[j, j]
-            rest[:, j:end] -= error[:, None] * factor[j, j:end]
-            errors[:, j - start] = error
-        rest[:, end:] -= errors @ factor[start:end, end:]
+    for start in range(0, len(rest), BLOCK):
+        end = min(start + BLOCK, len(rest))
+        errors = torch.empty_like(rest[start:end])
+        for j, error in zip(range(start, end), errors, strict=True):
+            found[j] = nearest(order[j : j + 1], rest[j : j + 1])[0]
+            torch.sub(rest[j], found[j], out=error).div_(factor[j, j])
+            rest[j + 1 : end].addr_(factor[j, j + 1 : end], error, alpha=-1)
+        rest[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
     return found
 
 
@@ -67,20 +66,20 @@ class Rounding:
 
     def codes(self, values: Tensor, steps: Tensor, bits: int) -> Tensor:
         """Return the codes (rows, columns), uint8, of values whose levels lie `steps` apart."""
-        wide, middle = steps.double(), (2**bits - 1) / 2
+        wide, middle = steps.double().T.contiguous(), (2**bits - 1) / 2
 
         def nearest(columns: Tensor, x: Tensor) -> Tensor:
-            found: Tensor = (codes_of(x, wide[:, columns], middle) - middle) * wide[:, columns]
-            return found
+            step = wide[columns]
+            return codes_of(x, step, middle).sub_(middle).mul_(step)
 
         found = gptq(values, nearest, self.metric, self.act_order)
-        return codes_of(found, wide, middle).to(torch.uint8)
+        return codes_of(found, wide.T, middle).to(torch.uint8)
 
 
 def codes_of(x: Tensor, steps: Tensor, middle: float | Tensor) -> Tensor:
     """Return the codes of the levels nearest to x, of 0 to 2 `middle`."""
-    places = x / steps.clamp(min=torch.finfo(torch.float32).tiny) + middle
-    return torch.minimum(places.round_().clamp_(min=0), torch.as_tensor(2 * middle, dtype=places.dtype))
+    places = (x / steps.clamp(min=torch.finfo(torch.float32).tiny)).add_(middle).round_()
+    return torch.minimum(places.clamp_(min=0), torch.as_tensor(2 * middle, dtype=places.dtype))
 
 
 NEAREST = Rounding()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +73,7 @@ class Triplets:
     def metric(self) -> Metric:
         return self.rounding.metric
 
-    @property
+    @cached_property
     def energy(self) -> Tensor:
         """(rank,), squared outputs of each triplet, float64."""
         squares = self.s.double().square()
@@ -149,6 +151,19 @@ Sides = tuple[list[Vectors], list[Vectors]]
 """U and V, band by band."""
 
 
+class Products(NamedTuple):
+    """Of V as decoded, in the metric, float64: with itself (chosen, chosen), and with V as it was (chosen, rank)."""
+
+    own: Tensor
+    exact: Tensor
+
+    @staticmethod
+    def of(triplets: Triplets, side: Sequence[Vectors]) -> Products:
+        v = _joined(side)
+        weighted = triplets.metric.weighted(v)
+        return Products(weighted @ v.T, weighted @ triplets.v.T.double())
+
+
 @dataclass(frozen=True)
 class Fit:
     """Singular values refitted together for decoded vectors, as float16 in parts of `unit`.
@@ -164,20 +179,20 @@ class Fit:
     def of(triplets: Triplets, bands: Bands) -> Fit:
         """Code the triplets of each band and fit their singular values; of GPTQ and nearest levels for U the better."""
         plain: Sides = tuple([triplets.vectors(side, bits, _at(at)) for at, bits in bands] for side in "uv")  # type: ignore[assignment]
-        found = Fit._fitted(triplets, plain)
+        products = Products.of(triplets, plain[1])
+        found = Fit._fitted(triplets, plain, products)
         if not triplets.rounding.makes_up:
             return found
-        other = Fit._fitted(triplets, (_made_up(triplets, found), plain[1]))
+        other = Fit._fitted(triplets, (_made_up(triplets, found, products), plain[1]), products)
         return min(found, other, key=lambda fit: fit.left)
 
     @staticmethod
-    def _fitted(triplets: Triplets, sides: Sides) -> Fit:
+    def _fitted(triplets: Triplets, sides: Sides, products: Products) -> Fit:
         """Minimize |sum_i s_i u_i v_i^T - D|^2 for decoded u, v: (UU^T o VV^T) s = diag(U D V^T), products of V in the
         metric. float64: what is left may be a millionth of D."""
-        u, v = (_joined(side) for side in sides)
-        weighted = triplets.metric.weighted(v)
-        gram = (u @ u.T) * (weighted @ v.T)
-        right = ((u @ triplets.u.T.double()) * triplets.s * (weighted @ triplets.v.T.double())).sum(1)
+        u = _joined(sides[0])
+        gram = (u @ u.T) * products.own
+        right = ((u @ triplets.u.T.double()) * triplets.s * products.exact).sum(1)
         s = torch.linalg.solve(gram + _ridge(gram), right)
         unit = float(s.abs().amax()) or 1.0
         values = (s / unit).to(torch.float16)
@@ -186,12 +201,11 @@ class Fit:
         return Fit(values, unit, max(0.0, left), sides)
 
 
-def _made_up(triplets: Triplets, fit: Fit) -> list[Vectors]:
+def _made_up(triplets: Triplets, fit: Fit, products: Products) -> list[Vectors]:
     """Return U coded by GPTQ against Z x, Z = S V^T as decoded: of the U that fits Z best, (D M Z^T) (Z M Z^T)^{-1}."""
-    z = _joined(fit.sides[1]) * (fit.values.double() * fit.unit)[:, None]
-    weighted = triplets.metric.weighted(z)
-    moment = weighted @ z.T
-    target = (triplets.u.T.double() * triplets.s) @ (triplets.v.double() @ weighted.T)  # (rows, chosen)
+    s = fit.values.double() * fit.unit
+    moment = s[:, None] * products.own * s
+    target = (triplets.u.T.double() * triplets.s) @ (products.exact.T * s)  # (rows, chosen)
     best = torch.linalg.solve(moment + _ridge(moment), target.T).float()
     coded, start = [], 0
     for old in fit.sides[0]:
@@ -208,13 +222,13 @@ def _made_up(triplets: Triplets, fit: Fit) -> list[Vectors]:
 
 def _on(coded: Sequence[Vectors]) -> Callable[[Tensor, Tensor], Tensor]:
     """Return what rounds columns of U to the levels of their bands."""
-    steps = torch.cat([_steps(c) for c in coded]).T.double()  # (rows, rank)
-    middles = torch.cat([torch.full((len(_steps(c)),), (2**c.bits - 1) / 2, dtype=torch.float64) for c in coded])
-    raw = torch.cat([torch.full((len(_steps(c)),), c.bits == RAW) for c in coded])
+    steps = torch.cat([_steps(c) for c in coded]).double()  # (rank, rows)
+    middles = torch.cat([torch.full((len(_steps(c)), 1), (2**c.bits - 1) / 2, dtype=torch.float64) for c in coded])
+    raw = torch.cat([torch.full((len(_steps(c)), 1), c.bits == RAW) for c in coded])
 
     def nearest(columns: Tensor, x: Tensor) -> Tensor:
-        middle, step = middles[columns], steps[:, columns]
-        on_levels = (codes_of(x, step, middle) - middle) * step
+        middle, step = middles[columns], steps[columns]
+        on_levels = codes_of(x, step, middle).sub_(middle).mul_(step)
         return torch.where(raw[columns], x.half().double(), on_levels)
 
     return nearest

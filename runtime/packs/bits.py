@@ -9,7 +9,8 @@ from torch import Tensor
 from archspec.packs.terms import packed_size
 
 CHUNK = 1 << 20
-"""Codes at a time; a multiple of 8, so that every chunk ends with a whole byte. A code takes up to 8 bytes then."""
+"""Codes at a time, a multiple of 8: eight codes take as many bytes as one takes bits, and are put together as the bits
+of one 64-bit number."""
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -24,7 +25,13 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    return np.packbits(np.unpackbits(codes[:, None], axis=1, count=bits, bitorder="little").ravel(), bitorder="little")
+    eights = np.zeros((-(-len(codes) // 8), 8), np.uint8)
+    eights.ravel()[: len(codes)] = codes
+    words = eights[:, 0].astype("<u8")
+    for place in range(1, 8):
+        words |= eights[:, place].astype("<u8") << np.uint64(place * bits)
+    stream: np.ndarray = words.view(np.uint8).reshape(-1, 8)[:, :bits].ravel()
+    return stream[: packed_size(len(codes), bits)]
 
 
 def unpack(stream: Tensor, bits: int, count: int) -> Tensor:
@@ -37,9 +44,19 @@ def unpack(stream: Tensor, bits: int, count: int) -> Tensor:
     for start in range(0, count, CHUNK):
         some = min(CHUNK, count - start)
         first = start * bits // 8
-        raw = np.unpackbits(data[first : first + packed_size(some, bits)], count=some * bits, bitorder="little")
-        found[start : start + some] = np.packbits(raw.reshape(some, bits), axis=1, bitorder="little")[:, 0]
+        found[start : start + some] = _unpack(data[first : first + packed_size(some, bits)], bits)[:some]
     return torch.from_numpy(found)
+
+
+def _unpack(stream: np.ndarray, bits: int) -> np.ndarray:
+    words = np.zeros((-(-len(stream) // bits), 8), np.uint8)
+    whole = len(stream) // bits
+    words[:whole, :bits] = stream[: whole * bits].reshape(whole, bits)
+    words[whole:, : len(stream) - whole * bits] = stream[whole * bits :]
+    codes = np.empty(words.shape, np.uint8)
+    for place in range(8):
+        codes[:, place] = (words.view("<u8")[:, 0] >> np.uint64(place * bits)) & np.uint64(2**bits - 1)
+    return codes.ravel()
 
 
 def unpack_at(stream: Tensor, bits: int, first: int, count: int) -> Tensor:

@@ -68,13 +68,13 @@ def test_gptq_is_the_textbooks(bits: int, act_order: bool) -> None:
     middle = (2**bits - 1) / 2
 
     def nearest(at: Tensor, x: Tensor) -> Tensor:
-        found: Tensor = (codes_of(x, steps[:, at], middle) - middle) * steps[:, at]
+        found: Tensor = (codes_of(x, steps.T[at], middle) - middle) * steps.T[at]
         return found
 
     h = metric.damped(metric.damp)
     order = h.diagonal().argsort(descending=True).tolist() if act_order else list(range(columns))
     wanted = textbook(w, h, steps, bits, order)
-    plain = nearest(torch.arange(columns), w)
+    plain = nearest(torch.arange(columns), w.T).T
     found = gptq(w, nearest, metric, act_order)
     better = metric.rows(wanted - w) < metric.rows(plain - w)
     assert better.sum() > 15
