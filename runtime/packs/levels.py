@@ -21,6 +21,8 @@ SHRINK = torch.linspace(1.0, 0.3, 8)
 """What part of the largest value the outermost level is tried at."""
 FINE = 6
 """Bits from which the first try is as good as the best."""
+CACHED = 1 << 17
+"""Values at a time that tries run over: what they make of them stays in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,13 @@ def encode(values: Tensor, bits: int, group: int, fit: Range = "search") -> Code
     blocks = torch.unflatten(pad(values, (0, -columns % group)), 1, (-1, group))
     # a short last group is padded with zeros, which have no level: they must not weigh in the fit
     real = torch.unflatten(pad(torch.ones(1, columns), (0, -columns % group)), 1, (-1, group))
-    scales = _scales(blocks, real, bits, fit)
+    some = max(1, CACHED // blocks[0].numel()) if len(blocks) else 1
+    scales = torch.cat([_scales(rows, real, bits, fit) for rows in blocks.split(some)])
     unit = float(scales.amax()) or 1.0
     scales = (scales / unit).to(torch.float16)
-    codes = _codes(blocks, scales.float() * unit, bits)
-    return Coded(codes.flatten(1)[:, :columns].to(torch.uint8).contiguous(), scales, unit)
+    pairs = zip(blocks.split(some), (scales.float() * unit).split(some), strict=True)
+    codes = torch.cat([_codes(rows, step, bits).flatten(1)[:, :columns].to(torch.uint8) for rows, step in pairs])
+    return Coded(codes, scales, unit)
 
 
 def decode(coded: Coded, bits: int, group: int) -> Tensor:
