@@ -43,12 +43,20 @@ BETTER: Mapping[str, int] = {"agreement": 1}
 @click.option("--guidance", type=click.FloatRange(1), help="Guidance scale.  [default: the spec's, or 1]")
 @click.option("--batch", type=click.IntRange(1), help="Samples at a time.")
 @click.option("--seed", type=int, help="Seed of the noise.  [default: the spec's, or 0]")
+@click.option(
+    "--store",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder in which what the host draws is kept, for all that is measured beside it.",
+)
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(path: Path, against: Path | None, device: str | None, as_json: bool, **options: Any) -> int:
+def command(
+    path: Path, against: Path | None, store: Path | None, device: str | None, as_json: bool, **options: Any
+) -> int:
     """Measure the model in PATH beside its host. Leaves with 1 if an expectation of its spec is broken."""
     from archspec.cli.terminal import quiet_libraries
     from archspec.runtime.measure.evaluate import evaluate
+    from archspec.runtime.measure.kept import kept_of
     from archspec.runtime.store.home import home
     from archspec.runtime.store.lock import is_compiled
     from archspec.runtime.store.opening import best_device
@@ -57,9 +65,9 @@ def command(path: Path, against: Path | None, device: str | None, as_json: bool,
     place = home(path)
     host, near, settings, expectations = _origin(place.top)
     settings, near = _with_options(settings, options, near)
-    report = _watched(
-        lambda progress: evaluate(path, against or host, settings, near, device or best_device(), progress), as_json
-    )
+    host, chosen = against or host, device or best_device()
+    kept = kept_of(store, home(host).model) if store and host else None
+    report = _watched(lambda progress: evaluate(path, host, settings, near, chosen, progress, kept), as_json)
     report["expectations"] = held(expectations, report)
     if is_compiled(place.top):
         _keep(place.top / NAME, report)

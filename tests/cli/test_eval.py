@@ -29,6 +29,18 @@ def test_json() -> None:
     assert not (Path(DIGITS) / "eval.json").exists()  # a plain host's folder is left alone
 
 
+def test_a_store_keeps_what_the_host_draws(tmp_path: Path) -> None:
+    words = [DIGITS, "--against", DIGITS, *QUICK, "--metrics", "fd,paired", "--json"]
+    plain, first, second = (json.loads(run(*words, *store)[1]) for store in ([], *[["--store", str(tmp_path)]] * 2))
+    assert plain == first == second
+    kept = {path.name: path for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    assert len(kept) == 3  # samples, what the classifier sees in them, and in the data
+    reports = [json.loads((path / "report.json").read_text()) for path in kept.values()]
+    assert sorted(report["kind"] for report in reports) == ["data", "host", "host"]
+    _, _, _ = run(*words, "--seed", "1", "--store", str(tmp_path))
+    assert len([path for path in tmp_path.iterdir() if not path.name.startswith(".")]) == 5
+
+
 def test_table() -> None:
     code, text, _ = run(DIGITS, "--against", DIGITS, *QUICK)
     assert code == 0
