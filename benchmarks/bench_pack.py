@@ -79,7 +79,7 @@ def timed(name: str, command: Sequence[str | Path], folder: Path) -> Row:
 
 
 def bench(folder: Path, recipes: Sequence[str]) -> Iterator[Row]:
-    """Yield start, both copies and of each recipe the packing and the attaching, in this order, each when it is done."""
+    """Yield start, both copies and of each recipe the packing and the attaching, in this order, when it is done."""
     own = [sys.executable, "-m", "archspec"]
     yield timed("start", [sys.executable, "-c", START], folder)
     yield timed("copy of both", [sys.executable, "-c", COPY, "base", "a"], folder)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from archspec.cli.device import device_option
+
 if TYPE_CHECKING:
     from archspec.compiler.packing.make import Made
     from archspec.compiler.packing.progress import Progress as Now
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path),
               help="File to write.  [default: NAME OF THE SPEC.skillpack.safetensors]")  # fmt: skip
 @click.option("--plan", is_flag=True, help="Show what rules fix of which tensors; read no weights.")
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(spec: Path, out: Path | None, plan: bool, as_json: bool) -> None:
+def command(spec: Path, out: Path | None, plan: bool, device: str | None, as_json: bool) -> None:
     """Make the SkillPack that SPEC's `pack` asks for.
 
-    Differences are taken in float32, one tensor at a time. The file appears whole or not at all; the same spec gives
-    the same bytes.
+    Differences are taken in float32, one tensor at a time, on the CPU; the model that `calibrate` runs is on
+    --device. The file appears whole or not at all; the same spec gives the same bytes, a calibrated one on devices of
+    one kind.
     """
     if plan:
         _plan(spec, as_json)
@@ -33,11 +37,15 @@ def command(spec: Path, out: Path | None, plan: bool, as_json: bool) -> None:
     from rich.progress import Progress
 
     from archspec.compiler.packing.pack import pack_spec
+    from archspec.runtime.store.opening import best_device
 
     with Progress(transient=True, disable=as_json, console=Console(stderr=True)) as progress:
         bar = progress.add_task("reading the spec", total=None)
         made, path = pack_spec(
-            spec, out, lambda now: progress.update(bar, description=_told_progress(now), completed=now.part, total=1.0)
+            spec,
+            out,
+            lambda now: progress.update(bar, description=_told_progress(now), completed=now.part, total=1.0),
+            device or best_device(),
         )
     if as_json:
         click.echo(json.dumps(made.to_json(path), indent=2))

@@ -61,12 +61,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Setting:
-    """What calibration needs of a spec. `data` is the stanza that counts."""
+    """What calibration needs of a spec. `data` is the stanza that counts; `device`: where the model runs."""
 
     calibrate: Calibrate
     data: Data
     near: Path
     located: Located
+    device: str = "cpu"
 
 
 def calibrated(
@@ -76,8 +77,8 @@ def calibrated(
     want GPTQ where no linear map is, AS667 for inputs that are no numbers, AS668 for a base that cannot be tuned."""
     place, options = home(folder_of(setting.located)), setting.calibrate
     examples = open_data(explicit(setting.data), setting.near, needs_of(place.top, options.length))
-    feed = Feed(examples, make_objective(place), options.seed, options.batch)
-    model = open_model(place)
+    feed = Feed(examples, make_objective(place), options.seed, options.batch, setting.device)
+    model = open_model(place, setting.device)
     _check_rules(packing, model, base)
     tune(model, source, options.span())
     maps = linear_maps(model)
@@ -105,7 +106,7 @@ def tune(model: nn.Module, source: Source, span: Span | None) -> None:
             continue
         delta = source.delta(name)
         if torch.isfinite(delta).all():  # packing reports the others
-            tensors[own].data.add_(delta)
+            tensors[own].data.add_(delta.to(tensors[own].device))
     problems.raise_if_errors()
 
 

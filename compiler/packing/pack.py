@@ -46,9 +46,10 @@ class Job:
     source: Source
 
 
-def pack_spec(path: Path, out: Path | None = None, watch: Watch = unwatched) -> tuple[Made, Path]:
-    """Make the pack that a spec asks for; return it and its file. Raises ArchspecError."""
-    job = job_of(path, out.parent if out else Path(), watch)
+def pack_spec(path: Path, out: Path | None = None, watch: Watch = unwatched, device: str = "cpu") -> tuple[Made, Path]:
+    """Make the pack that a spec asks for; return it and its file. `device`: where a calibrated one's model runs. Raises
+    ArchspecError."""
+    job = job_of(path, out.parent if out else Path(), watch, device)
     target = out or Path(f"{job.name}{SUFFIX}")
     return make_pack(job.request, job.base, job.source, target, watch), target
 
@@ -66,7 +67,7 @@ def pack_budgets(path: Path, outs: Mapping[float, Path], watch: Watch = unwatche
     return found
 
 
-def job_of(path: Path, scratch: Path, watch: Watch = unwatched) -> Job:
+def job_of(path: Path, scratch: Path, watch: Watch = unwatched, device: str = "cpu") -> Job:
     """Resolve a spec that packs, and calibrate if it says so, with sums of inputs in `scratch`."""
     spec = load(path)
     if spec.pack is None:
@@ -83,7 +84,7 @@ def job_of(path: Path, scratch: Path, watch: Watch = unwatched) -> Job:
     if packing.pack.calibrate is not None:
         data = data_of(packing.pack.calibrate, spec.data)
         assert data is not None
-        setting = Setting(packing.pack.calibrate, data, path.parent, located)
+        setting = Setting(packing.pack.calibrate, data, path.parent, located, device)
         calibration = calibrated(setting, packing, structure.tensors, source, scratch, watch)
         told = {**told, "calibration": described(calibration, setting)}
     digests = {name: digest_of(header).hex() for name, header in structure.tensors.items()}

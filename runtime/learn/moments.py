@@ -52,8 +52,12 @@ class Moments:
         return Moments(sums, dict.fromkeys(sizes, 0))
 
     def add(self, name: str, x: Tensor) -> None:
-        """Add inputs (count, inputs)."""
-        self.sums[name].addmm_(x.T, x)
+        """Add inputs (count, inputs), on any device."""
+        total = self.sums[name]
+        if x.device == total.device:
+            total.addmm_(x.T, x)
+        else:
+            total.add_((x.T @ x).to(total.device))
         self.rows[name] += len(x)
 
     def moment(self, name: str) -> Tensor | None:
@@ -107,7 +111,7 @@ def _watched(model: nn.Module, names: Mapping[str, str], found: Moments, mask: l
     def seen(path: str, inputs: tuple[Any, ...]) -> None:
         x: Tensor = inputs[0].detach()
         present = presence(mask[0], x)
-        x = (x if present is None else x[present]).reshape(-1, x.shape[-1]).float().cpu()
+        x = (x if present is None else x[present]).reshape(-1, x.shape[-1]).float()
         if not torch.isfinite(x).all():
             count = int((~torch.isfinite(x)).sum())
             message = f"what '{path}' is given is not finite in {count} of {x.numel()} places"

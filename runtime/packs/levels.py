@@ -45,11 +45,11 @@ def encode(values: Tensor, bits: int, group: int, fit: Range = "search") -> Code
     blocks = torch.unflatten(pad(values, (0, -columns % group)), 1, (-1, group))
     # a short last group is padded with zeros, which have no level: they must not weigh in the fit
     real = torch.unflatten(pad(torch.ones(1, columns), (0, -columns % group)), 1, (-1, group))
-    some = max(1, CACHED // blocks[0].numel()) if len(blocks) else 1
-    scales = torch.cat([_scales(rows, real, bits, fit) for rows in blocks.split(some)])
+    some = max(1, CACHED // max(1, columns))
+    scales = torch.cat([_scales(rows, real, bits, fit) for rows in torch.split(blocks, some)])
     unit = float(scales.amax()) or 1.0
     scales = (scales / unit).to(torch.float16)
-    pairs = zip(blocks.split(some), (scales.float() * unit).split(some), strict=True)
+    pairs = zip(torch.split(blocks, some), torch.split(scales.float() * unit, some), strict=True)
     codes = torch.cat([_codes(rows, step, bits).flatten(1)[:, :columns].to(torch.uint8) for rows, step in pairs])
     return Coded(codes, scales, unit)
 

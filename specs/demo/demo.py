@@ -81,8 +81,8 @@ def graft(entry: Entry, spec: Path, out: Path, say: Callable[[str], None]) -> En
 def measured(entry: Entry, folder: Path, out: Path, say: Callable[[str], None]) -> Entry:
     """Measure a model beside the host and draw its samples; a broken expectation (exit code 1) still gives figures."""
     say(f"{entry.name}: measuring")
-    found = archspec("eval", folder, "--against", HOST, "--store", out / "models" / "kept", *MEASURING, "--device", "cpu",
-                     "--json", fine=(0, 1))  # fmt: skip
+    store = ["--store", out / "models" / "kept"]
+    found = archspec("eval", folder, "--against", HOST, *store, *MEASURING, "--device", "cpu", "--json", fine=(0, 1))
     if not found.output:
         raise Failed(f"archspec eval {folder} measured nothing")
     entry.report = json.loads(found.output)
