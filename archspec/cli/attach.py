@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from pathlib import Path
 
 import click
@@ -41,6 +42,8 @@ def command(
 
     if len(scales) not in (0, 1, len(packs)):
         raise click.UsageError(f"{len(scales)} scales for {len(packs)} packs: give one, or one per pack")
+    if not all(map(isfinite, scales)):
+        raise click.UsageError("a scale is a finite number")
     each = scales if len(scales) == len(packs) else (*scales, 1.0)[:1] * len(packs)
     uses = [Use(open_pack(path), scale) for path, scale in zip(packs, each, strict=True)]
     with Progress(transient=True, disable=as_json, console=Console(stderr=True)) as progress:

@@ -55,8 +55,10 @@ def command(
 ) -> int:
     """Measure the model in PATH beside its host. Leaves with 1 if an expectation of its spec is broken."""
     from archspec.cli.terminal import quiet_libraries
+    from archspec.host.locate import fingerprint
     from archspec.runtime.measure.evaluate import evaluate
-    from archspec.runtime.measure.kept import kept_of
+    from archspec.runtime.measure.kept import Kept
+    from archspec.runtime.store.artifacts import Artifacts
     from archspec.runtime.store.home import home
     from archspec.runtime.store.lock import is_compiled
     from archspec.runtime.store.opening import best_device
@@ -66,7 +68,7 @@ def command(
     host, near, settings, expectations = _origin(place.top)
     settings, near = _with_options(settings, options, near)
     host, chosen = against or host, device or best_device()
-    kept = kept_of(store, home(host).model) if store and host else None
+    kept = Kept(Artifacts(store), fingerprint(home(host).model)) if store and host else None
     report = _watched(lambda progress: evaluate(path, host, settings, near, chosen, progress, kept), as_json)
     report["expectations"] = held(expectations, report)
     if is_compiled(place.top):

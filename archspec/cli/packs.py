@@ -195,7 +195,7 @@ def _routed(router: Router, prompts: list[str], base: Path) -> list[Choice]:
     quiet_libraries()
     place, problems, embedding = home(base), Collector(), router.routing.embedding
     found = {"from": f"'{base}'", "fingerprint": fingerprint(place.model)}
-    check_fingerprint(router.routing, "what is named as the base", found, problems)
+    check_fingerprint(router.routing.base, "what is named as the base", found, problems)
     problems.raise_if_errors()
     by_base = embedding is not None and embedding.of == "base"
     embed = BaseEmbedding(open_model(place), embedding, load_tokenizer(place)) if embedding and by_base else None

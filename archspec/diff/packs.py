@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from archspec.diagnostics import Collector
 from archspec.diff.depth import ALL, OUTSIDE, Spot, block_of, columns_of, laid_out, lists_in, rows_of
-from archspec.packs.header import Header, is_pack
+from archspec.packs.header import KEY, Header, is_marked, is_pack
 from archspec.packs.roles import role_by_name
 from archspec.packs.terms import forms
 from archspec.quantity import quantity
@@ -101,7 +101,7 @@ def add(a: Cell, b: Cell) -> Cell:
 
 def are_packs(words: tuple[str, str]) -> bool:
     """Whether both name packs. AS821 where one alone is a file of tensors, or one that is no pack."""
-    files = [Path(word).suffix == SUFFIX and Path(word).is_file() for word in words]
+    files = [Path(word).is_file() and (Path(word).suffix == SUFFIX or is_marked(Path(word), KEY)) for word in words]
     if not any(files):
         return False
     problems = Collector()

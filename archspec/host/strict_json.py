@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import stat
+import sys
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from archspec.diagnostics import fail
 from archspec.source import Span
@@ -44,6 +45,11 @@ def parse_json(text: bytes) -> Any:
         return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
         raise Malformed("nested too deeply") from None
+
+
+def is_real(value: Any) -> TypeGuard[int | float]:
+    """Whether a value of JSON is a number that a float can hold: 1e999 is none, and neither are 400 digits."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

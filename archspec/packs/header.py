@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import isfinite, prod, sqrt
+from math import prod, sqrt
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from archspec.diagnostics import Collector, fail
-from archspec.host.headers import read_header
-from archspec.host.strict_json import Malformed, open_regular, parse_json
+from archspec.diagnostics import ArchspecError, Collector, fail
+from archspec.host.headers import BITS, read_header
+from archspec.host.strict_json import Malformed, is_real, open_regular, parse_json
 from archspec.host.structure import TensorHeader
 from archspec.packs.terms import MOST, Term, Within, from_json, matrix_shape, size_of, to_json
 from archspec.source import Span
@@ -129,6 +129,15 @@ def is_pack(path: Path) -> bool:
     return KEY in metadata_of(path)
 
 
+def is_marked(path: Path, key: str) -> bool:
+    """Whether what stands at a path is a file of safetensors whose metadata has a key."""
+    try:
+        read_header(path)
+    except ArchspecError:
+        return False
+    return key in metadata_of(path)
+
+
 def metadata_of(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file that `read_header` has found sound."""
     with open_regular(path, None) as file:
@@ -145,8 +154,11 @@ def _header(value: Any) -> Header:
     if not isinstance(value.get("name"), str) or not _texts(base) or not isinstance(tensors, dict):
         raise Malformed("lacks name, base or tensors")
     licence = value.get("licence")
-    if not isinstance(made, dict) or not (licence is None or isinstance(licence, str)):
+    known = isinstance(made, dict) and isinstance(made.get("source", {}), dict)
+    if not known or not (licence is None or isinstance(licence, str)):
         raise Malformed("has a malformed 'made' or 'licence'")
+    if not all(text.isprintable() for text in (value["name"], *tensors, *base.values(), licence or "")):
+        raise Malformed("has a name that cannot be printed")
     return Header(value["name"], base, {n: _change(n, c) for n, c in tensors.items()}, made, licence)
 
 
@@ -163,9 +175,11 @@ def _change(name: str, value: Any) -> Change:
     if not isinstance(value, dict) or not all(isinstance(value.get(k), kind) for k, kind in CHANGE.items()):
         raise Malformed(f"describes tensor {name!r} without {', '.join(CHANGE)}")
     shape = tuple(value["shape"])
+    if value["dtype"] not in BITS:
+        raise Malformed(f"gives tensor {name!r} the unknown data type {value['dtype']!r}")
     if not all(type(size) is int and size >= 1 for size in shape) or prod(shape) > MOST:
         raise Malformed(f"gives tensor {name!r} an impossible shape")
-    if not all(isfinite(value[key]) and value[key] >= 0 for key in ("norm", "error")):
+    if not all(is_real(value[key]) and value[key] >= 0 for key in ("norm", "error")):
         raise Malformed(f"gives tensor {name!r} an impossible norm or error")
     try:
         terms = tuple(from_json(term, shape) for term in value["terms"])
@@ -179,7 +193,7 @@ def _outputs(name: str, value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
     sound = isinstance(value, list) and len(value) == 2
-    if not sound or not all(type(part) in (int, float) and isfinite(part) and part >= 0 for part in value):
+    if not sound or not all(is_real(part) and part >= 0 for part in value):
         raise Malformed(f"gives tensor {name!r} impossible errors of outputs")
     return float(value[0]), float(value[1])
 

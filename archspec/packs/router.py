@@ -15,13 +15,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from archspec.diagnostics import fail
 from archspec.host.headers import read_header
-from archspec.host.strict_json import Malformed, parse_json
+from archspec.host.strict_json import Malformed, is_real, parse_json
 from archspec.packs.header import metadata_of
 
 KEY, VERSION = "router", 1
@@ -171,6 +170,6 @@ def _count(value: Any) -> int:
 
 
 def _real(value: Any) -> float:
-    if type(value) not in (int, float) or not isfinite(value):
+    if not is_real(value):
         raise Malformed("has a number that is none")
     return float(value)

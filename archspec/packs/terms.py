@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from math import isfinite, prod
+from math import prod
 from typing import Any, ClassVar
 
 from archspec.host.excerpt import Excerpt
 from archspec.host.headers import BITS as WIDTH
-from archspec.host.strict_json import Malformed
+from archspec.host.strict_json import Malformed, is_real
 
 Shape = tuple[int, ...]
 Layout = Mapping[str, tuple[str, Shape]]
@@ -276,7 +276,7 @@ def _count(value: Any) -> int:
 
 
 def _real(value: Any) -> float:
-    if type(value) not in (int, float) or not isfinite(value):
+    if not is_real(value):
         raise Malformed("has a parameter that is no number")
     return float(value)
 

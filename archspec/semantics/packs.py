@@ -35,6 +35,10 @@ SIZES = ("rank", "energy", "bytes", "bands")
 """What says how many triplets svd keeps: one of them, or all triplets."""
 
 
+FEWEST = 256
+"""Bytes; a budget of fewer was meant as a part."""
+
+
 @dataclass(frozen=True)
 class Packing:
     """`source` is the one of `SOURCES` that is written. `rules`: tensor, or excerpt of one, -> the rule that names it.
@@ -62,6 +66,9 @@ def resolve_pack(spec: Spec, structure: Structure, problems: Collector) -> Packi
     if spec.edits:
         hint = "pack the base, and `attach` the pack in the spec that edits it"
         problems.report("AS671", "a spec that packs has no edits of its own", spec.edits[0].target.span, hint)
+    if pack.budget is not None and 1 < pack.budget < FEWEST:
+        hint = "write a part of what differs, up to `100%`, or bytes: `12MB`"
+        problems.report("AS671", "the budget is more than all that differs", pack.span("budget"), hint)
     for rule in pack.rules:
         for step in rule.store:
             _check_step(step, problems)

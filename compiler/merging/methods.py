@@ -33,6 +33,7 @@ from archspec.compiler.merging.blocks import BLOCK, Files
 from archspec.compiler.merging.draws import Draws
 from archspec.compiler.merging.layout import Task
 from archspec.compiler.merging.select import Cut, cut_of, only
+from archspec.diagnostics import fail
 from archspec.host.structure import TensorHeader
 from archspec.runtime.store.checkpoint import DTYPES
 
@@ -82,10 +83,14 @@ Blocks = Iterator[Tensor]
 
 
 def merged(files: Files, task: Task, seed: int) -> Blocks:
-    """Yield the blocks of one tensor of the result, flat, in its dtype."""
+    """Yield the blocks of one tensor of the result, flat, in its dtype. AS683 for one that is no number somewhere."""
     reader, out = Reader(files, task, seed), DTYPES[task.out]
     for block in METHODS[task.method](reader):
-        yield block.to(DTYPES[task.work]).to(out)
+        found = block.to(DTYPES[task.work]).to(out)
+        if not math.isfinite(found.sum(dtype=torch.float32)) and not torch.isfinite(found).all():
+            message = f"'{task.name}' of the merge is not finite"
+            raise fail("AS683", message, None, "a model is damaged there, or a weight is too large for its data type")
+        yield found
 
 
 def _passthrough(reader: Reader) -> Blocks:
@@ -106,7 +111,7 @@ def _normalized(task: Task) -> list[float]:
     """Return the weights, divided by their sum where the task says so and the sum is not 0."""
     total = sum(task.weights)
     if not task.options["normalize"] or abs(total) < SMALL:
-        return list(task.weights)
+        return list(map(_single, task.weights))
     return [weight / total for weight in task.weights]
 
 
@@ -137,7 +142,12 @@ def _added(reader: Reader, parts: Sequence[Part], scales: list[float] | None = N
 
 
 def _scaled(weights: Sequence[float], scales: list[float] | None) -> list[float]:
-    return [w * s for w, s in zip(weights, scales or [1.0] * len(weights), strict=True)]
+    """Return the products as float32 has them, infinity where it has none."""
+    return [_single(w * s) for w, s in zip(weights, scales or [1.0] * len(weights), strict=True)]
+
+
+def _single(value: float) -> float:
+    return torch.tensor(value, dtype=torch.float32).item()
 
 
 def _elected(reader: Reader, parts: Sequence[Part], scales: list[float] | None = None) -> Blocks:

@@ -26,9 +26,10 @@ from archspec.language import knowledge as language
 from archspec.language.knowledge import Pack, Rule
 from archspec.language.parse import load
 from archspec.language.spec import Base, Spec
+from archspec.packs.header import KEY, is_marked
 from archspec.packs.terms import RAW
 from archspec.runtime.store.checkpoint import live
-from archspec.runtime.store.files import hash_file
+from archspec.runtime.store.files import check_file, hash_file
 from archspec.semantics.packs import NOTHING, Packing, data_of, resolve_pack
 from archspec.semantics.resolve import explicit
 from archspec.source import Span
@@ -48,9 +49,10 @@ class Job:
 
 def pack_spec(path: Path, out: Path | None = None, watch: Watch = unwatched, device: str = "cpu") -> tuple[Made, Path]:
     """Make the pack that a spec asks for; return it and its file. `device`: where a calibrated one's model runs. Raises
-    ArchspecError."""
-    job = job_of(path, out.parent if out else Path(), watch, device)
-    target = out or Path(f"{job.name}{SUFFIX}")
+    ArchspecError: AS630 where something else is at `out`."""
+    target = out or Path(f"{load(path).name}{SUFFIX}")
+    check_file(target, lambda there: is_marked(there, KEY), "SkillPack")
+    job = job_of(path, target.parent, watch, device)
     return make_pack(job.request, job.base, job.source, target, watch), target
 
 
@@ -184,8 +186,9 @@ def _tuned(wanted: Wanted) -> tuple[Source, dict[str, Any]]:
     folder, span = _checkpoint(wanted)
     tuned = live(folder, read_folder(folder, span)) if folder.is_dir() else read_header(folder, span)
     assert wanted.located.weights is not None
-    spare = {*read_folder(wanted.located.weights), *tied_tensors(wanted.structure)}
-    sources.check_tuned(wanted.base, tuned, spare, wanted.problems, span)
+    ties = tied_tensors(wanted.structure)
+    spare = {*read_folder(wanted.located.weights), *ties}
+    sources.check_tuned(wanted.base, tuned, spare, ties, wanted.problems, span)
     return sources.Tuned(wanted.base, tuned), {}
 
 

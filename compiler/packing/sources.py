@@ -61,10 +61,22 @@ class Tuned:
         return read(self.tuned[name], name).float() - read(self.base[name], name).float()
 
 
-def check_tuned(base: Headers, tuned: Headers, spare: Collection[str], problems: Collector, span: Span | None) -> None:
+def check_tuned(
+    base: Headers,
+    tuned: Headers,
+    spare: Collection[str],
+    ties: Mapping[str, str],
+    problems: Collector,
+    span: Span | None,
+) -> None:
     """Report what keeps the two from being one model before and after tuning: AS682. `spare`: names that either may
-    hold beside the model's own (repeats of tied tensors, old buffers)."""
+    hold beside the model's own (old buffers, repeats of tied tensors); `ties`: repeat -> what it repeats."""
     wrong = [
+        *(
+            f"unties '{name}', which repeats '{owner}' in the base"
+            for name, owner in ties.items()
+            if name in tuned and name not in base and owner in tuned and not same_data(tuned[name], tuned[owner])
+        ),
         *(f"lacks '{n}' of the base" for n, h in base.items() if n not in tuned and h.dtype in FLOATS),
         *(f"has '{name}', which the base has not" for name in tuned if name not in base and name not in spare),
         *(
@@ -142,9 +154,8 @@ def read_lora(
     """Read adapter_config.json and adapter_model.safetensors; what cannot be taken over is AS682. `is_turned`: whether
     a tensor of the base is kept as (inputs, outputs); peft goes by that as well, whatever its `fan_in_fan_out` says."""
     config = read_json(folder / CONFIG, "AS682", span)
-    if config.get("peft_type") != "LORA" or config.get("use_dora"):
-        kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
-        raise fail("AS682", f"'{folder}' is {kind!r}, not a plain LoRA", span, "merge it, and pack the tuned model")
+    if kind := _other_kind(config):
+        raise fail("AS682", f"'{folder}' is {kind}, not a plain LoRA", span, "merge it, and pack the tuned model")
     alphas = _alphas(config, span)
     weights = read_header(folder / "adapter_model.safetensors", span)
     pairs: dict[str, tuple[str, str, float]] = {}
@@ -158,6 +169,21 @@ def read_lora(
             continue
         pairs[f"{path}.weight"] = (name, partner, alphas.scale(path, weights[name].shape[0]))
     return Lora(base, weights, pairs, frozenset(filter(is_turned, pairs)))
+
+
+PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+"""Ways to begin a LoRA that leave the base as it is. PiSSA, OLoRA, CorDA, LoftQ and others take a part out of it."""
+MORE_THAN_LORA = ("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "layer_replication")
+
+
+def _other_kind(config: Mapping[str, Any]) -> str | None:
+    """Say what an adapter is if adding alpha / r B A to the base is not all that it does."""
+    if config.get("peft_type") != "LORA":
+        return repr(config.get("peft_type"))
+    if key := next((key for key in MORE_THAN_LORA if config.get(key)), None):
+        return f"a LoRA with '{key}'"
+    start = config.get("init_lora_weights")
+    return None if start in PLAIN_STARTS else f"a LoRA that began as {start!r}, which takes a part out of the base"
 
 
 def _no_pair(name: str, partner: str, target: TensorHeader | None, weights: Headers, turned: bool) -> str | None:

@@ -18,11 +18,13 @@ from archspec.language import knowledge as language
 from archspec.language.knowledge import Route
 from archspec.language.parse import load
 from archspec.language.spec import Spec
+from archspec.packs.header import is_marked
 from archspec.packs.router import KEY, Active, Embedding, Routing, Task
 from archspec.runtime.packs.check import check_base
 from archspec.runtime.packs.reading import open_pack
 from archspec.runtime.routing.head import Head
-from archspec.runtime.store.files import writing
+from archspec.runtime.routing.router import check_fingerprint as check_same_base
+from archspec.runtime.store.files import check_file, writing
 from archspec.semantics.check.routing import NOTHING, check_route, examples_of
 
 SUFFIX = ".router.safetensors"
@@ -44,7 +46,9 @@ def route_spec(
     _check(spec, spec.route, path.parent, structure)
     digests = {name: digest_of(header).hex() for name, header in (structure.tensors or {}).items()}
     base = {"from": spec.base.from_, "fingerprint": _fingerprint(structure, digests)}
+    _check_packs(spec.route, path.parent, base)
     target = out or Path(f"{spec.name}{SUFFIX}")
+    check_file(target, lambda there: is_marked(there, KEY), "router")
     tasks = tuple(_task(task, path.parent, target.parent) for task in spec.route.tasks)
     if spec.route.by == "map":
         routing, head = Routing(spec.name, "map", base, tasks), None
@@ -69,6 +73,15 @@ def _check(spec: Spec, route: Route, near: Path, structure: Structure) -> None:
     problems.raise_if_errors()
     for file in dict.fromkeys(use.from_ for task in route.tasks for use in task.packs):
         check_base(open_pack(near / Path(file).expanduser()), structure.tensors or {}, problems)
+    problems.raise_if_errors()
+
+
+def _check_packs(route: Route, near: Path, base: Mapping[str, str]) -> None:
+    """Hold the bases that packs name to the router's, as whoever opens the router will. AS689."""
+    problems = Collector()
+    for file in dict.fromkeys(use.from_ for task in route.tasks for use in task.packs):
+        there = open_pack(near / Path(file).expanduser()).header.base
+        check_same_base(base, f"the pack '{file}'", there, problems)
     problems.raise_if_errors()
 
 

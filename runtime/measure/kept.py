@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from archspec.host.locate import fingerprint
 from archspec.plan import digest
 from archspec.runtime.store.artifacts import Artifacts
 
@@ -35,8 +33,3 @@ class Kept:
     def of_data(self, what: list[Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The same of data, whose identity is part of `what`."""
         return self.artifacts.once(digest(["data", *what]), {"kind": "data", "made": what}, make)
-
-
-def kept_of(store: Path, host: Path) -> Kept:
-    """Return what the folder `store` keeps of the host in a model's folder."""
-    return Kept(Artifacts(store), fingerprint(host))

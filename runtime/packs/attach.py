@@ -30,13 +30,15 @@ from archspec.runtime.packs import grafted
 from archspec.runtime.packs.check import check_base
 from archspec.runtime.packs.reading import Pack
 from archspec.runtime.store.checkpoint import NAMES, Piece, Writer, live, shards, stem_of
-from archspec.runtime.store.files import check_replaceable, copy_file, hash_file, link_or_copy, publish
+from archspec.runtime.store.files import check_replaceable, copy_file, hash_file, link_or_copy, publish, recover
 from archspec.runtime.store.home import Home, home
 from archspec.runtime.store.lock import NAME as LOCK
 from archspec.runtime.store.lock import is_compiled, read_lock
 
 RECORD, KEPT = "skillpacks.json", Path(".archspec") / "base"
-HIDDEN = (".archspec", ".git", ".cache")
+OTHERS = (".git", ".cache")
+HIDDEN = (".archspec", *OTHERS)
+"""What is not copied to another folder; of others, which are none of archspec's, nothing is lost in place."""
 WITHOUT = "to compile without packs, leave `attach` out of the spec"
 Progress = Callable[[str], None]
 
@@ -193,14 +195,16 @@ def detach(folder: Path, out: Path | None = None, base: Path | None = None) -> R
     """Write the base of a checkpoint that has packs on it to `out`, by default in its place. Its weights are the base's
     files, byte for byte. AS630 where something else is at `out`, AS674 where there is nothing to detach, AS675 where
     the base's bytes are not to be had."""
+    recover(folder)
     place = home(folder)
     if is_compiled(place.top) and not (place.top / RECORD).exists():
         raise fail("AS674", f"'{folder}' is a compiled checkpoint: packs of its base are part of it", None, WITHOUT)
     record = read_record(place.top)
-    if out is not None and out.absolute() != place.top.absolute():
+    in_place = out is None or out.resolve() == place.top.resolve()
+    if out is not None and not in_place:
         check_replaceable(out, None, "empty folder")
     sources = _found(record, place.top, base)
-    with publish(out or place.top) as target:
+    with publish(out or place.top, keep=OTHERS if in_place else ()) as target:
         _copy_rest(place, target)
         for name, path in sources.items():
             copy_file(path, target / (record.model if name != LOCK else ".") / name)
@@ -228,13 +232,18 @@ def _found(record: Record, top: Path, base: Path | None) -> dict[str, Path]:
 def read_record(folder: Path) -> Record:
     """Read `skillpacks.json`; AS674 where there is none or it is no record."""
     if not (folder / RECORD).is_file():
-        raise fail("AS674", f"'{folder}' has no {RECORD}: no pack is attached to it", None, WITHOUT)
+        raise fail(
+            "AS674", f"'{folder}' has no {RECORD}: no pack is attached to it", None, "name what `archspec attach` wrote"
+        )
     found = read_json(folder / RECORD, "AS674")
     kinds = {"base": str, "model": str, "files": dict, "packs": list, "tensors": list}
     if found.get("format") != 1 or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
         raise fail("AS674", f"'{folder / RECORD}' is no record of attached packs")
-    files = found["files"]
     lock = found.get("lock")
+    files = found["files"]
+    packs_named = all(isinstance(pack, dict) and isinstance(pack.get("name"), str) for pack in found["packs"])
+    if not files or not packs_named or not all(isinstance(name, str) for name in found["tensors"]):
+        raise fail("AS674", f"'{folder / RECORD}' names no packs, files or tensors")
     inside = isinstance(lock, str | None) and not (set(Path(found["model"]).parts) & {"..", "/"})
     if not inside or not all(Path(name).name == name and isinstance(h, str) for name, h in files.items()):
         raise fail("AS674", f"'{folder / RECORD}' names files outside of the checkpoint")

@@ -16,11 +16,12 @@ on may run; training it is not foreseen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 import xxhash
@@ -48,8 +49,8 @@ class Skills(AbstractContextManager["Skills"]):
         self._branches: dict[str, Branch] = {}
         self._base: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
-        self._places: dict[str, int] = {}
-        """Where the base's tensors lay when it was checked."""
+        self._places: dict[str, tuple[int, int]] = {}
+        """Where the base's tensors lay, and how often they had been written to, when it was checked."""
 
     @property
     def is_on(self) -> bool:
@@ -79,10 +80,10 @@ class Skills(AbstractContextManager["Skills"]):
 
     def prepare(self) -> None:
         """Do what the first entry would: check the base, and make what is exchanged and what is added. Done again for a
-        model whose tensors lie elsewhere: it was moved, or other packs are on it (which is refused: a sum is not what
-        was asked for)."""
+        model whose tensors lie elsewhere or were written to: it was moved or loaded anew, or other packs are on it
+        (which is refused: a sum is not what was asked for)."""
         tensors = tensors_of(self.model)
-        if self._places and {name: tensors[name].data_ptr() for name in self._places} == self._places:
+        if self._places and {name: _place(tensors[name]) for name in self._places} == self._places:
             return
         problems = Collector()
         for use in self.uses:
@@ -99,7 +100,7 @@ class Skills(AbstractContextManager["Skills"]):
             else:
                 deltas = ((use.scale, use.pack.delta(own)) for use, own in uses)
                 self._exchanged[name] = added(tensor.detach(), deltas, name)
-        self._places = {name: tensors[name].data_ptr() for name in self._touched()}
+        self._places = {name: _place(tensors[name]) for name in self._touched()}
 
     def _touched(self) -> dict[str, list[tuple[Use, str]]]:
         """Return tensor of the model -> the packs that change it, with its name in each."""
@@ -122,13 +123,21 @@ def skills(model: nn.Module, *packs: str | Path | Pack, scale: float = 1.0, mode
     """Return a context in which packs are on a model; of several the differences add up.
 
     AS680 for a file that is no sound pack, AS681 (when it is entered first) for a model that is not the packs' base.
-    Digests can be compared in the data type that the base is stored in: load the model in that."""
+    Digests can be compared in the data type that the base is stored in: load the model in that. ValueError for a scale
+    that is no finite number, or another mode."""
+    if mode not in get_args(Mode) or not math.isfinite(scale):
+        raise ValueError(f"mode {mode!r} and scale {scale!r}: write one of {get_args(Mode)}, and a finite number")
     opened = tuple(pack if isinstance(pack, Pack) else open_pack(pack) for pack in packs)
     return Skills(model, tuple(Use(pack, scale) for pack in opened), mode)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    """Return where a tensor lies, and how often it was written to (of one of `inference_mode` nobody counts it)."""
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str | None]:
@@ -156,7 +165,7 @@ def _differences(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[s
             yield f"the model has no '{own}'"
             continue
         tensor = tensors[name].detach()
-        if (tuple(tensor.shape), tensor.dtype) != (change.shape, DTYPES[change.dtype]):
+        if (tuple(tensor.shape), tensor.dtype) != (change.shape, DTYPES.get(change.dtype)):
             yield f"'{name}' is {tensor.dtype} {tuple(tensor.shape)}, it wants {change.dtype} {change.shape}"
         elif digest_of(tensor) != change.digest:
             yield f"'{name}' has other values"

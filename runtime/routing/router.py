@@ -105,14 +105,14 @@ def open_router(path: str | Path) -> Router:
     packs = {file: open_pack(path.parent / file) for file in files}
     problems = Collector()
     for file, pack in packs.items():
-        check_fingerprint(routing, f"the pack '{file}'", pack.header.base, problems)
+        check_fingerprint(routing.base, f"the pack '{file}'", pack.header.base, problems)
     problems.raise_if_errors()
     return Router(path, routing, packs, read_head(path) if routing.by != "map" else None)
 
 
-def check_fingerprint(routing: Routing, what: str, base: Mapping[str, str], problems: Collector) -> None:
-    """Report something that is of another base than the router: AS689."""
-    mine, other = routing.base.get("fingerprint"), base.get("fingerprint")
+def check_fingerprint(own: Mapping[str, str], what: str, base: Mapping[str, str], problems: Collector) -> None:
+    """Report something that is of another base than the router's `own`: AS689."""
+    mine, other = own.get("fingerprint"), base.get("fingerprint")
     if mine and other and mine != other:
-        hint = f"the router was made of {routing.base.get('from', '?')} {mine}"
+        hint = f"the router is of {own.get('from', '?')} {mine}"
         problems.report("AS689", f"{what} is of {base.get('from', '?')} {other}", None, hint)

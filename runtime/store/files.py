@@ -139,8 +139,7 @@ def publish(out: Path, keep: tuple[str, ...] = ()) -> Iterator[Path]:
 
     Of what stood there before, only the entries `keep` (paths within it) move over; the rest is removed.
     """
-    out = out.absolute()
-    partial, former = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.former")
+    out, partial, former = _places(out)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     guard = _claim(partial, out)
@@ -159,12 +158,36 @@ def publish(out: Path, keep: tuple[str, ...] = ()) -> Iterator[Path]:
         os.close(guard)
 
 
+def recover(out: Path) -> None:
+    """Put back what a killed run moved aside when it was about to publish, if nothing stands at `out` for it."""
+    out, partial, former = _places(out)
+    if former.exists() and not out.exists():
+        guard = _claim(partial, out)
+        try:
+            with writing(out):
+                _recover(out, former, ())
+        finally:
+            os.close(guard)
+
+
+def _places(out: Path) -> tuple[Path, Path, Path]:
+    """Return the folder itself, where a link leads to it, and the names of what is written and of what stood there."""
+    out = out.resolve()
+    return out, out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.former")
+
+
 def check_replaceable(out: Path, mark: str | None, what: str) -> None:
     """Refuse to replace what is there, unless it is an empty folder or `mark`, a file in it, shows that it is `what`
     would be written. AS630."""
     marked = mark is not None and (out / mark).is_file()
     if out.exists() and not marked and (not out.is_dir() or any(out.iterdir())):
         raise fail("AS630", f"'{out}' exists and is no {what}", None, "name another folder: `-o OUT`")
+
+
+def check_file(out: Path, is_ours: Callable[[Path], bool], what: str) -> None:
+    """Refuse to replace a file, unless it is empty or `is_ours`: one that is `what` would be written. AS630."""
+    if out.exists() and not (out.is_file() and (not out.stat().st_size or is_ours(out))):
+        raise fail("AS630", f"'{out}' exists and is no {what}", None, "name another file: `-o FILE`")
 
 
 def _claim(partial: Path, out: Path) -> int:

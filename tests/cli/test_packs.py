@@ -139,6 +139,23 @@ def test_nothing_else_is_replaced(shop: Path, tiny_encoder: Path, tmp_path: Path
         run("packs", "export", pack, "-o", tmp_path / "lora", "--rank", "8", "--partial")
 
 
+def test_a_pack_replaces_packs_alone(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes((shop / "tuned" / "model.safetensors").read_bytes())
+    (tmp_path / "notes.txt").write_text("keep")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in before:
+        assert "AS630" in run_failing("pack", shop / "sql.yaml", "-o", tmp_path / name)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    for _ in range(2):
+        run("pack", shop / "sql.yaml", "-o", tmp_path / "mine")
+
+
+def test_budgets_beyond_the_whole(shop: Path, tmp_path: Path) -> None:
+    text = (shop / "sql.yaml").read_text().replace("tuned: tuned", f"tuned: {shop / 'tuned'}")
+    (tmp_path / "s.yaml").write_text(text.replace("budget: 50%", "budget: 150%"))
+    assert "up to `100%`" in run_failing("pack", tmp_path / "s.yaml", "-o", tmp_path / "mine")
+
+
 def test_a_spec_without_a_pack(tiny_encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(f"name: x\nbase: {tiny_encoder}\n")
     assert "AS672" in run_failing("pack", tmp_path / "x.yaml")

@@ -101,7 +101,9 @@ def test_what_no_lora_holds_is_refused_unless_told(mixed: Pack, tmp_path: Path) 
     ("change", "said"),
     [
         ({"peft_type": "LOHA"}, "is 'LOHA', not a plain LoRA"),
-        ({"use_dora": True}, "is 'DoRA', not a plain LoRA"),
+        ({"use_dora": True}, "is a LoRA with 'use_dora', not a plain LoRA"),
+        ({"alora_invocation_tokens": [1]}, "is a LoRA with 'alora_invocation_tokens'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "began as 'pissa_niter_4', which takes a part out of the base"),
         ({"alpha_pattern": {"(": 1}}, "alphas of the LoRA cannot be read"),
         ({"alpha_pattern": [1]}, "alphas of the LoRA cannot be read"),
         ({"lora_alpha": "much"}, "alphas of the LoRA cannot be read"),
@@ -115,6 +117,16 @@ def test_other_adapters_are_refused(tiny_encoder: Path, lora: Path, tmp_path: Pa
     (other / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(ArchspecError, match=f"AS682.*{said}"):
         packed(tmp_path / "p", tiny_encoder, f"{{lora: {other}, budget: 50%}}")
+
+
+def test_the_adapter_of_pissa_is_not_what_tuning_changed(tiny_encoder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import BertModel
+
+    config = LoraConfig(r=4, target_modules=["query"], init_lora_weights="pissa")
+    get_peft_model(BertModel.from_pretrained(tiny_encoder), config).save_pretrained(tmp_path / "lora")
+    with pytest.raises(ArchspecError, match=r"AS682.*'pissa'"):
+        packed(tmp_path / "p", tiny_encoder, f"{{lora: {tmp_path / 'lora'}, budget: 50%}}")
 
 
 def test_rank_stabilized_loras_have_their_own_scale(tiny_encoder: Path, lora: Path, tmp_path: Path) -> None:

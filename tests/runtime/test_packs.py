@@ -104,6 +104,29 @@ def test_detach_gives_back_every_byte(base: Path, pack: Pack, tmp_path: Path) ->
     same_files(base, tmp_path / "out")
 
 
+def test_detach_in_place_keeps_what_is_not_archspecs(base: Path, pack: Pack, tmp_path: Path) -> None:
+    attach(base, [Use(pack)], tmp_path / "real")
+    (tmp_path / "real" / ".git").mkdir()
+    (tmp_path / "real" / ".git" / "HEAD").write_text("ref")
+    (tmp_path / "link").symlink_to("real")
+    detach(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / ".git" / "HEAD").read_text() == "ref"
+    shutil.rmtree(tmp_path / "real" / ".git")
+    same_files(base, tmp_path / "real")
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
+
+
+def test_detach_goes_on_where_it_was_killed(base: Path, pack: Pack, tmp_path: Path) -> None:
+    """Between the two renames nothing is under the checkpoint's name."""
+    attach(base, [Use(pack)], tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / ".out.former")
+    (tmp_path / ".out.partial").mkdir()
+    detach(tmp_path / "out")
+    same_files(base, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
 def test_detach_needs_the_base_no_more_where_it_was_linked(base: Path, pack: Pack, tmp_path: Path) -> None:
     moved = tmp_path / "base"
     shutil.copytree(base, moved)
@@ -239,6 +262,24 @@ def test_nested_skills_are_refused_and_moved_models_followed(base: Path, pack: P
         assert torch.equal(model.get_parameter(name), weights(base)[name] + 0.5 * pack.delta(name))
 
 
+def test_a_model_that_was_loaded_anew_is_another_base(base: Path, tuned: Path, pack: Pack) -> None:
+    model = model_of(base)
+    packs = archspec.skills(model, pack)
+    with packs:
+        pass
+    other = {name: value.clone() for name, value in model_of(tuned).state_dict().items()}
+    model.load_state_dict(other)
+    with pytest.raises(ArchspecError, match="AS681"), packs:
+        pass
+    assert all(torch.equal(value, other[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("wrong", [{"mode": "banana"}, {"scale": float("nan")}])
+def test_what_skills_cannot_mean_is_refused(base: Path, pack: Pack, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="write one of"):
+        archspec.skills(model_of(base), pack, **wrong)
+
+
 def test_skills_find_a_model_under_a_head(base: Path, pack: Pack) -> None:
     from transformers import BertForSequenceClassification
 
@@ -285,7 +326,13 @@ def test_what_attach_did_not_make_is_not_replaced(base: Path, pack: Pack, tmp_pa
     assert (tmp_path / "out" / "mine").read_text() == "mine"
 
 
-@pytest.mark.parametrize("change", [{"files": {"../x": "h"}}, {"model": "../up"}, {"format": 2}, {"packs": 1}])
+LIES: list[dict[str, Any]] = [
+    {"files": {"../x": "h"}}, {"files": {}}, {"model": "../up"}, {"format": 2}, {"packs": 1}, {"packs": ["x"]},
+    {"packs": [{}]}, {"tensors": [1]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", LIES)
 def test_a_record_that_lies_is_refused(base: Path, pack: Pack, tmp_path: Path, change: dict[str, Any]) -> None:
     attach(base, [Use(pack)], tmp_path / "out")
     record = tmp_path / "out" / RECORD
@@ -354,6 +401,13 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "an unknown form": header_changed(lambda h: tensor(h, terms=[{"op": "exec"}])),
     "a form without its settings": header_changed(lambda h: tensor(h, terms=[{"op": "dense"}])),
     "an infinite norm": header_changed(lambda h: tensor(h, norm=1e999)),
+    "a norm of 400 digits": header_changed(lambda h: tensor(h, norm=10**400)),
+    "errors of outputs of 400 digits": header_changed(lambda h: tensor(h, outputs=[10**400, 1])),
+    "an unknown data type": header_changed(lambda h: tensor(h, dtype="F99")),
+    "a name with commands to a terminal": header_changed(lambda h: h.update(name="a\x1b[31m")),
+    "a name that is half a character": header_changed(lambda h: h.update(name="\ud800")),
+    "a source that is a text": header_changed(lambda h: h["made"].update(source="tuned")),
+    "a unit of 400 digits": terms_of("low_rank", lambda t: t.update(units=[10**400] * len(t["units"]))),
     "bands of no triplets": terms_of("low_rank", lambda t: t.update(bands=[[0, 8]])),
     "bands of too many triplets": terms_of("low_rank", lambda t: t.update(bands=[[10**9, 8]])),
     "bits that are none": terms_of("low_rank", lambda t: t.update(bands=[[6, 9]])),

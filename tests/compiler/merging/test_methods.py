@@ -15,6 +15,7 @@ from archspec.compiler.merging.draws import Draws
 from archspec.compiler.merging.layout import lay_out
 from archspec.compiler.merging.select import cut_of, only
 from archspec.compiler.merging.write import write_merge
+from archspec.diagnostics import ArchspecError
 from archspec.language.merging import load_merge
 from archspec.runtime.store import checkpoint
 from tests.compiler.merging.golden_cases import SHAPES, tensors, write_models
@@ -49,6 +50,24 @@ def whole() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         name: (found[0][name].flatten().double(), found[1][name].flatten().double(), found[2][name].flatten().double())
         for name in SHAPES
     }
+
+
+NO_NUMBERS = {
+    "linear": config("linear", own="{weight: 1.0}", base=False),
+    "slerp": config("slerp", "{t: 0.3}", names="a"),
+    "too large": config("task_arithmetic", "{lambda: 1.0e39}", "{weight: 1.0}"),
+}
+
+
+@pytest.mark.parametrize("how", NO_NUMBERS)
+def test_what_is_no_number_is_not_written(models: Path, how: str) -> None:
+    if how != "too large":
+        state = load_file(models / "a" / "model.safetensors")
+        next(iter(state.values())).view(-1)[3] = torch.nan
+        save_file(state, models / "a" / "model.safetensors")
+    with pytest.raises(ArchspecError, match="AS683"):
+        merge(models, NO_NUMBERS[how])
+    assert not (models / "out").exists()
 
 
 def trimmed(delta: Tensor, density: float) -> Tensor:
