@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from math import isfinite
 from pathlib import Path
 
 import click
+
+from archspec.cli.numbers import Finite
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("packs", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
-@click.option("-s", "--scale", "scales", multiple=True, type=float,
+@click.option("-s", "--scale", "scales", multiple=True, type=Finite(),
               help="Factor of the differences: one for all packs, or one per pack.  [default: 1]")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Copy the base's weights for `detach` where they cannot be linked.")
 @click.option("--partial", is_flag=True, help="Leave out what a compiled checkpoint has no place for.")
@@ -42,8 +43,6 @@ def command(
 
     if len(scales) not in (0, 1, len(packs)):
         raise click.UsageError(f"{len(scales)} scales for {len(packs)} packs: give one, or one per pack")
-    if not all(map(isfinite, scales)):
-        raise click.UsageError("a scale is a finite number")
     each = scales if len(scales) == len(packs) else (*scales, 1.0)[:1] * len(packs)
     uses = [Use(open_pack(path), scale) for path, scale in zip(packs, each, strict=True)]
     with Progress(transient=True, disable=as_json, console=Console(stderr=True)) as progress:

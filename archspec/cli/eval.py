@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from archspec.cli.device import device_option
+from archspec.cli.numbers import Finite
 from archspec.diagnostics import fail, nearest
 
 NAME = "eval.json"
@@ -40,7 +41,7 @@ BETTER: Mapping[str, int] = {"agreement": 1}
 @click.option("--classifier", help="Image classifier of transformers: folder or hub id.")
 @click.option("-n", "--samples", type=click.IntRange(1), help="Samples to draw.  [default: the spec's, or 1000]")
 @click.option("--steps", type=click.IntRange(1), help="Steps of the sampler.  [default: the spec's, or 25]")
-@click.option("--guidance", type=click.FloatRange(1), help="Guidance scale.  [default: the spec's, or 1]")
+@click.option("--guidance", type=Finite(1), help="Guidance scale.  [default: the spec's, or 1]")
 @click.option("--batch", type=click.IntRange(1), help="Samples at a time.")
 @click.option("--seed", type=int, help="Seed of the noise.  [default: the spec's, or 0]")
 @click.option(
@@ -58,7 +59,7 @@ def command(
     from archspec.host.locate import fingerprint
     from archspec.runtime.measure.evaluate import evaluate
     from archspec.runtime.measure.kept import Kept
-    from archspec.runtime.store.artifacts import Artifacts
+    from archspec.runtime.store.artifacts import Artifacts, open_store
     from archspec.runtime.store.home import home
     from archspec.runtime.store.lock import is_compiled
     from archspec.runtime.store.opening import best_device
@@ -68,7 +69,7 @@ def command(
     host, near, settings, expectations = _origin(place.top)
     settings, near = _with_options(settings, options, near)
     host, chosen = against or host, device or best_device()
-    kept = Kept(Artifacts(store), fingerprint(home(host).model)) if store and host else None
+    kept = Kept(Artifacts(open_store(store)), fingerprint(home(host).model)) if store and host else None
     report = _watched(lambda progress: evaluate(path, host, settings, near, chosen, progress, kept), as_json)
     report["expectations"] = held(expectations, report)
     if is_compiled(place.top):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archspec.cli.device import device_option
+from archspec.cli.numbers import Finite
 from archspec.diagnostics import fail
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def _donors(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> G
 def _size(_: click.Context, __: click.Parameter, value: str | None) -> Size | None:
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+)x(\d+)", value)
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value)
     if not found:
         raise click.BadParameter(f"'{value}' is not WIDTHxHEIGHT, as 768x512")
     return int(found[2]), int(found[1])
@@ -55,7 +56,7 @@ def _size(_: click.Context, __: click.Parameter, value: str | None) -> Size | No
 @click.option("--size", callback=_size, metavar="WIDTHxHEIGHT", help="Pixels.  [default: the host's, else the donor's]")
 @click.option("--seed", type=int, help="Seed in place of the spec's.")
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Hosts of text: new tokens.")
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, help="Hosts of text; 0: the likeliest token.")
+@click.option("--temperature", type=Finite(0), default=0.0, help="Hosts of text; 0: the likeliest token.")
 @click.option("--matches", type=click.Path(path_type=Path, dir_okay=False),
               help="PNG that shows which tokens of each donor stood for which of the first image.")  # fmt: skip
 @click.option(
@@ -144,6 +145,8 @@ def _draw(job: Injected, device: str | None, options: dict[str, Any], as_json: b
             click.echo(str(finding), err=True)
     else:
         pictures = {name: picture.sized(ask.size) for name, picture in pictures.items()}
+    if mask is None and any(graft.gate.target_mask for graft in injection.grafts):
+        click.echo("note: the gate asks for a mask of the target and there is none: write --mask", err=True)
     if injection.noise != "random" and options["samples"] > 1:
         click.echo(
             f"note: all samples begin with the noise of the {injection.noise}; for others, write --seed", err=True

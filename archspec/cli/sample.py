@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archspec.cli.device import device_option
+from archspec.cli.numbers import Finite
 from archspec.diagnostics import fail
 
 if TYPE_CHECKING:
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     help="Embedded captions to go round: safetensors with caption and, by host, pooled or caption_mask.",
 )
 @click.option("--steps", type=click.IntRange(1), default=25, show_default=True, help="Steps of the sampler.")
-@click.option("--guidance", type=click.FloatRange(1), default=1.0, show_default=True, help="Guidance scale; 1: none.")
+@click.option("--guidance", type=Finite(1), default=1.0, show_default=True, help="Guidance scale; 1: none.")
 @click.option("--size", type=click.IntRange(1), help="Side of a sample, in latent pixels.  [default: the host's own]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed; each sample hangs on it and its number.")
 @click.option("--batch", type=click.IntRange(1), default=250, show_default=True, help="Samples at a time.")
 @click.option("--prompt", "prompts", multiple=True, help="Language models: text to go on from (may be repeated).")
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Language models: new tokens.")
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, help="Language models; 0: the likeliest token.")
+@click.option("--temperature", type=Finite(0), default=0.0, help="Language models; 0: the likeliest token.")
 @click.option("--router", type=click.Path(path_type=Path, dir_okay=False),
               help="Language models: a router of SkillPacks of PATH, by which each prompt is answered.")  # fmt: skip
 @click.option("--task", help="Task of the prompts, in place of what the router would choose.")

@@ -212,7 +212,7 @@ def _tensor_changes(before: Outline, after: Outline) -> Iterator[Change]:
     """
     if before.tensors is None or after.tensors is None:
         return
-    old, new = _kept(before), _kept(after)
+    old, new = _kept(before, after), _kept(after, before)
     casts: dict[tuple[str, str], int] = {}
     for name in dict.fromkeys([*old, *new]):
         a, b = old.get(name), new.get(name)
@@ -224,8 +224,13 @@ def _tensor_changes(before: Outline, after: Outline) -> Iterator[Change]:
         yield Change("tensor", "dtype", was, now, count)
 
 
-def _kept(outline: Outline) -> dict[str, Tensor]:
-    return {t.base: t for t in (outline.tensors or {}).values() if t.base is not None}
+def _kept(outline: Outline, other: Outline) -> dict[str, Tensor]:
+    """Return tensor of the base -> itself or, outside block lists, the one that was trained in its place."""
+    tensors, lists = outline.tensors or {}, _lists(outline)
+    found = {t.base: t for t in tensors.values() if t.base is not None}
+    theirs = {t.base for t in (other.tensors or {}).values() if t.base is not None}
+    trained = {name for name in theirs & tensors.keys() if name not in found and not name.startswith(lists)}
+    return found | {name: tensors[name] for name in sorted(trained)}
 
 
 def _lists(outline: Outline) -> tuple[str, ...]:

@@ -199,7 +199,8 @@ class Builder:
     def _pattern(self, tree: Scalar, text: str, rules: Mapping[str, Any], key: str) -> None:
         pattern = rules.get("pattern")
         if pattern and not re.fullmatch(pattern, text):
-            raise self.wrong("AS146", f"'{text}' cannot be a {key}", tree.span, rules["doc"])
+            maps = ("values that are maps have no text to stand for '$...': name the axis another way",)
+            raise self.wrong("AS146", f"'{text}' cannot be a {key}", tree.span, rules["doc"], *maps * ("$" in text))
 
     def _number(self, tree: Scalar, option: type, rules: Mapping[str, Any], key: str) -> int | float:
         value = tree.value

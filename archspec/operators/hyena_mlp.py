@@ -9,6 +9,7 @@ from archspec.host.structure import SiteShape
 from archspec.language.fields import arg, node
 from archspec.operators.base import Facts, Problem, Signature, linear
 from archspec.operators.gated import Filters
+from archspec.operators.mlp import WIDEST
 
 HALVING = ("gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "silu", "swish", "relu")
 """Activations that are z / 2 and something even: what q ∘ k can imitate. Their outputs look alike near zero."""
@@ -30,9 +31,13 @@ class HyenaMlp(Signature):
 
     kernel: int = arg("taps of the convolution", default=4, least=1, most=128)
     ratio: float | None = arg(
-        "width of q, of k and of v as a multiple of the host's; default: 2", default=None, above=0, example=2
+        "width of q, of k and of v as a multiple of the host's; default: 2",
+        default=None,
+        above=0,
+        most=WIDEST,
+        example=2,
     )
-    hidden: int | None = arg("width of q, of k and of v, instead of ratio", default=None, least=1)
+    hidden: int | None = arg("width of q, of k and of v, instead of ratio", default=None, least=1, most=WIDEST)
     channels: Literal["tokens", "shared"] = arg("tokens: a filter for each token; shared: one", default="tokens")
     filters: Filters = arg(
         "filters before training: torch's random ones, or 1 at the feature itself, as after init inherit",

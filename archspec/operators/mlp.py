@@ -23,6 +23,8 @@ ACTIVATIONS = (
     "sigmoid",
 )
 """Names of transformers' ACT2FN that the runtime has a function for."""
+WIDEST = 1 << 20
+"""Of inner widths: forty times what the largest published model has; more is a slip of the pen."""
 
 
 @node
@@ -42,9 +44,9 @@ class Mlp(Signature):
     )
 
     ratio: float | None = arg(
-        "inner width as a multiple of the width; default: the site's", default=None, above=0, example=3
+        "inner width as a multiple of the width; default: the site's", default=None, above=0, most=WIDEST, example=3
     )
-    hidden: int | None = arg("inner width, instead of ratio", default=None, least=1)
+    hidden: int | None = arg("inner width, instead of ratio", default=None, least=1, most=WIDEST)
     activation: str | None = arg("activation; default: the site's, else gelu_pytorch_tanh", default=None)
     gated: bool | None = arg("multiply by a second projection; default: as the host", default=None)
     bias: bool | None = arg("biases of the input maps; default: as the host", default=None)

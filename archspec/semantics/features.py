@@ -112,6 +112,8 @@ class _Resolver:
             message = f"a {stated} without a {missing}: boxes and masks are found together"
             span = self.at(whole.collage, stated)
             self.problems.report("AS762", message, span, f"write `{missing}: ...` beside it, or masks for every donor")
+        if whole.noise == "collage" and pair == (None, None):
+            self._places()
         donors = {name: self.donor(name, donor) for name, donor in whole.donors.items()}
         grafts = tuple(self.graft(graft, tuple(donors)) for graft in whole.grafts)
         self._competition(grafts)
@@ -129,6 +131,14 @@ class _Resolver:
             seed=whole.seed,
             preset=whole.preset,
         )
+
+    def _places(self) -> None:
+        """Report donors with a picture whose place in the template nothing tells."""
+        for name, donor in self.whole.donors.items():
+            if donor.image is not None and donor.place is None:
+                hint = f"write `{name}: {{place: MASK}}`, or `collage: {{detector: ..., segmenter: ...}}`"
+                message = f"nothing tells where in the template donor '{name}' goes"
+                self.problems.report("AS762", message, donor.span(), hint)
 
     def at(self, node: Node, key: str) -> Span | None:
         """Return where a key is written, else the name of the preset: its own text is nobody's mistake."""

@@ -135,7 +135,10 @@ class Bench:
         if drawn_shape(self.place) is None:
             return "the host draws no images"
         if metric == "paired":
-            return None if self.host_place else "it needs the host"
+            if self.host_place is None:
+                return "it needs the host"
+            same = drawn_shape(self.host_place) == drawn_shape(self.place)
+            return None if same else "the host draws images of another shape"
         if metric == "agreement" and self.place.classes is None:
             return "the host takes no class"
         if metric == "fd" and self.data_settings is None:

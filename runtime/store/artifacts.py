@@ -131,12 +131,12 @@ class Artifacts:
 
 
 def open_store(path: Path) -> Path:
-    """Return the folder `path` as a store that several sweeps use, made if it is not there. AS817 when it holds
-    something else."""
+    """Return the folder `path` as a store that several sweeps and evaluations use, made if it is not there. AS817 when
+    it holds something else."""
     try:
         check_replaceable(path, MARK, "store of artifacts")
     except ArchspecError as error:
-        hint = "name a new folder, or one that an earlier sweep has made: `--store FOLDER`"
+        hint = "name a new folder, or one that an earlier `--store` has made"
         raise fail("AS817", error.diagnostics[0].message, None, hint) from error
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ def test_every_preset_says_where_it_is_from_and_resolves(name: str, flux: Struct
     assert "https://" in path.read_text().partition("\n\n")[0]
     assert preset(name).grafts
     row = ", row: 0" if preset(name).state == "batch" else ""
-    found = resolved(f"inject: {{preset: {name}, donors: {{it: {{image: it.png{row}}}}}}}", flux)
+    found = resolved(f"inject: {{preset: {name}, donors: {{it: {{image: it.png, place: there.png{row}}}}}}}", flux)
     assert found.preset == name
     assert all(len(graft.sites) == 57 and graft.donors == ("it",) for graft in found.grafts)
     assert Injection.from_json(found.to_json()) == found
@@ -71,12 +71,16 @@ def test_what_is_written_beside_a_preset_counts_key_by_key(flux: Structure) -> N
     assert graft.match == Match(threshold=0.4, cycle=1.5)
     assert graft.gate == Gate(dropout=0.4, scope="step")
     assert (found.solver, found.steps, found.guidance, found.noise) == ("fireflow", 10, 3.0, "donor")
-    assert (
-        resolved("inject: {preset: freegraftor, donors: {it: it.png}, match: none, position: same}", flux)
-        .grafts[0]
-        .match
-        is None
-    )
+    placed = "donors: {it: {image: it.png, place: there.png}}"
+    bare = resolved(f"inject: {{preset: freegraftor, {placed}, match: none, position: same}}", flux)
+    assert bare.grafts[0].match is None
+
+
+def test_a_collage_needs_places(flux: Structure) -> None:
+    with pytest.raises(ArchspecError, match="AS762.*where in the template donor 'it' goes"):
+        resolved("inject: {preset: freegraftor, donors: {it: it.png}}", flux)
+    found = "collage: {detector: a, segmenter: b}"
+    assert resolved(f"inject: {{preset: freegraftor, donors: {{it: it.png}}, {found}}}", flux).noise == "collage"
 
 
 def test_a_grafts_own_settings_count_for_it_alone(flux: Structure) -> None:

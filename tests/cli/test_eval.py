@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from archspec.cli import main
 from archspec.cli.eval import held
+from archspec.runtime.store.artifacts import open_store
 
 DIGITS = str(Path(__file__).parents[2] / "specs" / "hosts" / "digits")
 QUICK = ["-n", "70", "--steps", "2", "--data", "digits", "--device", "cpu"]
@@ -34,11 +35,12 @@ def test_a_store_keeps_what_the_host_draws(tmp_path: Path) -> None:
     plain, first, second = (json.loads(run(*words, *store)[1]) for store in ([], *[["--store", str(tmp_path)]] * 2))
     assert plain == first == second
     kept = {path.name: path for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    kept.pop("archspec.store.json")
     assert len(kept) == 3  # samples, what the classifier sees in them, and in the data
     reports = [json.loads((path / "report.json").read_text()) for path in kept.values()]
     assert sorted(report["kind"] for report in reports) == ["data", "host", "host"]
     _, _, _ = run(*words, "--seed", "1", "--store", str(tmp_path))
-    assert len([path for path in tmp_path.iterdir() if not path.name.startswith(".")]) == 5
+    assert len([path for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith(".")]) == 5
 
 
 def test_table() -> None:
@@ -49,7 +51,25 @@ def test_table() -> None:
     assert "ms" in rows["latency"]
 
 
+def test_a_store_is_that_of_sweeps(tmp_path: Path) -> None:
+    words = [DIGITS, "--against", DIGITS, *QUICK, "--metrics", "paired", "--store"]
+    assert run(*words, str(tmp_path / "new"))[0] == 0
+    open_store(tmp_path / "new")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "note.txt").write_text("keep")
+    code, _, text = run(*words, str(tmp_path / "mine"))
+    assert (code, "AS817" in text) == (1, True)
+
+
+def test_another_shape_is_no_pair(tiny_dit: Path, tmp_path: Path) -> None:
+    code, _, text = run(DIGITS, "--against", str(tiny_dit), *QUICK, "--metrics", "paired")
+    assert code == 1
+    assert "the host draws images of another shape" in text
+
+
 def test_refused() -> None:
+    code, _, text = run(DIGITS, *QUICK, "--guidance", "nan")
+    assert (code, "no finite number" in text) == (2, True)
     for words, expected in (
         (["--metrics", "fid"], "did you mean 'fd'?"),
         (["--metrics", "paired"], "it needs the host"),

@@ -151,6 +151,14 @@ def test_usage(folder: Path) -> None:
     given = ("--class", "3", "--collage", "c.png")
     assert "--collage shows what" in run("inject", spec, *given, "--donor", f"a={folder / 'zero.png'}", code=2)
     assert "is not WIDTHxHEIGHT" in run("inject", spec, "--size", "8", code=2)
+    assert "is not WIDTHxHEIGHT" in run("inject", spec, "--size", "0x0", code=2)
+
+
+def test_a_gate_without_its_mask_is_noted(folder: Path) -> None:
+    spec = write(folder, f"preset: shared_attention, gate: {{target_mask: true}}, donors: {{a: zero.png}}, {SAMPLER}")
+    given = ("inject", spec, "--class", 3, "-o", folder / "a.png")
+    assert "note: the gate asks for a mask" in run(*given)
+    assert "note:" not in run(*given, "--mask", folder / "left.png")
 
 
 def test_a_text_goes_on_with_donors_in_sight(tmp_path: Path, tiny_llama: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,17 @@ def test_a_site_of_two_modules_is_counted_whole(tiny_bert: Path, tmp_path: Path)
     path.write_text(f"archspec: 1\nname: a\nbase: {tiny_bert}\nedits: {edits}\n")
     found = difference(tmp_path, tiny_bert, path)
     assert {change.where: change.params for change in found.changes} == {"blocks[0].attn": 0, "blocks[1].mlp": -65}
+
+
+def test_what_was_trained_in_its_place_is_not_gone(tmp_path: Path) -> None:
+    """Such a tensor is no longer the base's, bit by bit, and has its name."""
+    before = read_side(str(DIGITS), tmp_path / "x")
+    assert before.tensors is not None
+    trained = {name: replace(tensor, base=None) for name, tensor in before.tensors.items()}
+    assert compare(before, replace(before, kind="checkpoint", tensors=trained)).changes == ()
+    cut = {name: t for name, t in trained.items() if name != "proj_out_2.bias"}
+    (change,) = compare(before, replace(before, kind="checkpoint", tensors=cut)).changes
+    assert (change.where, change.after) == ("proj_out_2.bias", None)
 
 
 def test_there_and_back_are_opposite(tmp_path: Path) -> None:
