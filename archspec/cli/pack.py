@@ -84,6 +84,9 @@ def _print(made: Made, path: Path) -> None:
     kept = Counter(forms(change.terms) or "none" for change in made.header.tensors.values())
     for form, count in kept.most_common():
         click.echo(f"{count:5}  {form}")
+    other = made.header.made["source"].get("settings")
+    if other:
+        click.echo(f"note: a pack holds weights alone, and the tuned model has another {', '.join(other)}", err=True)
     size, whole = quantity(made.size, "bytes"), quantity(made.whole, "bytes")
     outputs = made.header.output_error
     told = "" if outputs is None else f", of outputs {outputs:.4f}"

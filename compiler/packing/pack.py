@@ -20,7 +20,8 @@ from archspec.diagnostics import Collector, fail
 from archspec.families import keeps_turned, tied_tensors
 from archspec.host.fingerprint import FULL, Identity, digest_of
 from archspec.host.headers import read_folder, read_header
-from archspec.host.locate import Located, check_fingerprint, find_base, locate, structure_of
+from archspec.host.locate import CONFIG, Located, check_fingerprint, find_base, locate, structure_of
+from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure
 from archspec.language import knowledge as language
 from archspec.language.knowledge import Pack, Rule
@@ -35,6 +36,11 @@ from archspec.semantics.resolve import explicit
 from archspec.source import Span
 
 SUFFIX = ".skillpack.safetensors"
+NO_WEIGHTS = frozenset({
+    "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "id2label", "label2id",
+    "problem_type", "gradient_checkpointing",
+})  # fmt: skip
+"""Settings that what the weights compute does not depend on."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,15 @@ def _tuned(wanted: Wanted) -> tuple[Source, dict[str, Any]]:
     ties = tied_tensors(wanted.structure)
     spare = {*read_folder(wanted.located.weights), *ties}
     sources.check_tuned(wanted.base, tuned, spare, ties, wanted.problems, span)
-    return sources.Tuned(wanted.base, tuned), {}
+    other = _settings_apart(wanted.structure.config, folder / CONFIG)
+    return sources.Tuned(wanted.base, tuned), {"settings": other} if other else {}
+
+
+def _settings_apart(base: Mapping[str, Any], config: Path) -> list[str]:
+    """Return the settings of a tuned model's config that are not the base's, which no pack can hold."""
+    tuned = read_json(config, "AS602") if config.is_file() else base
+    names = {name for name in {*base, *tuned} if base.get(name) != tuned.get(name)}
+    return sorted(name for name in names - NO_WEIGHTS if not name.startswith("_"))
 
 
 def _checkpoint(wanted: Wanted) -> tuple[Path, Span | None]:

@@ -170,9 +170,10 @@ def _weights(model: Path) -> list[Path]:
 def _copy_rest(place: Home, folder: Path) -> None:
     """Copy everything but the weights of the model; large files of a pipeline's other parts are linked."""
     weights = {*_weights(place.model), place.top / RECORD}
+    others = {record.parent for record in place.top.rglob(RECORD)} - {place.top}  # results that lie within
     for path in sorted(place.top.rglob("*")):
         inside = path.relative_to(place.top)
-        if path in weights or inside.parts[0] in HIDDEN or not path.is_file():
+        if path in weights or inside.parts[0] in HIDDEN or not path.is_file() or others & set(path.parents):
             continue
         target = folder / inside
         target.parent.mkdir(parents=True, exist_ok=True)

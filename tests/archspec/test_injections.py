@@ -77,7 +77,7 @@ def test_what_is_written_beside_a_preset_counts_key_by_key(flux: Structure) -> N
 
 
 def test_a_collage_needs_places(flux: Structure) -> None:
-    with pytest.raises(ArchspecError, match="AS762.*where in the template donor 'it' goes"):
+    with pytest.raises(ArchspecError, match=r"AS762.*where in the template donor 'it' goes"):
         resolved("inject: {preset: freegraftor, donors: {it: it.png}}", flux)
     found = "collage: {detector: a, segmenter: b}"
     assert resolved(f"inject: {{preset: freegraftor, donors: {{it: it.png}}, {found}}}", flux).noise == "collage"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,17 @@ def test_a_pack_replaces_packs_alone(shop: Path, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     for _ in range(2):
         run("pack", shop / "sql.yaml", "-o", tmp_path / "mine")
+
+
+def test_other_settings_of_the_tuned_model_are_noted(shop: Path, tmp_path: Path) -> None:
+    shutil.copytree(shop / "tuned", tmp_path / "tuned")
+    config = json.loads((tmp_path / "tuned" / "config.json").read_text())
+    changed = config | {"layer_norm_eps": 0.1, "use_cache": not config.get("use_cache")}
+    (tmp_path / "tuned" / "config.json").write_text(json.dumps(changed))
+    (tmp_path / "s.yaml").write_text((shop / "sql.yaml").read_text())
+    said = run("pack", tmp_path / "s.yaml", "-o", tmp_path / "mine")
+    assert "the tuned model has another layer_norm_eps\n" in said
+    assert "note:" not in run("pack", shop / "sql.yaml", "-o", tmp_path / "other")
 
 
 def test_budgets_beyond_the_whole(shop: Path, tmp_path: Path) -> None:

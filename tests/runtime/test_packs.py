@@ -104,6 +104,13 @@ def test_detach_gives_back_every_byte(base: Path, pack: Pack, tmp_path: Path) ->
     same_files(base, tmp_path / "out")
 
 
+def test_results_within_the_base_are_not_part_of_it(base: Path, pack: Pack, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    for name in ("first", "second"):
+        attach(tmp_path / "base", [Use(pack)], tmp_path / "base" / name)
+    assert not (tmp_path / "base" / "second" / "first").exists()
+
+
 def test_detach_in_place_keeps_what_is_not_archspecs(base: Path, pack: Pack, tmp_path: Path) -> None:
     attach(base, [Use(pack)], tmp_path / "real")
     (tmp_path / "real" / ".git").mkdir()
