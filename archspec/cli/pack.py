@@ -71,7 +71,9 @@ def _plan(spec: Path, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("tensor", "role", "store", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("tensor", "role", "store"):
+        table.add_column(column, overflow="fold")
     for name, role, store in rows:
         table.add_row(name, role, store)
     Console(highlight=False, markup=False).print(table)

@@ -89,7 +89,9 @@ def show(pack: Path, as_json: bool) -> None:
         console.print(f"{key:13} {value}")
     source = header.made.get("source", {})
     console.print(f"{'made of':13} {source.get('kind', '?')} {source.get('from', '')}")
-    table = Table("tensor", "terms", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("tensor", overflow="fold")
+    table.add_column("terms", overflow="fold")
     table.add_column("bytes", justify="right")
     table.add_column("error", justify="right")
     calibrated = header.output_error is not None

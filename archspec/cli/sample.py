@@ -53,7 +53,8 @@ def command(path: Path, prompts: tuple[str, ...], device: str | None, **options:
     if place.is_language_model:
         _texts(place, prompts, device or best_device(), options)
     elif prompts or options["router"]:
-        hint = "leave --prompt and --router out"
+        captioned = place.is_diffusion and place.classes is None
+        hint = "write --captions FILE" if captioned else "leave --prompt and --router out"
         raise fail("AS713", f"{place.architecture} takes no prompt on this way", None, hint)
     else:
         _images(place, device or best_device(), options)

@@ -209,14 +209,16 @@ class _Resolver:
         times = node.times or (1.0, 0.0)
         if len(times) != 2 or not 1 >= times[0] >= times[1] >= 0:
             hint = "write from and to, for example `times: [1, 0.5]`: 1 is noise, 0 is clean"
-            self.problems.report("AS759", f"times of {_listed(times)}", self.at(node, "times"), hint)
+            message = f"times {_listed(times)} do not run from 1 down to 0"
+            self.problems.report("AS759", message, self.at(node, "times"), hint)
             times = (1.0, 0.0)
         node = graft if graft.steps is not None else self.whole
         steps = node.steps
         last = self.whole.sampler.steps
         if steps is not None and (len(steps) != 2 or not 0 <= steps[0] < steps[1] <= last):
             hint = f"the sampler has {last} steps: write for example `steps: [0, {last}]`"
-            self.problems.report("AS759", f"steps of {_listed(steps)}", self.at(node, "steps"), hint)
+            message = f"steps {_listed(steps)} are not among the sampler's"
+            self.problems.report("AS759", message, self.at(node, "steps"), hint)
             steps = None
         return (times[0], times[1]), None if steps is None else (steps[0], steps[1])
 

@@ -122,7 +122,7 @@ def measured(request: Request, base: Headers, source: Source, watch: Watch = unw
     problems, found, whole = Collector(), dict[Excerpt, list[Choice]](), 0
     for name in told("measuring", list(source.names()), base, watch):
         delta = source.delta(name)
-        if not finite(delta, name, problems, request.span) or not delta.any():
+        if not finite(delta, name, problems, request.source) or not delta.any():
             continue
         subject = request.subject(name, delta)
         for excerpt in subject.excerpts:
@@ -131,7 +131,7 @@ def measured(request: Request, base: Headers, source: Source, watch: Watch = unw
         whole += delta.numel() * BITS[base[name].dtype] // 8
     problems.raise_if_errors()
     if not found:
-        raise fail("AS685", "nothing differs from the base", request.span, "are both the same checkpoint?")
+        raise fail("AS685", "nothing differs from the base", request.source, "are both the same checkpoint?")
     return Measured(found, whole)
 
 

@@ -131,6 +131,7 @@ def _request(
         made=made,
         licence=pack.licence,
         span=pack.span("budget") or pack.span(),
+        source=pack.span(packing.source),
     )
 
 

@@ -39,6 +39,9 @@ class Request:
     made: Mapping[str, Any] = field(default_factory=dict)
     licence: str | None = None
     span: Span | None = None
+    """Where the budget stands, or all of it."""
+    source: Span | None = None
+    """Where what differs is named."""
 
     def subject(self, name: str, delta: Tensor) -> Subject:
         """Return what is encoded of a tensor, and how it is weighed."""
