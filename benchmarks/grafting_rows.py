@@ -119,7 +119,9 @@ def merged(known: Sequence[Row], found: Iterable[Row]) -> list[Row]:
 
 def _joined(known: Row, found: Row) -> Row:
     """Return the seeds of both where the two are of the same plan, as far as its images tell; else, or where all seeds
-    were measured again, the new row, unless it has fewer seeds."""
+    were measured again, the new row, unless it has fewer seeds. What is found again changes nothing."""
+    if found.ratios.items() <= known.ratios.items():
+        return known
     if known.ratios.keys() <= found.ratios.keys():
         return found
     if (known.images, known.drawn) != (found.images, found.drawn):

@@ -132,6 +132,12 @@ def test_seeds_of_the_same_plan_join_a_row() -> None:
     assert set(found["ours"].hosts or ()) == {"0", "1"}
 
 
+def test_what_is_found_again_changes_nothing() -> None:
+    """Else each page would draw the means nearer to what is at hand."""
+    known = rows_of([replace(run("ours", seed, 0.6), cpu=cpu) for seed, cpu in ((0, 10.0), (1, 20.0))])
+    assert merged(known, rows_of([replace(run("ours", 1, 0.6), cpu=20.0)])) == known
+
+
 def test_a_row_of_another_plan_takes_the_place_of_one_of_no_more_seeds() -> None:
     known = rows_of([run("ours", 0, 0.6), run("ours", 1, 0.6)])
     fewer = [replace(row, images=row.images + 1) for row in rows_of([run("ours", 2, 0.5)])]
