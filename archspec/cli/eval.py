@@ -69,6 +69,8 @@ def command(
     host, near, settings, expectations = _origin(place.top)
     settings, near = _with_options(settings, options, near)
     host, chosen = against or host, device or best_device()
+    if store and not host:
+        raise click.UsageError("--store keeps what the host draws, and none is known: add --against HOST")
     kept = Kept(Artifacts(open_store(store)), fingerprint(home(host).model)) if store and host else None
     report = _watched(lambda progress: evaluate(path, host, settings, near, chosen, progress, kept), as_json)
     report["expectations"] = held(expectations, report)

@@ -199,8 +199,10 @@ class Builder:
     def _pattern(self, tree: Scalar, text: str, rules: Mapping[str, Any], key: str) -> None:
         pattern = rules.get("pattern")
         if pattern and not re.fullmatch(pattern, text):
-            maps = ("values that are maps have no text to stand for '$...': name the axis another way",)
-            raise self.wrong("AS146", f"'{text}' cannot be a {key}", tree.span, rules["doc"], *maps * ("$" in text))
+            hints = [rules["doc"]]
+            if "$" in text:
+                hints.append("values that are maps have no text to stand for '$...': leave their axis out")
+            raise self.wrong("AS146", f"'{text}' cannot be a {key}", tree.span, *hints)
 
     def _number(self, tree: Scalar, option: type, rules: Mapping[str, Any], key: str) -> int | float:
         value = tree.value

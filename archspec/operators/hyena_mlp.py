@@ -9,7 +9,7 @@ from archspec.host.structure import SiteShape
 from archspec.language.fields import arg, node
 from archspec.operators.base import Facts, Problem, Signature, linear
 from archspec.operators.gated import Filters
-from archspec.operators.mlp import WIDEST
+from archspec.operators.mlp import WIDEST, inner_width
 
 HALVING = ("gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "silu", "swish", "relu")
 """Activations that are z / 2 and something even: what q ∘ k can imitate. Their outputs look alike near zero."""
@@ -52,9 +52,7 @@ class HyenaMlp(Signature):
 
     def problems(self, site: SiteShape) -> Iterator[Problem]:
         yield from super().problems(site)
-        if self.ratio is not None and (self.ratio <= 0 or round(self.ratio * site.width) != self.hidden):
-            message = f"ratio {self.ratio:g} of width {site.width} is not an inner width of {self.hidden}"
-            yield Problem("ratio", message, "write ratio or hidden, not both")
+        yield from inner_width(self.ratio, self.hidden, site)
         if self.facts(site).token_bound and site.tokens is None:
             message = "its weights hold the number of tokens, and this site takes any number"
             yield Problem("channels", message, "write channels shared")

@@ -27,6 +27,15 @@ WIDEST = 1 << 20
 """Of inner widths: forty times what the largest published model has; more is a slip of the pen."""
 
 
+def inner_width(ratio: float | None, hidden: int | None, site: SiteShape) -> Iterator[Problem]:
+    """Say what is wrong with the inner width of a complete config."""
+    if ratio is not None and (ratio <= 0 or round(ratio * site.width) != hidden):
+        message = f"ratio {ratio:g} of width {site.width} is not an inner width of {hidden}"
+        yield Problem("ratio", message, "write ratio or hidden, not both")
+    elif hidden is not None and hidden > WIDEST:
+        yield Problem("ratio", f"an inner width of {hidden} is more than {WIDEST}", "write a smaller ratio")
+
+
 @node
 class Mlp(Signature):
     """y = W_down act(W_up x); gated: y = W_down (act(W_gate x) ∘ W_up x).
@@ -66,9 +75,7 @@ class Mlp(Signature):
 
     def problems(self, site: SiteShape) -> Iterator[Problem]:
         yield from super().problems(site)
-        if self.ratio is not None and (self.ratio <= 0 or round(self.ratio * site.width) != self.hidden):
-            message = f"ratio {self.ratio:g} of width {site.width} is not an inner width of {self.hidden}"
-            yield Problem("ratio", message, "write ratio or hidden, not both")
+        yield from inner_width(self.ratio, self.hidden, site)
         if self.activation not in ACTIVATIONS:
             hint = " ".join(nearest(str(self.activation), ACTIVATIONS)) or f"write one of {', '.join(ACTIVATIONS)}"
             yield Problem("activation", f"unknown activation '{self.activation}'", hint)

@@ -33,8 +33,6 @@ TAKES: Mapping[str, tuple[str, ...]] = {
 """Form -> its settings."""
 SIZES = ("rank", "energy", "bytes", "bands")
 """What says how many triplets svd keeps: one of them, or all triplets."""
-
-
 FEWEST = 256
 """Bytes; a budget of fewer was meant as a part."""
 

@@ -21,7 +21,7 @@ from archspec.language.spec import Spec
 from archspec.packs.header import is_marked
 from archspec.packs.router import KEY, Active, Embedding, Routing, Task
 from archspec.runtime.packs.check import check_base
-from archspec.runtime.packs.reading import open_pack
+from archspec.runtime.packs.reading import Pack, open_pack
 from archspec.runtime.routing.head import Head
 from archspec.runtime.routing.router import check_fingerprint as check_same_base
 from archspec.runtime.store.files import check_file, writing
@@ -38,17 +38,17 @@ def route_spec(
     spec = load(path)
     if spec.route is None:
         raise fail("AS677", f"'{path}' routes nothing: it has no 'route'", None, NOTHING)
+    target = out or Path(f"{spec.name}{SUFFIX}")
+    check_file(target, lambda there: is_marked(there, KEY), "router")
     located = find_base(spec, path.parent)
     structure = structure_of(located, whole=True)
     assert spec.base is not None
     check_fingerprint(spec.base, located)
     progress("checking the base")
-    _check(spec, spec.route, path.parent, structure)
+    packs = _checked(spec, spec.route, path.parent, structure)
     digests = {name: digest_of(header).hex() for name, header in (structure.tensors or {}).items()}
     base = {"from": spec.base.from_, "fingerprint": _fingerprint(structure, digests)}
-    _check_packs(spec.route, path.parent, base)
-    target = out or Path(f"{spec.name}{SUFFIX}")
-    check_file(target, lambda there: is_marked(there, KEY), "router")
+    _check_bases(packs, base)
     tasks = tuple(_task(task, path.parent, target.parent) for task in spec.route.tasks)
     if spec.route.by == "map":
         routing, head = Routing(spec.name, "map", base, tasks), None
@@ -66,22 +66,24 @@ def _fingerprint(structure: Structure, digests: Mapping[str, str]) -> str:
     return identity.value()
 
 
-def _check(spec: Spec, route: Route, near: Path, structure: Structure) -> None:
-    """Look at the stanza, and hold the digests of its packs to the base."""
+def _checked(spec: Spec, route: Route, near: Path, structure: Structure) -> dict[str, Pack]:
+    """Look at the stanza, hold the digests of its packs to the base, and return them."""
     problems = Collector()
     check_route(spec, structure, problems)
     problems.raise_if_errors()
-    for file in dict.fromkeys(use.from_ for task in route.tasks for use in task.packs):
-        check_base(open_pack(near / Path(file).expanduser()), structure.tensors or {}, problems)
+    files = dict.fromkeys(use.from_ for task in route.tasks for use in task.packs)
+    packs = {file: open_pack(near / Path(file).expanduser()) for file in files}
+    for pack in packs.values():
+        check_base(pack, structure.tensors or {}, problems)
     problems.raise_if_errors()
+    return packs
 
 
-def _check_packs(route: Route, near: Path, base: Mapping[str, str]) -> None:
+def _check_bases(packs: Mapping[str, Pack], base: Mapping[str, str]) -> None:
     """Hold the bases that packs name to the router's, as whoever opens the router will. AS689."""
     problems = Collector()
-    for file in dict.fromkeys(use.from_ for task in route.tasks for use in task.packs):
-        there = open_pack(near / Path(file).expanduser()).header.base
-        check_same_base(base, f"the pack '{file}'", there, problems)
+    for file, pack in packs.items():
+        check_same_base(base, f"the pack '{file}'", pack.header.base, problems)
     problems.raise_if_errors()
 
 

@@ -23,8 +23,8 @@ def open_examples(data: Mapping[str, Any], near: Path, needs: Needs | None) -> E
         _generated(data, near, needs) if found.kind == "generated" else _openers()[found.kind](found, data, needs)
     )
     if not len(examples):
-        hint = f"of text, an example has {needs.length} tokens: write a smaller `length`" if needs.tokenizer else ""
-        raise fail("AS706", f"'{found.name}' holds no example", None, *filter(None, [hint]))
+        hints = [f"of text, an example has {needs.length} tokens: write a smaller `length`"] if needs.tokenizer else []
+        raise fail("AS706", f"'{found.name}' holds no example", None, *hints)
     check_labels(examples, needs.classes, found.name)
     fraction = float(setting(data, "fraction", 1.0))
     if fraction >= 1:

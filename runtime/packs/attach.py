@@ -37,8 +37,9 @@ from archspec.runtime.store.lock import is_compiled, read_lock
 
 RECORD, KEPT = "skillpacks.json", Path(".archspec") / "base"
 OTHERS = (".git", ".cache")
+"""What other tools keep in a folder: left where it is when the folder is replaced."""
 HIDDEN = (".archspec", *OTHERS)
-"""What is not copied to another folder; of others, which are none of archspec's, nothing is lost in place."""
+"""What is not copied to another folder."""
 WITHOUT = "to compile without packs, leave `attach` out of the spec"
 Progress = Callable[[str], None]
 
@@ -233,9 +234,8 @@ def _found(record: Record, top: Path, base: Path | None) -> dict[str, Path]:
 def read_record(folder: Path) -> Record:
     """Read `skillpacks.json`; AS674 where there is none or it is no record."""
     if not (folder / RECORD).is_file():
-        raise fail(
-            "AS674", f"'{folder}' has no {RECORD}: no pack is attached to it", None, "name what `archspec attach` wrote"
-        )
+        hint = "name what `archspec attach` wrote"
+        raise fail("AS674", f"'{folder}' has no {RECORD}: no pack is attached to it", None, hint)
     found = read_json(folder / RECORD, "AS674")
     kinds = {"base": str, "model": str, "files": dict, "packs": list, "tensors": list}
     if found.get("format") != 1 or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):

@@ -173,6 +173,8 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
             "channels",
             "its weights hold the number of tokens, and this site takes any number",
         ),
+        ("hyena_mlp", DIT_MLP, {"ratio": 1e6}, "ratio", "an inner width of 48000000 is more than 1048576"),
+        ("mlp", DIT_MLP, {"ratio": 1e6}, "ratio", "an inner width of 48000000 is more than 1048576"),
         ("hyena_mlp", DIT_MLP, {"ratio": 3, "hidden": 5}, "ratio", "ratio 3 of width 48 is not an inner width of 5"),
         ("hyena_mlp", DIT_MLP, {"kernel": 0}, "kernel", "kernel is 0"),
         ("mlp", DIT_MLP, {"ratio": 0.001}, "ratio", "ratio 0.001 of width 48 is not an inner width of 192"),

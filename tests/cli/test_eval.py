@@ -51,6 +51,12 @@ def test_table() -> None:
     assert "ms" in rows["latency"]
 
 
+def test_a_store_without_a_host_is_a_mistake(tmp_path: Path) -> None:
+    code, _, text = run(DIGITS, *QUICK, "--store", str(tmp_path / "new"))
+    assert (code, "add --against HOST" in text) == (2, True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_store_is_that_of_sweeps(tmp_path: Path) -> None:
     words = [DIGITS, "--against", DIGITS, *QUICK, "--metrics", "paired", "--store"]
     assert run(*words, str(tmp_path / "new"))[0] == 0

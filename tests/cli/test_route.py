@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,24 @@ def test_a_single_example_is_too_few(shop: Path) -> None:
     (shop / "one.txt").write_text("\n  count users \n\n")
     tasks = "{name: a, packs: [], examples: one.txt}"
     assert "task 'a' has 1 example" in run("route", write_spec(shop, "few", "by: prototypes", tasks), code=1)
+
+
+def test_a_router_replaces_routers_alone(shop: Path, tmp_path: Path) -> None:
+    tasks = "{name: sql, packs: [sql.skillpack.safetensors]}, {name: chat, packs: []}"
+    spec = write_spec(shop, "own", "by: map", tasks)
+    (tmp_path / "notes.txt").write_text("keep")
+    assert "AS630" in run("route", spec, "-o", tmp_path / "notes.txt", code=1)
+    assert (tmp_path / "notes.txt").read_text() == "keep"
+    for _ in range(2):
+        run("route", spec, "-o", tmp_path / "mine")
+
+
+def test_packs_that_the_router_would_not_open_are_refused(shop: Path, tmp_path: Path) -> None:
+    """Its tensors are the base's, and the config of its base was another."""
+    shutil.copytree(shop, tmp_path / "shop")
+    config = json.loads((tmp_path / "shop" / "base" / "config.json").read_text()) | {"rms_norm_eps": 0.1}
+    (tmp_path / "shop" / "base" / "config.json").write_text(json.dumps(config))
+    tasks = "{name: sql, packs: [sql.skillpack.safetensors]}, {name: chat, packs: []}"
+    spec = write_spec(tmp_path / "shop", "own", "by: map", tasks)
+    assert "AS689" in run("route", spec, "-o", tmp_path / "mine", code=1)
+    assert not (tmp_path / "mine").exists()
