@@ -45,12 +45,18 @@ def _diagnostics(error: BaseException) -> tuple[Diagnostic, ...]:
     """Return what the user can mend about `error`; nothing for a bug."""
     if isinstance(error, ArchspecError):
         return error.diagnostics
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_memory(error):
         hints = ("lower 'batch' or the 'cache' of distill, or give the job more memory",)
         return (Diagnostic("AS801", f"out of memory{_said(error)}", hints=hints),)
     if isinstance(error, OSError):
         return (_file_trouble(error),)
     return ()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, a device of torch, or torch's allocator on the CPU (by its message alone) had no more memory."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
 
 
 def _file_trouble(error: OSError) -> Diagnostic:

@@ -215,6 +215,7 @@ class _Execution:
 
     def run(self) -> RunReport:
         plan = self.context.plan
+        self._foresee()
         for kind in ("fit", "regress", "finetune"):
             if self._wanted(kind):
                 self._run_kind([t for t in plan.tasks if t.kind == kind])
@@ -227,6 +228,16 @@ class _Execution:
             self._record()
         self.processes.wait()
         return RunReport(plan, tuple(map(self._state, plan.tasks)), published)
+
+    def _foresee(self) -> None:
+        """Refuse measurements that cannot be made before hours go into what they are to measure."""
+        from archspec.runtime.measure.evaluate import foresee
+
+        if self._wanted("evaluate") and not self.sharded:
+            context = self.context
+            for task in (t for t in context.plan.tasks if t.kind == "evaluate"):
+                if not context.workspace.finished(task.key):
+                    foresee(context.folder, context.host_home.top, task.settings, context.near)
 
     def _wanted(self, kind: str) -> bool:
         return (not self.only or kind in self.only) and (kind in INDEPENDENT or not self.sharded)

@@ -44,6 +44,11 @@ class Classifier:
         self.mean, self.deviation = (self._moment(config, key) for key in ("image_mean", "image_std"))
         self.channels = int(getattr(self.model.config, "num_channels", 3))
 
+    @property
+    def features(self) -> int:
+        """How many features it sees in an image."""
+        return int(_last_linear(self.model).in_features)
+
     def _moment(self, config: Mapping[str, Any], key: str) -> Tensor:
         values = torch.tensor(config.get(key) or [0.5], dtype=torch.float32, device=self.device)
         return values.reshape(1, -1, 1, 1)
@@ -85,7 +90,7 @@ def _load(folder: Path) -> Any:
     return found.eval()
 
 
-def _last_linear(model: Any) -> torch.nn.Module:
+def _last_linear(model: Any) -> torch.nn.Linear:
     classes = model.config.num_labels
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == classes]
     if not linears:

@@ -31,7 +31,7 @@ from archspec.runtime.data.examples import Examples
 from archspec.runtime.data.needs import Needs, needs_of
 from archspec.runtime.learn.draws import generator
 from archspec.runtime.measure.classifier import Classifier, Verdict, find_classifier
-from archspec.runtime.measure.frechet import Statistics, distance
+from archspec.runtime.measure.frechet import Statistics, check_samples, distance
 from archspec.runtime.measure.kept import Kept
 from archspec.runtime.measure.latency import compare_latency
 from archspec.runtime.measure.sample import Request, decode, drawn_shape, sample
@@ -59,12 +59,18 @@ def evaluate(
     """Measure the model in `folder` beside `host` (None: alone). `settings`: the keys of `language.stages.Eval`;
     `near`: where the relative paths in it start; `kept`: where what the host draws is kept."""
     bench = Bench(home(folder), home(host) if host else None, settings, near, torch.device(device), progress, kept)
+    bench.check()
     report: dict[str, Any] = {"settings": bench.settings_used, "host": {}, "result": {}, "spread": {}}
     for metric in bench.metrics:
         progress(metric)
         for side, values in MEASURES[metric](bench).items():
             report[side].update(values)
     return report
+
+
+def foresee(folder: Path, host: Path, settings: Mapping[str, Any], near: Path) -> None:
+    """Refuse what `evaluate` would, before anything is learnt for it. AS710, AS711, AS713."""
+    Bench(home(folder), home(host), settings, near, torch.device("cpu"), lambda _: None).check()
 
 
 @dataclass
@@ -122,6 +128,11 @@ class Bench:
             if problem is not None:
                 raise fail("AS713", f"cannot measure {metric}: {problem}")
         return asked or tuple(metric for metric in METRICS if self.problem(metric) is None)
+
+    def check(self) -> None:
+        """Refuse metrics that cannot be measured, and fewer samples than one of them takes."""
+        if "fd" in self.metrics:
+            check_samples(self.request.samples, self.classifier.features)
 
     def problem(self, metric: str) -> str | None:
         """Return why a metric cannot be measured here; None if it can."""

@@ -46,15 +46,19 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return distance(Statistics.of(a), Statistics.of(b))
 
 
+def check_samples(samples: int, features: int) -> None:
+    """Refuse fewer samples than a covariance of this many features takes. AS710."""
+    if samples <= features:
+        hint = f"draw at least {features + 1}, better ten times as many"
+        raise fail("AS710", f"{samples} samples are too few for a distance in {features} features", None, hint)
+
+
 def distance(a: Statistics, b: Statistics) -> float:
     """Return the distance of features that have these statistics. AS710."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     features = len(a.total)
-    fewest = int(min(a.count, b.count))
-    if fewest <= features:
-        hint = f"draw at least {features + 1}, better ten times as many"
-        raise fail("AS710", f"{fewest} samples are too few for a distance in {features} features", None, hint)
+    check_samples(int(min(a.count, b.count)), features)
     metric: Any = FrechetInceptionDistance(feature=_AsGiven(features))
     metric.set_dtype(torch.float64)
     for side, one in (("real", a), ("fake", b)):

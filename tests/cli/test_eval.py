@@ -86,6 +86,22 @@ def test_refused() -> None:
         assert expected in text
 
 
+def test_a_run_that_cannot_be_measured_is_refused_before_it_learns(tmp_path: Path) -> None:
+    spec, folder, runner = tmp_path / "few.yaml", tmp_path / "few", CliRunner()
+    spec.write_text(
+        f"archspec: 1\nname: few\nbase: {{from: {DIGITS}, subfolder: transformer}}\ndata: digits\n"
+        "edits:\n  - replace: blocks[1].mlp\n    with: {op: mlp, ratio: 3}\n"
+        "    init: {kind: least_squares, samples: 64}\neval: {samples: 40, steps: 2, metrics: [fd]}\n",
+        "utf-8",
+    )
+    assert runner.invoke(main, ["compile", str(spec), "-o", str(folder)]).exit_code == 0
+    found = runner.invoke(main, ["run", str(folder)])
+    assert found.exit_code == 1
+    assert "AS710" in found.stderr
+    assert "draw at least 65" in found.stderr
+    assert not list(folder.glob(".archspec/artifacts/*/report.json"))
+
+
 def test_expectations_are_held_against_the_figures() -> None:
     report = {"host": {"fd": 1.0, "latency": 0.02}, "result": {"fd": 1.2, "agreement": 0.99, "latency": 0.01}}
     found = held(["fd <= 1.10x", "agreement >= 98%", "latency <= 15ms", "depth == 6", "perplexity <= 3"], report)

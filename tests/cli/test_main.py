@@ -91,6 +91,11 @@ def test_ctrl_c_exits_130(boom: Boom) -> None:
     ("error", "code", "said"),
     [
         (MemoryError(), "AS801", "out of memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"),
+            "AS801",
+            "can't allocate",
+        ),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA: tried to allocate"), "AS801", "tried to allocate"),
         (OSError(errno.ENOSPC, "No space left on device", "out/model.safetensors"), "AS802", "'out/model.safetensors'"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "AS802", "no space left"),
