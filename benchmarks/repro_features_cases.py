@@ -1,29 +1,43 @@
 """Cases of the study of feature grafts: what is asked for, what the host draws of it alone, and donors for it.
 
-A prompt names shapes and a background, and leaves colour and texture free. Donors are rendered: subjects of the same
-shapes and sizes, on another background, at least APART pixels from where the host puts its own. The place of a subject
-is measured in the host's own picture (`find_subject`), since no detector is here. A case is a pure function of the
-host, the seed and its number; numbers whose picture shows no such subject are passed over, whatever a graft would do.
+A prompt names shapes, their places and a background, and leaves colour and texture free. Donors are rendered: subjects
+of the same shapes and sizes, on another background, at other places, at least APART pixels from where the host puts its
+own. Where that is is measured in the host's own picture (`find_subject`), since no detector is here. A case is a pure
+function of the host, the seed and its number; numbers whose picture shows no such subject are passed over, whatever a
+graft would do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from archspec.runtime.data.scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE, TEXTURES, Scene, Subject
+from archspec.runtime.data.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    ONE,
+    PAIRS,
+    PLACES,
+    SHAPES,
+    SIDE,
+    Scene,
+    Subject,
+    draw_subject,
+)
 from archspec.runtime.data.shapes import render
-from benchmarks.shapes_measures import Array, Found, Mask, find_subject
+from benchmarks.shapes_measures import Array, Found, Mask, find_subject, without
 
 APART = 12
 """Three tokens of four pixels."""
 LEAST, MOST = 100, 900
 """Pixels of a subject that is grafted onto."""
 TRIES = 200
+SIDES = ("left", "right", "top", "bottom")
+"""Places that have others at least APART pixels away."""
 
 Paint = Callable[[str, int], Array]
 """What the host draws of a prompt alone from the noise of a seed: (3, rows, columns) in 0..1."""
@@ -64,7 +78,9 @@ def make_case(number: int, base: int, subjects: int, paint: Paint) -> Case | Non
     shapes = tuple(SHAPES[i] for i in random.permutation(len(SHAPES))[:subjects])
     background, other = (list(BACKGROUNDS)[i] for i in random.permutation(len(BACKGROUNDS))[:2])
     colours = [list(COLOURS)[i] for i in random.permutation(len(COLOURS))[:subjects]]
-    prompt = f"{' and '.join(f'a {shape}' for shape in shapes)} {BACKGROUNDS[background]}"
+    told = PAIRS[0] if subjects == 2 else (SIDES[random.integers(len(SIDES))],)
+    named = [f"a {shape} at the {place}" for shape, place in zip(shapes, told, strict=True)]
+    prompt = f"{' and '.join(named)} {BACKGROUNDS[background]}"
     seed = 100_000 * base + 10_000 * subjects + number
     plain = paint(prompt, seed)
     places = find_places(plain, subjects)
@@ -87,7 +103,7 @@ def find_all(image: Array, count: int) -> list[Found]:
         if subject is None:
             break
         found.append(subject)
-        image = without(image, subject.mask)
+        image = without(image, [subject.mask])
     return sorted(found, key=lambda one: ndimage.center_of_mass(one.mask)[1])
 
 
@@ -97,33 +113,25 @@ def find_places(image: Array, count: int) -> list[Mask] | None:
     return masks if len(masks) == count and all(LEAST <= mask.sum() <= MOST for mask in masks) else None
 
 
-def without(image: Array, mask: Mask) -> Array:
-    """Return a picture with the median of the rest where a subject was."""
-    gone = ndimage.binary_dilation(mask, iterations=2)
-    left: Array = image.copy()
-    left[:, gone] = np.median(image[:, ~gone], axis=1)[:, None]
-    return left
-
-
 def place_donor(random: np.random.Generator, shape: str, colour: str, place: Mask) -> Subject | None:
-    """Return a subject of the area of a place, far from it; None where the picture has no room."""
-    texture, angle, phase = TEXTURES[random.integers(len(TEXTURES))], random.uniform(-0.5, 0.5), random.random()
+    """Return a subject of the area of a mask, far from it; None if none of TRIES is."""
     radius = SIDE / 4 * float(np.sqrt(place.sum() / _area(shape)))
     row, column = ndimage.center_of_mass(place)
-    for x, y in random.uniform(min(radius, SIDE / 2), max(SIDE - radius, SIDE / 2), (TRIES, 2)).tolist():
-        if np.hypot(x - column, y - row) >= APART:
-            return Subject(shape, colour, texture, x, y, radius, angle, phase)
+    for _ in range(TRIES):
+        drawn = draw_subject(random, shape, list(PLACES)[random.integers(len(PLACES))], ONE)
+        if np.hypot(drawn.x - column, drawn.y - row) >= APART:
+            return replace(drawn, colour=colour, radius=radius)
     return None
 
 
 def _area(shape: str) -> int:
     """Return the pixels of a shape whose radius is a quarter of the picture."""
     subject = Subject(shape, "white", "plain", SIDE / 2, SIDE / 2, SIDE / 4, 0.0, 0.0)
-    return int(render([Scene((subject,), "night", (0.5,) * 16, ((True, True),), True)]).masks[0, 0].sum())
+    return int(render([Scene((subject,), "night", (0.5,) * 16, ((True, True, True),), True)]).masks[0, 0].sum())
 
 
 def draw_donor(random: np.random.Generator, subject: Subject, background: str, place: Mask) -> Donor:
-    scene = Scene((subject,), background, tuple(random.random(16).tolist()), ((True, True),), True)
+    scene = Scene((subject,), background, tuple(random.random(16).tolist()), ((True, True, True),), True)
     drawn = render([scene])
     image = np.rint((drawn.images[0].transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
     return Donor(image, drawn.masks[0, 0], place, subject)

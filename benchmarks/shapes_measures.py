@@ -10,7 +10,7 @@ so rules read it back, and `tests/benchmarks/test_shapes_measures.py` holds how 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -18,7 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from archspec.runtime.data.scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE, TEXTURES, Scene, Subject
+from archspec.runtime.data.scenes import (
+    ANGLE,
+    BACKGROUNDS,
+    COLOURS,
+    ONE,
+    PLACES,
+    SHAPES,
+    SIDE,
+    TEXTURES,
+    Scene,
+    Subject,
+)
 from archspec.runtime.data.shapes import DARK, render
 
 Array = NDArray[np.floating]
@@ -65,6 +76,14 @@ def colour_mask(image: Array, colour: str) -> Mask:
     return found
 
 
+def without(image: Array, masks: Sequence[Mask]) -> Array:
+    """Return a picture with the median of the rest where subjects were."""
+    gone = ndimage.binary_dilation(np.logical_or.reduce(masks), iterations=2)
+    left: Array = image.copy()
+    left[:, gone] = np.median(image[:, ~gone], axis=1)[:, None]
+    return left
+
+
 def _near(image: Array, colour: Array, near: float) -> Mask:
     found: Mask = np.sqrt(((image - colour[:, None, None]) ** 2).sum(0)) < near
     return found
@@ -82,9 +101,11 @@ def _best_shape(mask: Mask) -> tuple[str, float]:
 
 @cache
 def _templates(size: int) -> Mask:
-    """Every shape of size^2 pixels in the middle, at nine angles: (9 * shapes, rows, columns)."""
+    """Every shape of size^2 pixels in the middle, at seven angles: (7 * shapes, rows, columns)."""
     radii = {shape: 12.0 * size / np.sqrt(_masks_of([_plain(shape, 12.0, 0.0)]).sum()) for shape in SHAPES}
-    return _masks_of([_plain(shape, radii[shape], angle) for angle in np.linspace(-0.5, 0.5, 9) for shape in SHAPES])
+    return _masks_of(
+        [_plain(shape, radii[shape], angle) for angle in np.linspace(-ANGLE, ANGLE, 7) for shape in SHAPES]
+    )
 
 
 def _plain(shape: str, radius: float, angle: float) -> Subject:
@@ -96,7 +117,13 @@ def _masks_of(subjects: list[Subject]) -> Mask:
 
 
 def _scene(subject: Subject) -> Scene:
-    return Scene((subject,), "night", (0.5,) * 16, ((True, True),), True)
+    return Scene((subject,), "night", (0.5,) * 16, ((True, True, True),), True)
+
+
+def nearest_place(mask: Mask) -> str:
+    """Return the place of a single subject whose mask this is, by its centre of mass."""
+    y, x = (at + 0.5 - SIDE / 2 for at in ndimage.center_of_mass(mask))
+    return min(PLACES, key=lambda name: float(np.hypot(x - ONE.away * PLACES[name][0], y - ONE.away * PLACES[name][1])))
 
 
 def lab(image: Array) -> Array:

@@ -1,8 +1,12 @@
 """The host of captions: diffusers' FluxTransformer2DModel, trained with rectified flow on the pictures of `shapes`.
 
-Each step draws new pictures (index = step * batch + place), so none is seen twice; lessons (`shapes_lessons`) follow. A
-caption is left out with probability DROPOUT, which is the empty prompt. FLUX's pipeline pads captions to any length and
-masks nothing; hosts see padding. Tokens of padding that are the same add up like one whose logit is greater by the
+Each step draws new pictures (index = step * batch + place), so none is seen twice. Errors at subjects' tokens count
+more. Beside the flow, features half way up must tell what is in each token's patch of the clean picture: the drawing
+knows, so a linear map (`Reader`) is trained with the host and left behind, as in REPA (2410.06940), where a network of
+images gives the features.
+
+A caption is left out with probability DROPOUT, which is the empty prompt. FLUX's pipeline pads captions to any length
+and masks nothing; hosts see padding. Tokens of padding that are the same add up like one whose logit is greater by the
 logarithm of their number, so training shows one for all of a random number, and the host does not mind how far a
 caption is padded.
 """
@@ -10,33 +14,32 @@ caption is padded.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from safetensors.torch import load_model, save_model
-from shapes_lessons import LESSONS, Lesson
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from shapes_read import Reader, labels
 from shapes_text import POOLED, TOKENS, WIDTH, make_clip, make_t5, tokenizer
+from shapes_vae import CHANNELS, train_vae
 from torch import Tensor, nn
-from training import SEED, Optimizers, State, adamw, cooled, muon, train
+from training import SEED, State, cooled, muon, train
 
-from archspec.runtime.data.shapes import Pictures, pictures, render
-from archspec.runtime.ecosystem.identity_autoencoder import IdentityAutoencoder
+from archspec.runtime.data.shapes import pictures
 from archspec.runtime.objectives import Conditioning, Flow
 from archspec.runtime.packing import Packing
 
-BATCH, DROPOUT = 16, 0.1
-STEPS = 12600
-STAGES = ((6000, "adamw", 2.0), (8000, "muon", 2.0), (STEPS, "muon", 4.0))
-"""Until which step, by which optimizer, and with which shift of times: t becomes shift * t / (1 + (shift - 1) * t)
-(2403.03206, Sec. 5.3.2). The pipeline's scheduler has the last shift. docs/log.md tells why they change."""
-SIDE, CHANNELS = 12, 48
-"""Tokens side by side, each a patch of 4 x 4 pixels in three colours."""
+STEPS, BATCH, DROPOUT, SHIFT = 12000, 16, 0.1, 2.0
+"""SHIFT: times t become shift * t / (1 + (shift - 1) * t) (2403.03206, Sec. 5.3.2), in the pipeline's scheduler too."""
+SIDE = 12
+"""Tokens side by side, each a patch of 2 x 2 latents, 4 x 4 pixels."""
 HEADS, HEAD, DOUBLE, SINGLE = 3, 32, 2, 4
+WEIGHT, READ, POOL = 3.0, 0.5, 6
+"""WEIGHT: how much more errors count at subjects' tokens, which have one within the POOL pixels around the middle of
+their four. READ: what the reader's error counts."""
 LONGEST_CONTEXT = 512
 """Tokens that FLUX's pipeline pads a caption to if it is not told a length."""
 
@@ -46,7 +49,7 @@ def make_host() -> FluxTransformer2DModel:
     torch.manual_seed(SEED)
     model = FluxTransformer2DModel(
         patch_size=1,
-        in_channels=CHANNELS,
+        in_channels=4 * CHANNELS,
         num_layers=DOUBLE,
         num_single_layers=SINGLE,
         attention_head_dim=HEAD,
@@ -63,11 +66,11 @@ def make_host() -> FluxTransformer2DModel:
     return model
 
 
-def make_pipeline(model: FluxTransformer2DModel) -> FluxPipeline:
+def make_pipeline(model: FluxTransformer2DModel, vae: AutoencoderKL) -> FluxPipeline:
     return FluxPipeline(
         transformer=model,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=STAGES[-1][2]),
-        vae=IdentityAutoencoder(latent_channels=12, block_out_channels=(3, 12)),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+        vae=vae,
         text_encoder=make_clip(),
         tokenizer=tokenizer("<s> $A </s>"),
         text_encoder_2=make_t5(),
@@ -83,69 +86,67 @@ def padding(count: int, generator: torch.Generator) -> Tensor:
     return bias
 
 
-Pictured = Callable[[Sequence[int]], Pictures]
+@dataclass(frozen=True)
+class Example:
+    """A step's batch: the host's `inputs`, its `target`, what errors count (batch, tokens, 1), and what the reader is
+    to tell."""
+
+    inputs: Mapping[str, Any]
+    target: Tensor
+    weights: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The inputs of a step, what the host should answer, and what errors count: pure functions of the step. `pictures`:
-    of indices; `weights`: of their masks."""
+    """The example of a step, a pure function of it."""
 
     pipeline: FluxPipeline
-    shift: float
-    pictures: Pictured = pictures
-    weights: Callable[[Any], Tensor] = lambda masks: torch.ones(())
 
     @cached_property
     def flow(self) -> Flow:
         told = Conditioning(caption=(TOKENS, WIDTH), pooled=POOLED)
-        return Flow(told, packing=Packing(channels=CHANNELS), shift=self.shift)
+        return Flow(told, packing=Packing(channels=4 * CHANNELS), shift=SHIFT)
 
-    def __call__(self, step: int) -> tuple[dict[str, Any], Tensor, Tensor]:
+    def __call__(self, step: int) -> Example:
         generator = torch.Generator().manual_seed((SEED << 32) + step)
-        drawn = self.pictures(range(step * BATCH, (step + 1) * BATCH))
+        drawn = pictures(range(step * BATCH, (step + 1) * BATCH))
         said = torch.rand(BATCH, generator=generator) >= DROPOUT
         prompts = [caption if keep else "" for caption, keep in zip(drawn.captions, said, strict=True)]
-        x = self.pipeline.vae.encode(torch.from_numpy(drawn.images)).latent_dist.mode()
         context, pooled, _ = self.pipeline.encode_prompt(prompts, prompts, max_sequence_length=TOKENS)
-        keywords, target = self.flow.inputs({"x": x, "caption": context, "pooled": pooled}, generator)
-        keywords |= {"joint_attention_kwargs": {"attention_mask": padding(BATCH, generator)}}
-        return keywords, target, self.weights(drawn.masks)
+        latents = {"x": self.latents(torch.from_numpy(drawn.images)), "caption": context, "pooled": pooled}
+        inputs, target = self.flow.inputs(latents, generator)
+        inputs |= {"joint_attention_kwargs": {"attention_mask": padding(BATCH, generator)}}
+        return Example(inputs, target, weights(torch.from_numpy(drawn.masks)), labels(drawn))
+
+    def latents(self, images: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        with torch.no_grad():
+            mode = vae.encode(images).latent_dist.mode()
+        return (mode - vae.config.shift_factor) * vae.config.scaling_factor
+
+
+def weights(masks: Tensor) -> Tensor:
+    """Return (pictures, tokens, 1): what errors count. `masks`: (pictures, subjects, rows, columns)."""
+    near = nn.functional.max_pool2d(masks.any(1).float()[:, None], POOL, stride=4, padding=1)
+    return 1 + WEIGHT * near.flatten(1)[..., None]
 
 
 def train_shapes(out: Path) -> None:
-    """All pictures first, then the lessons, each from the average of what was before it, with fresh moments."""
-    model = make_host().train()
-    pipeline = make_pipeline(model)
-    parts = [partial(train_whole, pipeline), *(partial(train_lesson, pipeline, lesson) for lesson in LESSONS)]
-    for number, part in enumerate(parts):
-        done, path = out / f".part-{number}.safetensors", out / ".state.safetensors"
-        if done.exists():
-            load_model(model, done)
-            continue
-        part(path)
-        save_model(model, done)
-        path.unlink(missing_ok=True)
+    """The autoencoder first, then the host on its latents."""
+    vae = train_vae(out / ".vae.safetensors")
+    pipeline = make_pipeline(make_host(), vae)
+    train_host(pipeline, out / ".state.safetensors")
     write(pipeline, out)
-    for number in range(len(parts)):
-        (out / f".part-{number}.safetensors").unlink()
+    for name in (".vae.safetensors", ".state.safetensors"):
+        (out / name).unlink()
 
 
-def train_whole(pipeline: FluxPipeline, path: Path) -> None:
-    model = pipeline.transformer
-    for until, optimizer, shift in STAGES:
-        state = State(model, path, OPTIMIZERS[optimizer](model))
-        train(model, state, until, partial(loss_of, model, Examples(pipeline, shift)), partial(cooled, steps=STEPS))
-
-
-def train_lesson(pipeline: FluxPipeline, lesson: Lesson, path: Path) -> None:
-    def shown(indices: Sequence[int]) -> Pictures:
-        return render([lesson.scene(lesson.first + index) for index in indices])
-
-    model = pipeline.transformer
-    examples = Examples(pipeline, lesson.shift, shown, lesson.weights)
-    state = State(model, path, adamw(model, lesson.peak), ema=0.995)
-    train(model, state, lesson.steps, partial(loss_of, model, examples), partial(cooled, steps=lesson.steps, warmup=50))
+def train_host(pipeline: FluxPipeline, path: Path) -> None:
+    taught = Reader(pipeline.transformer).train()
+    state = State(taught, path, muon(matrices(pipeline.transformer), taught))
+    train(taught, state, STEPS, partial(loss_of, taught, Examples(pipeline)), partial(cooled, steps=STEPS))
+    pipeline.transformer.eval()
 
 
 def matrices(model: FluxTransformer2DModel) -> list[nn.Parameter]:
@@ -155,20 +156,17 @@ def matrices(model: FluxTransformer2DModel) -> list[nn.Parameter]:
     return [module.weight for name, module in found if "norm" not in name]
 
 
-def loss_of(model: FluxTransformer2DModel, examples: Examples, step: int) -> Tensor:
-    keywords, target, weights = examples(step)
-    error = (examples.flow.output(model(**keywords)) - target) ** 2
-    return (weights * error).mean() / weights.mean()
-
-
-OPTIMIZERS: Mapping[str, Callable[[FluxTransformer2DModel], Optimizers]] = {
-    "adamw": adamw,
-    "muon": lambda model: muon(matrices(model), model),
-}
+def loss_of(taught: Reader, examples: Examples, step: int) -> Tensor:
+    example = examples(step)
+    output, read = taught(example.inputs)
+    error = (examples.flow.output(output) - example.target) ** 2
+    flow = (example.weights * error).mean() / example.weights.mean()
+    return flow + READ * nn.functional.binary_cross_entropy_with_logits(read, example.labels)
 
 
 def write(pipeline: FluxPipeline, out: Path) -> None:
-    """Write the folder of the pipeline: the transformer in fp16, which diffusers reads as fp32; the small encoders in
-    fp32, since transformers reads weights in the type that they are stored in."""
+    """Write the folder of the pipeline: transformer and autoencoder in fp16, which diffusers reads as fp32; the small
+    encoders in fp32, since transformers reads weights in the type that they are stored in."""
     pipeline.transformer.half()
+    pipeline.vae.half()
     pipeline.save_pretrained(out)

@@ -27,7 +27,7 @@ BLUE = Subject("square", "blue", "striped", 35.0, 22.0, 11.0, 0.0, 0.0)
 
 
 def picture(*subjects: Subject, background: str = "grass") -> Any:
-    scene = Scene(subjects, background, (0.5,) * 16, ((True, True),) * len(subjects), True)
+    scene = Scene(subjects, background, (0.5,) * 16, ((True, True, True),) * len(subjects), True)
     return (render([scene]).images[0] + 1) / 2
 
 

@@ -16,7 +16,7 @@ STRIPED = Subject("circle", "red", "striped", 24.0, 24.0, 12.0, 0.0, 0.0)
 
 
 def picture(subject: Subject, background: str = "grass") -> tuple[Any, Any]:
-    drawn = render([Scene((subject,), background, (0.5,) * 16, ((True, True),), True)])
+    drawn = render([Scene((subject,), background, (0.5,) * 16, ((True, True, True),), True)])
     return (drawn.images[0] + 1) / 2, drawn.masks[0, 0]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from archspec.runtime.data.scenes import SHAPES
-from archspec.runtime.data.shapes import render
+from archspec.runtime.data.shapes import pictures
 from archspec.runtime.packing import places
 from benchmarks.shapes_host import draw, load, read_one, scenes
 
 HOSTS = Path(__file__).parents[2] / "specs" / "hosts"
-TOKENS = 16
-PAIR = "a red striped circle and a blue dotted square on grass"
+TOKENS = 22
+PAIR = "a red striped circle at the left and a blue dotted square at the right on grass"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def recipe() -> Iterator[Any]:
 
 
 def run(pipeline: Any, context: torch.Tensor, pooled: torch.Tensor, **keywords: Any) -> torch.Tensor:
-    x = torch.randn(len(context), 144, 48, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(len(context), 144, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found: torch.Tensor = pipeline.transformer(
             hidden_states=x, encoder_hidden_states=context, pooled_projections=pooled,
@@ -98,62 +96,88 @@ def test_one_token_stands_for_all_padding(pipeline: Any, recipe: Any) -> None:
 
 
 def test_examples_are_pure_functions_of_the_step(pipeline: Any, recipe: Any) -> None:
-    examples = recipe.Examples(pipeline, shift=4.0)
-    (first, target, _), (again, same, _), (other, _, _) = examples(7), examples(7), examples(8)
-    assert torch.equal(target, same)
-    assert torch.equal(first["encoder_hidden_states"], again["encoder_hidden_states"])
-    assert not torch.equal(first["hidden_states"], other["hidden_states"])
-    t = first["timestep"][:, None, None]
-    clean = first["hidden_states"] - t * target  # x_t - t (e - x) = x
-    assert clean.abs().max() <= 1 + 1e-4
+    examples = recipe.Examples(pipeline)
+    first, again, other = examples(7), examples(7), examples(8)
+    assert torch.equal(first.target, again.target)
+    assert torch.equal(first.inputs["encoder_hidden_states"], again.inputs["encoder_hidden_states"])
+    assert not torch.equal(first.inputs["hidden_states"], other.inputs["hidden_states"])
+    t = first.inputs["timestep"][:, None, None]
+    clean = first.inputs["hidden_states"] - t * first.target  # x_t - t (e - x) = x
+    drawn = pictures(range(7 * recipe.BATCH, 8 * recipe.BATCH)).images
+    assert torch.allclose(clean, examples.flow.packing.pack(examples.latents(torch.from_numpy(drawn))), atol=1e-4)
 
 
-def test_a_lesson_is_easier_and_weighs_its_subjects(recipe: Any) -> None:
-    lesson = import_module("shapes_lessons").LESSONS[0]
-    found = [lesson.scene(lesson.first + i) for i in range(32)]
-    for scene in found:
-        (subject,) = scene.subjects
-        assert (subject.texture, subject.angle) == ("plain", 0.0)
-        assert lesson.radius[0] <= subject.radius <= lesson.radius[1]
-        assert max(abs(subject.x - 24), abs(subject.y - 24)) <= lesson.spread
-        assert subject.shape in scene.caption
-    assert {scene.subjects[0].shape for scene in found} == set(SHAPES)
-    drawn = render(found)
-    weights = lesson.weights(drawn.masks)
-    assert weights.shape == (32, 144, 1)
-    assert set(weights.unique().tolist()) == {1.0, 1.0 + lesson.weight}
-    tokens = torch.from_numpy(drawn.masks.any(1)).unfold(1, 4, 4).unfold(2, 4, 4).flatten(3).any(-1).flatten(1)
-    assert (weights[..., 0][tokens] > 1).all()
+def test_subjects_weigh_more_and_the_reader_knows_what_is_drawn(recipe: Any) -> None:
+    read = import_module("shapes_read")
+    drawn = pictures(range(16))
+    weights = recipe.weights(torch.from_numpy(drawn.masks))
+    assert weights.shape == (16, 144, 1)
+    assert set(weights.unique().tolist()) == {1.0, 1.0 + recipe.WEIGHT}
+    tokens = torch.from_numpy(drawn.masks.any(1)).unfold(1, 4, 4).unfold(2, 4, 4).flatten(3).flatten(1, 2)
+    assert (weights[..., 0][tokens.any(-1)] > 1).all()
+    labels = read.labels(drawn)
+    assert labels.shape == (16, 144, 16 + read.TOLD)
+    assert torch.equal(labels[..., :16], tokens.float())
+    names = [name for _, names in read.KINDS for name in names]
+    for scene, masks, told in zip(drawn.scenes, drawn.masks, labels[..., 16:], strict=True):
+        for subject, mask in zip(scene.subjects, masks, strict=False):
+            row, column = np.argwhere(mask).mean(0).astype(int) if mask[24, 24] else np.argwhere(mask)[0]
+            said = {name for name, one in zip(names, told[row // 4 * 12 + column // 4], strict=True) if one}
+            assert said == {subject.shape, subject.colour, subject.texture}
 
 
-def test_a_training_that_was_killed_in_a_lesson_goes_on(
-    recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same weights as without a kill; nothing but the pipeline is left."""
-    lesson = replace(import_module("shapes_lessons").LESSONS[0], steps=3)
+def test_the_reader_leaves_the_host_as_it_was(pipeline: Any, recipe: Any) -> None:
+    inputs = recipe.Examples(pipeline)(3).inputs
+    with torch.no_grad():
+        alone = pipeline.transformer(**inputs)[0]
+        taught, read = import_module("shapes_read").Reader(pipeline.transformer)(inputs)
+    assert torch.equal(taught[0], alone)
+    assert read.shape[:2] == (16, 144)
+    assert not pipeline.transformer.single_transformer_blocks[0]._forward_hooks
+
+
+def test_the_autoencoder_keeps_what_is_drawn(pipeline: Any, recipe: Any) -> None:
+    """Latents of deviation one; pictures come back to within 2.5 % of white."""
+    images = torch.from_numpy(pictures(range(30_000_000, 30_000_032)).images)
+    latents = recipe.Examples(pipeline).latents(images)
+    assert latents.shape == (32, 4, 24, 24)
+    assert latents.std().item() == pytest.approx(1, abs=0.1)
+    assert latents.mean().item() == pytest.approx(0, abs=0.1)
+    vae = pipeline.vae
+    with torch.no_grad():
+        back = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
+    assert (back - images).pow(2).mean().sqrt() / 2 < 0.025
+
+
+def test_a_training_that_was_killed_goes_on(recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights as without a kill, in either part; nothing but the pipeline is left."""
+    codec = import_module("shapes_vae")
     monkeypatch.setattr(recipe, "BATCH", 2)
-    monkeypatch.setattr(recipe, "STAGES", ((2, "adamw", 2.0),))
-    monkeypatch.setattr(recipe, "LESSONS", (lesson, replace(lesson, two=0.5)))
+    monkeypatch.setattr(recipe, "STEPS", 3)
+    monkeypatch.setattr(codec, "BATCH", 2)
+    monkeypatch.setattr(codec, "STEPS", 3)
+    monkeypatch.setattr(codec, "MEASURED", 8)
     monkeypatch.setattr(import_module("training"), "SAVE_EVERY", 1)
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    recipe.train_shapes(tmp_path / "whole")
-    before, calls = recipe.loss_of, [0]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    recipe.train_shapes(whole)
+    for module in (codec, recipe):
+        before = module.loss_of
 
-    def dies(*arguments: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == 5:
-            raise KeyboardInterrupt
-        return before(*arguments)
+        def dies(*arguments: Any, before: Any = before) -> Any:
+            if arguments[-1] == 2:
+                raise KeyboardInterrupt
+            return before(*arguments)
 
-    monkeypatch.setattr(recipe, "loss_of", dies)
-    with pytest.raises(KeyboardInterrupt):
-        recipe.train_shapes(tmp_path / "killed")
-    monkeypatch.setattr(recipe, "loss_of", before)
-    recipe.train_shapes(tmp_path / "killed")
-    name = "transformer/diffusion_pytorch_model.safetensors"
-    assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not list((tmp_path / "killed").glob(".*"))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "loss_of", dies)
+            with pytest.raises(KeyboardInterrupt):
+                recipe.train_shapes(killed)
+    recipe.train_shapes(killed)
+    for name in ("transformer/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(killed.glob(".*"))
 
 
 def test_it_draws_what_it_is_told(pipeline: Any) -> None:

@@ -10,9 +10,13 @@ import pytest
 
 from archspec.runtime.data.scenes import (
     BACKGROUNDS,
+    BOTH,
     COLOURS,
     LEFT_OUT,
     LONGEST,
+    ONE,
+    PAIRS,
+    PLACES,
     SHAPES,
     SIDE,
     TEXTURES,
@@ -27,7 +31,7 @@ RED = Subject("circle", "red", "plain", 24.0, 24.0, 10.0, 0.0, 0.0)
 
 
 def scene(*subjects: Subject, background: str = "night") -> Scene:
-    return Scene(subjects, background, (0.5,) * 16, ((True, True),) * len(subjects), True)
+    return Scene(subjects, background, (0.5,) * 16, ((True, True, True),) * len(subjects), True)
 
 
 def test_a_picture_is_a_function_of_seed_and_index() -> None:
@@ -56,9 +60,10 @@ def test_captions_say_what_is_there_and_leave_out_a_quarter() -> None:
     assert np.mean(parts) == pytest.approx(1 - LEFT_OUT, abs=0.03)
     for s in scenes[:100]:
         assert [w for w in s.caption.split() if w in SHAPES] == [subject.shape for subject in s.subjects]
-    full = replace(scene(RED, replace(RED, colour="orange", shape="star")), said=((False, True), (True, False)))
-    assert full.caption == "a plain circle and an orange star at night"
-    assert replace(full, background_said=False).caption == "a plain circle and an orange star"
+    star = replace(RED, colour="orange", shape="star", place="right")
+    full = replace(scene(RED, star), said=((False, True, False), (True, False, True)))
+    assert full.caption == "a plain circle and an orange star at the right at night"
+    assert replace(full, background_said=False).caption == "a plain circle and an orange star at the right"
 
 
 def test_subjects_are_inside_differ_and_do_not_touch() -> None:
@@ -67,9 +72,20 @@ def test_subjects_are_inside_differ_and_do_not_touch() -> None:
         assert not (masks[0] & masks[1]).any()
         assert [bool(m.any()) for m in masks] == [True, len(s.subjects) == 2]
         assert len({subject.shape for subject in s.subjects}) == len(s.subjects)
-        assert [subject.x for subject in s.subjects] == sorted(subject.x for subject in s.subjects)
         for subject in s.subjects:
             assert subject.radius <= min(subject.x, subject.y, SIDE - subject.x, SIDE - subject.y)
+
+
+def test_subjects_are_where_the_caption_says() -> None:
+    scenes = [draw_scene(i) for i in range(300)]
+    for s in scenes:
+        layout = BOTH if len(s.subjects) == 2 else ONE
+        assert len(s.subjects) == 1 or tuple(subject.place for subject in s.subjects) in PAIRS
+        for subject in s.subjects:
+            across, down = PLACES[subject.place]
+            off = np.array([subject.x, subject.y]) - SIDE / 2 - layout.away * np.array([across, down])
+            assert (np.abs(off) <= ([layout.across, layout.along] if down else [layout.along, layout.across])).all()
+    assert {subject.place for s in scenes if len(s.subjects) == 1 for subject in s.subjects} == set(PLACES)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -26,18 +26,18 @@ ASK = Ask("a red circle on grass", size=SIZE, steps=STEPS)
 def texts() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(HOSTS)
-        yield import_module("shapes_text"), import_module("shapes_host")
+        yield import_module("shapes_text"), import_module("shapes_host"), import_module("shapes_vae")
 
 
 @pytest.fixture(scope="module", params=["flux", "pixart", "sd3"])
 def runner(request: pytest.FixtureRequest, texts: Any) -> PipelineRunner:
-    words, recipe = texts
+    words, recipe, codec = texts
     torch.manual_seed(0)
     if request.param == "flux":
         model = recipe.make_host()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
-        return PipelineRunner(recipe.make_pipeline(model.eval()))
+        return PipelineRunner(recipe.make_pipeline(model.eval(), codec.make_vae().eval()))
     if request.param == "sd3":
         return PipelineRunner(make_sd3(words))
     from diffusers import DDIMScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
