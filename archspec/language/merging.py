@@ -65,7 +65,7 @@ KEYS = ("merge_method", "base_model", "models", "slices", "parameters", "dtype",
 
 def load_merge(path: Path) -> Merge:
     """Read a configuration. AS690 to AS693, and those of YAML; all mistakes at once."""
-    tree = parse_yaml(read_source(path), foreign=True)
+    tree = parse_yaml(read_source(path), foreign="`merge_method: ...` and `models: ...`")
     reader = _Reader(Collector())
     found = reader.merge(tree)
     reader.collector.raise_if_errors()
@@ -106,7 +106,8 @@ class _Reader:
             if key in FOREIGN:
                 self.wrong(f"'{key}' is not supported", entry.key.span, FOREIGN[key], code="AS691")
             elif key not in KEYS:
-                self.wrong(f"unknown key '{key}'", entry.key.span, *nearest(key, KEYS))
+                longer = [f"did you mean '{known}'?" for known in KEYS if key in known.split("_")]
+                self.wrong(f"unknown key '{key}'", entry.key.span, *(nearest(key, KEYS) or longer[:1]))
 
     def _method(self, tree: Map) -> str | None:
         entry = tree.entry("merge_method")

@@ -26,17 +26,20 @@ MAX_SIZE = 1024**2
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def parse_yaml(source: Source, *, foreign: bool = False) -> Map:
-    """Return the tree of a YAML spec. Raises ArchspecError with every mistake found. A `foreign` file is no spec: its
-    keys may be numbers and words."""
+def parse_yaml(source: Source, *, foreign: str | None = None) -> Map:
+    """Return the tree of a YAML spec. Raises ArchspecError with every mistake found. `foreign`: how a file begins that
+    is no spec; its keys may be numbers and words."""
     collector = Collector()
     check_size(source, collector)
     collector.raise_if_errors()
-    tree = _compose(source, collector, foreign)
+    tree = _compose(source, collector, foreign is not None)
     collector.raise_if_errors()
     if not isinstance(tree, Map):
         span = tree.span if tree else source.span(0, 0)
-        collector.report("AS113", "a spec is a map of keys", span, "begin with `name: ...` and `base: ...`")
+        begin = foreign or "`name: ...` and `base: ...`"
+        collector.report(
+            "AS113", f"{'this file' if foreign else 'a spec'} is a map of keys", span, f"begin with {begin}"
+        )
         collector.raise_if_errors()
     assert isinstance(tree, Map)
     trivia = comments.find(source.text, _opaque(tree, source.text))

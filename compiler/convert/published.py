@@ -102,7 +102,7 @@ class Config:
 def read_config(path: Path) -> Config:
     """Read a config and the file of parameters that it names; raises ArchspecError with every mistake."""
     problems = Collector()
-    tree = parse_yaml(read_source(path), foreign=True)
+    tree = parse_yaml(read_source(path), foreign="`operator: ...` and `sample_config: ...`")
     found = _Reader(path, problems).config(tree)
     problems.raise_if_errors()
     assert found is not None
@@ -196,7 +196,7 @@ class _Reader:
         if file is None:
             self.wrong(f"there is no file '{named}' here or in a folder above", span, "keep the repository's layout")
             return {}, None
-        tree = parse_yaml(read_source(file, span), foreign=True)
+        tree = parse_yaml(read_source(file, span), foreign="the operator's parameters")
         found: dict[str, Any] = {}
         for entry in tree.entries:
             key, value = str(entry.key.value), plain(entry.value)

@@ -154,8 +154,12 @@ def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str | None]:
 
 def _check(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[str, Tensor], problems: Collector) -> None:
     wrong = list(_differences(pack, names, tensors))
+    headless = len(wrong) == list(names.values()).count(None) < len(names)
+    load = f"load it as {pack.header.base.get('architecture', 'the class of the base')}, with all that the pack changes"
+    hint = load if headless else origin(pack.header.base)
     for message in wrong[:MOST_PROBLEMS]:
-        problems.report("AS681", f"'{pack.path.name}' is of another base: {message}", None, origin(pack.header.base))
+        what = "does not fit this model" if headless else "is of another base"
+        problems.report("AS681", f"'{pack.path.name}' {what}: {message}", None, hint)
 
 
 def _differences(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[str, Tensor]) -> Iterator[str]:

@@ -298,6 +298,14 @@ def test_skills_find_a_model_under_a_head(base: Path, pack: Pack) -> None:
     assert torch.equal(model.bert.pooler.dense.weight, before)
 
 
+def test_a_model_without_a_part_that_the_pack_changes_is_told_how_to_load_it(base: Path, pack: Pack) -> None:
+    model = model_of(base)
+    model.encoder.layer = model.encoder.layer[:-1]
+    with pytest.raises(ArchspecError, match="does not fit this model: the model has no") as caught:
+        archspec.skills(model, pack).__enter__()
+    assert "load it as BertModel" in str(caught.value.diagnostics[0].hints)
+
+
 def test_another_base_is_refused_by_name(base: Path, tuned: Path, pack: Pack, tmp_path: Path) -> None:
     with pytest.raises(ArchspecError) as caught:
         attach(tuned, [Use(pack)], tmp_path / "out")

@@ -86,6 +86,22 @@ def test_a_mistake_is_named_at_its_place(case: str, models: Path) -> None:
         assert any(c == code and part in message and (":" not in place or p == place) for c, p, message in found), found
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "hint"),
+    [
+        ("", "AS113", "begin with `merge_method: ...`"),
+        ("- a\n- b\n", "AS113", "begin with `merge_method: ...`"),
+        (GOOD.replace("base_model:", "base:"), "AS690", "did you mean 'base_model'?"),
+        (GOOD.replace("merge_method:", "method:"), "AS690", "did you mean 'merge_method'?"),
+    ],
+)
+def test_what_to_write_instead_is_of_merges(text: str, code: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / "merge.yaml").write_text(text)
+    with pytest.raises(ArchspecError) as caught:
+        load_merge(tmp_path / "merge.yaml")
+    assert any(d.code == code and hint in " ".join(d.hints) for d in caught.value.diagnostics)
+
+
 def test_all_mistakes_are_told_at_once(models: Path) -> None:
     text = GOOD.replace("density: 0.5", "density: 5").replace("weight: 0.5", "wieght: 0.5").replace("lambda", "lamda")
     assert [code for code, _, _ in mistakes(models, text)] == ["AS692", "AS693", "AS690", "AS690"]
