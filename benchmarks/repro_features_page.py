@@ -230,11 +230,12 @@ INTRO = """\
 
 Written by `make repro-features` (`benchmarks/repro_features.py`) from `benchmarks/data/features.jsonl`; the arms are
 `specs/repro/features.yaml` and `features_two.yaml`. The host is `specs/hosts/shapes`: a FLUX-shaped transformer
-(diffusers' classes, rotary positions, 144 tokens) that was trained on captions of coloured, textured shapes.
+(diffusers' classes, an autoencoder, rotary positions, 144 tokens) that was trained on captions of coloured, textured
+shapes.
 
-A prompt names shape and background, as "a ring on grass", and leaves colour and texture free. A donor is a rendered
-picture of such a shape in some colour and texture, on another background, at least three tokens from where the host
-puts its own. {one} cases of one subject, {two} of two: the first numbers of a seed whose picture by the host alone
+A prompt names shape, place and background, as "a ring at the left on grass", and leaves colour and texture free. A
+donor is a rendered picture of such a shape in some colour and texture, on another background, at another place, at
+least three tokens from where the host puts its own. {one} cases of one subject, {two} of two: the first numbers of a seed whose picture by the host alone
 shows something to graft onto. Settings were chosen on another seed. Sampling: FireFlow, 8 steps, no guidance.
 
 FreeGraftor is the preset as it stands (threshold 0.2, cycle 1.5 tokens, dropout 0.4, noise of a collage); the place is

@@ -120,10 +120,10 @@ def test_subjects_weigh_more_and_the_reader_knows_what_is_drawn(recipe: Any) -> 
     assert torch.equal(labels[..., :16], tokens.float())
     names = [name for _, names in read.KINDS for name in names]
     for scene, masks, told in zip(drawn.scenes, drawn.masks, labels[..., 16:], strict=True):
-        for subject, mask in zip(scene.subjects, masks, strict=False):
-            row, column = np.argwhere(mask).mean(0).astype(int) if mask[24, 24] else np.argwhere(mask)[0]
-            said = {name for name, one in zip(names, told[row // 4 * 12 + column // 4], strict=True) if one}
-            assert said == {subject.shape, subject.colour, subject.texture}
+        row, column = np.argwhere(masks[0])[0] // 4
+        said = {name for name, one in zip(names, told[12 * row + column], strict=True) if one}
+        assert said >= {scene.subjects[0].shape, scene.subjects[0].colour, scene.subjects[0].texture}
+        assert len(said) == 3 or len(scene.subjects) == 2
 
 
 def test_the_reader_leaves_the_host_as_it_was(pipeline: Any, recipe: Any) -> None:
@@ -181,11 +181,11 @@ def test_a_training_that_was_killed_goes_on(recipe: Any, tmp_path: Path, monkeyp
 
 
 def test_it_draws_what_it_is_told(pipeline: Any) -> None:
-    """Fewer samples and steps than the card's: of 24 captions of one subject, nine in ten; shapes and textures less."""
+    """Fewer samples and steps than the card's: of 24 captions of one subject, nearly all; textures are the hardest."""
     told = scenes(24, 1)
     drawn = draw(pipeline, [scene.caption for scene in told], steps=12, guidance=2.0)
     right = np.mean([read_one(image, scene) for image, scene in zip(drawn, told, strict=True)], axis=0)
-    colour, shape, texture, background, _ = right.tolist()
-    assert min(colour, background) >= 0.9
-    assert texture >= 0.5  # by chance a quarter
-    assert shape >= 0.35  # by chance a sixth
+    colour, shape, texture, place, background, _ = right.tolist()
+    assert min(colour, background, place) >= 0.9
+    assert texture >= 0.6  # by chance a quarter
+    assert shape >= 0.6  # by chance a sixth
