@@ -235,8 +235,9 @@ shapes.
 
 A prompt names shape, place and background, as "a ring at the left on grass", and leaves colour and texture free. A
 donor is a rendered picture of such a shape in some colour and texture, on another background, at another place, at
-least three tokens from where the host puts its own. {one} cases of one subject, {two} of two: the first numbers of a seed whose picture by the host alone
-shows something to graft onto. Settings were chosen on another seed. Sampling: FireFlow, 8 steps, no guidance.
+least three tokens from where the host puts its own. {one} cases of one subject, {two} of two: the first numbers of a
+seed whose picture by the host alone shows something to graft onto. Settings were chosen on another seed and another
+host. Sampling: FireFlow, 8 steps, no guidance.
 
 FreeGraftor is the preset as it stands (threshold 0.2, cycle 1.5 tokens, dropout 0.4, noise of a collage); the place is
 measured in the host's own picture, as no detector is part of this. Peers are presets too, once with the whole donor as
