@@ -26,18 +26,19 @@ from shapes_read import Reader, labels
 from shapes_text import POOLED, TOKENS, WIDTH, make_clip, make_t5, tokenizer
 from shapes_vae import CHANNELS, train_vae
 from torch import Tensor, nn
-from training import SEED, State, cooled, muon, train
+from training import SEED, State, adamw, cooled, train
 
 from archspec.runtime.data.shapes import pictures
 from archspec.runtime.objectives import Conditioning, Flow
 from archspec.runtime.packing import Packing
 
-STEPS, BATCH, DROPOUT, SHIFT = 12000, 16, 0.1, 2.0
+STEPS, BATCH, PEAK, COOLING = 9000, 16, 2e-3, 4 / 9
+DROPOUT, SHIFT = 0.1, 2.0
 """SHIFT: times t become shift * t / (1 + (shift - 1) * t) (2403.03206, Sec. 5.3.2), in the pipeline's scheduler too."""
 SIDE = 12
 """Tokens side by side, each a patch of 2 x 2 latents, 4 x 4 pixels."""
 HEADS, HEAD, DOUBLE, SINGLE = 3, 32, 2, 4
-WEIGHT, READ, POOL = 3.0, 0.5, 6
+WEIGHT, READ, POOL = 3.0, 2.0, 6
 """WEIGHT: how much more errors count at subjects' tokens, which have one within the POOL pixels around the middle of
 their four. READ: what the reader's error counts."""
 LONGEST_CONTEXT = 512
@@ -144,16 +145,10 @@ def train_shapes(out: Path) -> None:
 
 def train_host(pipeline: FluxPipeline, path: Path) -> None:
     taught = Reader(pipeline.transformer).train()
-    state = State(taught, path, muon(matrices(pipeline.transformer), taught))
-    train(taught, state, STEPS, partial(loss_of, taught, Examples(pipeline)), partial(cooled, steps=STEPS))
+    state = State(taught, path, adamw(taught, PEAK))
+    falling = partial(cooled, steps=STEPS, cooling=COOLING)
+    train(taught, state, STEPS, partial(loss_of, taught, Examples(pipeline)), falling)
     pipeline.transformer.eval()
-
-
-def matrices(model: FluxTransformer2DModel) -> list[nn.Parameter]:
-    """The maps inside the blocks, without those of the modulations."""
-    blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
-    found = [named for block in blocks for named in block.named_modules() if isinstance(named[1], nn.Linear)]
-    return [module.weight for name, module in found if "norm" not in name]
 
 
 def loss_of(taught: Reader, examples: Examples, step: int) -> Tensor:

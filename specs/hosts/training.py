@@ -18,7 +18,7 @@ SEED = 0
 BATCH, PEAK, WARMUP, CLIP, EMA = 64, 1e-3, 100, 1.0, 0.999
 SAVE_EVERY = 200
 COOLING = 0.2
-"""Last part of a run in which `cooled` falls."""
+"""Last part of a run in which `cooled` falls, unless told otherwise."""
 
 
 def rate(step: int, steps: int) -> float:
@@ -28,10 +28,10 @@ def rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
 
 
-def cooled(step: int, steps: int, warmup: int = WARMUP) -> float:
+def cooled(step: int, steps: int, cooling: float = COOLING) -> float:
     """Share of the peak learning rate at a step: linear warm-up, a plateau, and a straight fall to zero at the end.
     What a run does before the fall does not depend on its length, so a longer run may go on from there."""
-    return min(1.0, (step + 1) / warmup, (steps - step) / (COOLING * steps))
+    return min(1.0, (step + 1) / WARMUP, (steps - step) / (cooling * steps))
 
 
 def indices(step: int, count: int) -> Tensor:
@@ -42,46 +42,33 @@ def indices(step: int, count: int) -> Tensor:
     return torch.randperm(count, generator=generator)[start : start + BATCH]
 
 
-Optimizers = list[torch.optim.Optimizer]
+def adamw(model: nn.Module, peak: float = PEAK) -> torch.optim.AdamW:
+    return torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99))
 
 
-def adamw(model: nn.Module, peak: float = PEAK) -> Optimizers:
-    return [torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99))]
-
-
-def muon(matrices: list[nn.Parameter], model: nn.Module) -> Optimizers:
-    """Muon (2502.16982, whose steps are as large as AdamW's) for these matrices, AdamW for all else."""
-    taken = {id(matrix) for matrix in matrices}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    for_matrices = torch.optim.Muon(matrices, lr=2 * PEAK, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-    return [for_matrices, torch.optim.AdamW(rest, lr=PEAK, betas=(0.9, 0.99))]
-
-
-MOMENTS = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), torch.optim.Muon: ("momentum_buffer",)}
-"""What an optimizer keeps of each parameter."""
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter."""
 
 
 class State:
-    """Everything that a killed run needs: model, average and the optimizers' moments in one safetensors file."""
+    """Everything that a killed run needs: model, average and the optimizer's moments in one safetensors file."""
 
-    def __init__(self, model: nn.Module, path: Path, optimizers: Optimizers, ema: float = EMA) -> None:
-        self.model, self.path, self.optimizers = model, path, optimizers
-        self.ema = EMAModel(model.parameters(), decay=ema)
+    def __init__(self, model: nn.Module, path: Path, optimizer: torch.optim.AdamW) -> None:
+        self.model, self.path, self.optimizer = model, path, optimizer
+        self.ema = EMAModel(model.parameters(), decay=EMA)
         self.numbers = {parameter: i for i, parameter in enumerate(model.parameters())}
-        self.peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
 
     def save(self, step: int) -> None:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{i}": shadow for i, shadow in enumerate(self.ema.shadow_params)}
-        for optimizer in self.optimizers:
-            for parameter, moments in optimizer.state.items():
-                tensors |= {f"{name}.{self.numbers[parameter]}": moments[name] for name in MOMENTS[type(optimizer)]}
+        for parameter, moments in self.optimizer.state.items():
+            tensors |= {f"{name}.{self.numbers[parameter]}": moments[name] for name in MOMENTS}
         partial = self.path.with_suffix(".partial")
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"step": str(step)})
         os.replace(partial, self.path)
 
     def restore(self) -> int:
-        """Load the last state if there is one; return the next step. Moments that another optimizer kept are left."""
+        """Load the last state if there is one; return the next step."""
         if not self.path.exists():
             return 0
         with safe_open(self.path, "pt") as file:
@@ -90,11 +77,9 @@ class State:
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         for i, shadow in enumerate(self.ema.shadow_params):
             shadow.copy_(tensors[f"ema.{i}"])
-        for optimizer in self.optimizers:
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                keys = {name: f"{name}.{self.numbers[parameter]}" for name in MOMENTS[type(optimizer)]}
-                if all(key in tensors for key in keys.values()):
-                    optimizer.state[parameter] = {name: tensors[key] for name, key in keys.items()}
+        for parameter, number in self.numbers.items():
+            if f"{MOMENTS[0]}.{number}" in tensors:
+                self.optimizer.state[parameter] = {name: tensors[f"{name}.{number}"] for name in MOMENTS}
         self.ema.optimization_step = step
         return step
 
@@ -103,16 +88,17 @@ def train(
     model: nn.Module, state: State, steps: int, loss_of: Callable[[int], Tensor], rate: Callable[[int], float]
 ) -> None:
     """Bring the model from its last state to the moving average after `steps`. `loss_of(step)` must depend on the step
-    and the weights alone; `rate(step)` is a part of each optimizer's peak."""
+    and the weights alone; `rate(step)` is a part of the optimizer's learning rate, its peak."""
     began = time.process_time()
+    (group,) = state.optimizer.param_groups
+    peak = group["lr"]
     for step in range(state.restore(), steps):
         loss = loss_of(step)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        for optimizer, peak in zip(state.optimizers, state.peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * rate(step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        group["lr"] = peak * rate(step)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
         state.ema.step(model.parameters())
         if (step + 1) % SAVE_EVERY == 0:
             state.save(step + 1)
