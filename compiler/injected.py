@@ -34,7 +34,12 @@ class Injected:
         donors = dict(injection.donors)
         for name, (image, mask) in given.items():
             own = donors.get(name) or _like(injection, name)
-            donors[name] = replace(own, image=str(Path(image).absolute()), mask=mask and str(Path(mask).absolute()))
+            if own.state == "batch":
+                hint = "leave out --donor, or state the donor as `state: inverted`"
+                raise fail("AS750", f"donor '{name}' is a sample of the batch itself: it takes no picture", None, hint)
+            kept = own.mask if own.image is None else None  # that of another picture is none of this one's
+            drawn = str(Path(mask).absolute()) if mask else kept
+            donors[name] = replace(own, image=str(Path(image).absolute()), mask=drawn)
         if not donors:
             raise fail("AS750", "no donors", None, "write `--donor NAME=IMAGE[:MASK]`")
         free = tuple(donors)
@@ -63,11 +68,12 @@ def _like(injection: Injection, name: str) -> Donor:
     return Donor(injection.state)
 
 
-def injected(path: Path) -> Injected:
-    """Read a spec or a compiled checkpoint. AS750 where nothing is injected, AS763 for a spec that must be compiled."""
+def injected(path: Path, member: str | None = None) -> Injected:
+    """Read a spec (of one with a matrix, this member) or a compiled checkpoint. AS750 where nothing is injected, AS763
+    for a spec that must be compiled."""
     if path.is_dir():
         return _compiled(path)
-    spec = load(path)
+    spec = load(path, member)
     if spec.inject is None:
         raise fail("AS750", f"'{path}' injects nothing", None, NOTHING)
     if spec.edits or spec.attach:

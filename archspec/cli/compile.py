@@ -53,10 +53,12 @@ def command(spec: str, out: str | None, member: str | None, link: bool, run: boo
     The edit is proved on the host's captured graph, priced, and written in one rename: a failure or Ctrl-C leaves
     nothing under the folder's name. The result loads in plain diffusers or transformers after `import archspec`.
     """
+    from archspec.cli.terminal import note_search
     from archspec.compiler.driver import compile_spec
 
     with _progress() as tell:
         result = compile_spec(spec, out, member=member, link=link, overwrite=force, progress=tell)
+    note_search(result.prepared.spec, spec)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2))
     else:

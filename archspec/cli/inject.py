@@ -29,7 +29,7 @@ def _donors(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> G
     found: Given = {}
     for value in values:
         name, equals, files = value.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name) or not files:
+        if not equals or not name.strip() or not files:
             raise click.BadParameter(f"'{value}' is not NAME=IMAGE or NAME=IMAGE:MASK")
         image, _colon, mask = files.partition(":") if not Path(files).is_file() else (files, "", "")
         found[name] = (image, mask or None)
@@ -51,6 +51,7 @@ def _size(_: click.Context, __: click.Parameter, value: str | None) -> Size | No
 @click.option("--class", "label", help="Class that is drawn, by number or name; of hosts of classes.")
 @click.option("--donor", "donors", multiple=True, callback=_donors, metavar="NAME=IMAGE[:MASK]",
               help="A donor's picture, and the mask of its subject (white); of hosts of text, its text.")  # fmt: skip
+@click.option("--member", metavar="AXIS=VALUE,...", help="Which member of the spec's matrix to draw with.")
 @click.option("--mask", type=click.Path(path_type=Path, dir_okay=False), help="Mask of the target.")
 @click.option("-n", "--samples", type=click.IntRange(1), default=1, show_default=True, help="How many images.")
 @click.option("--size", callback=_size, metavar="WIDTHxHEIGHT", help="Pixels.  [default: the host's, else the donor's]")
@@ -66,7 +67,7 @@ def _size(_: click.Context, __: click.Parameter, value: str | None) -> Size | No
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("injected.png"),
               show_default=True, help="PNG of the samples.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def command(path: Path, donors: Given, device: str | None, as_json: bool, **options: Any) -> None:
+def command(path: Path, donors: Given, member: str | None, device: str | None, as_json: bool, **options: Any) -> None:
     """Draw from the host of PATH with features of donors in its attention.
 
     \b
@@ -78,11 +79,27 @@ def command(path: Path, donors: Given, device: str | None, as_json: bool, **opti
     from archspec.compiler.injected import injected
 
     quiet_libraries()
-    job = injected(path).with_donors(donors)
+    _check_files(path, donors, options)
+    job = injected(path, member).with_donors(donors)
     console = Console(stderr=True)
     with console.status("opening the host") as status:
         act = _say if job.place.is_language_model else _draw
         act(job, device, options, as_json, status.update)
+
+
+def _check_files(path: Path, donors: Given, options: Mapping[str, Any]) -> None:
+    """Refuse to write over what is read, or twice to one file."""
+    given = [path, *(Path(file) for files in donors.values() for file in files if file), options["mask"]]
+    read = {file.resolve() for file in given if file}
+    written: set[Path] = set()
+    for name in ("out", "matches", "collage"):
+        if (file := options[name]) is None:
+            continue
+        if file.resolve() in read:
+            raise click.UsageError(f"--{name} '{file}' is read too: name another file")
+        if file.resolve() in written:
+            raise click.UsageError(f"--{name} '{file}' is written already: name another file")
+        written.add(file.resolve())
 
 
 def _say(job: Injected, device: str | None, options: dict[str, Any], as_json: bool, tell: Any) -> None:
@@ -131,6 +148,8 @@ def _draw(job: Injected, device: str | None, options: dict[str, Any], as_json: b
         raise click.UsageError("--collage shows what `noise: collage` makes, and the injection states another noise")
     device = device or best_device()
     pictures = _pictures(job)
+    if options["matches"] and not pictures:
+        raise click.UsageError("--matches shows pictures of donors, and no donor has one")
     runner = open_runner(place, lambda: open_model(place, device), device)
     ask = _ask(job, runner, pictures, options)
     laid, mask = None, None
@@ -157,7 +176,7 @@ def _draw(job: Injected, device: str | None, options: dict[str, Any], as_json: b
     found: dict[str, tuple[Path, Image]] = {"out": (options["out"], grid(drawn.images))}
     if options["collage"] and laid:
         found["collage"] = options["collage"], fromarray(laid.collage.image)
-    if options["matches"] and shown:
+    if options["matches"]:
         found["matches"] = (
             options["matches"],
             matches(shown, pixels(drawn.images[0]), drawn.votes, drawn.grid),
@@ -204,9 +223,12 @@ def _ask(job: Injected, runner: Runner, pictures: Mapping[str, Picture], options
     label = None
     if place.classes is None:
         if options["prompt"] is None or options["label"] is not None:
-            raise fail("AS764", f"{place.architecture} is told by a prompt", None, 'write --prompt "a cat in the snow"')
+            more = " and leave out --class" if options["label"] is not None else ""
+            hint = f'write --prompt "a cat in the snow"{more}'
+            raise fail("AS764", f"{place.architecture} is told by a prompt, not a class", None, hint)
     elif options["label"] is None or options["prompt"] is not None:
-        raise fail("AS764", f"{place.architecture} is told a class", None, "write --class 3")
+        more = " and leave out --prompt" if options["prompt"] is not None else ""
+        raise fail("AS764", f"{place.architecture} is told a class, not a prompt", None, f"write --class 3{more}")
     else:
         label = parse_labels([options["label"]], place)[0]
     return Ask(options["prompt"], label, size, injection.guidance, injection.steps, injection.seed)

@@ -48,7 +48,7 @@ def command(spec: str | None, member: str | None, as_json: bool, tokens: int | N
         return 0
     if spec is None:
         raise click.UsageError("name a spec, or ask for --list-passes")
-    from archspec.cli.terminal import quiet_libraries
+    from archspec.cli.terminal import note_search, quiet_libraries
     from archspec.compiler.driver import prepare
 
     quiet_libraries()
@@ -59,6 +59,7 @@ def command(spec: str | None, member: str | None, as_json: bool, tokens: int | N
         if len(members) > 1:
             return show_members(spec, members, as_json)
     ready = prepare(spec, member=member)
+    note_search(ready.spec, spec)
     cost = ready.cost.at(tokens)
     estimate = _estimates(ready.plan.tasks)
     if as_json:

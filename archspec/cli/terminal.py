@@ -1,13 +1,18 @@
-"""What verbs share: the libraries' own bars and notices are kept off the terminal; leaderboards are printed."""
+"""What verbs share: the libraries' own bars and notices are kept off the terminal; leaderboards and notes
+are printed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import click
+
 from archspec.render.board import Board
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from archspec.language.spec import Spec
 
 WIDEST = 400
 """Of a table, in characters."""
@@ -40,3 +45,10 @@ def print_board(board: Board, console: Console) -> None:
     console.width = max(console.width, wanted)
     console.print()
     console.print(table)
+
+
+def note_search(spec: Spec, path: str) -> None:
+    """Say what a spec is for that states what to search and edits nothing."""
+    if spec.search and not spec.edits:
+        note = f"note: nothing is edited; what its `search` chooses is found by `archspec search {path} -o FOUND.yaml`"
+        click.echo(note, err=True)

@@ -6,6 +6,8 @@ Files that torch wrote since 1.6 are mapped, so that a tensor is read when it is
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,12 +28,22 @@ def read_state(path: Path) -> State:
     if not path.is_file():
         raise fail("AS650", f"there is no file '{path}'", None, "name a .pt file, or a published .yaml config")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
         hint = "only files that hold nothing but tensors are read; download it again if it should be one"
-        raise fail("AS650", f"'{path.name}' cannot be read as tensors: {reason}", None, hint) from error
+        raise fail("AS650", f"'{path.name}' cannot be read as tensors: {_reason(error)}", None, hint) from error
     return _weights(found, path)
+
+
+def _reason(error: Exception) -> str:
+    """Return what a file is instead, of the long advice that torch gives."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    if named := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it would run '{named[1]}'"
+    if isinstance(error, pickle.UnpicklingError | KeyError):
+        return "it is no pickle of tensors, or damaged"
+    return text.partition("\n")[0][:160] or type(error).__name__
 
 
 def _weights(found: Any, path: Path) -> State:

@@ -96,7 +96,7 @@ def check_output(out: Path, force: bool = False) -> None:
     if not out.is_dir():
         raise fail("AS630", f"'{out}' is a file", None, "name a folder that does not exist yet: `-o OUT`")
     if not is_compiled(out) and any(out.iterdir()):
-        raise fail("AS630", f"'{out}' exists and was not made by archspec", None, "name another folder: `-o OUT`")
+        raise fail("AS630", f"'{out}' exists and is no compiled checkpoint", None, "name another folder: `-o OUT`")
     if (out / ".archspec" / "compiled").exists() and not force:
         hint = "its finished tasks are kept and used again: replace it with `--force`, or name another folder"
         raise fail("AS630", f"'{out}' holds trained weights", None, hint)

@@ -71,9 +71,10 @@ class Artifacts:
         from safetensors.torch import save_file
 
         with self._making(key) as partial:
+            (partial / REPORT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", "utf-8")
             if tensors:
                 save_file(_apart(tensors), partial / WEIGHTS)
-            (partial / REPORT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", "utf-8")
+                shutil.copymode(partial / REPORT, partial / WEIGHTS)  # safetensors lets the owner alone read
 
     def once(self, key: str, report: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Return the tensors that are kept under a key; make and keep them if none are."""

@@ -32,13 +32,14 @@ LEARNED, MEASURED = "learned", "measured"
 
 
 def publish_learned(workspace: Workspace, model: Path, plan: Plan) -> bool:
-    """Put the weights that finished tasks give into the model and the lock; False when they are there already."""
+    """Put the weights that finished tasks give into the model and the lock; False when they are there already. Files
+    that are gone, or cut off, are made anew from the weights as compiled."""
     lock = read_lock(workspace.folder)
     tasks = [t for t in plan.tasks if t.kind != "evaluate" and workspace.finished(t.key)]
     state = digest([task.key for task in tasks])
-    if not tasks or lock.results.get(LEARNED, {}).get("state") == state:
+    if not tasks or (lock.results.get(LEARNED, {}).get("state") == state and _is_there(lock, workspace.folder, model)):
         return False
-    known = live(model, read_folder(model))
+    known = live(model, read_folder(keep_compiled(workspace, model)))
     tensors = {name: t for name, t in learned(lock.instructions, workspace, tasks).items() if name in known}
     files = publish_weights(workspace, model, tensors, state)
     done = {"state": state, "complete": _complete(workspace, plan), "tasks": [_summary(workspace, t) for t in tasks]}
@@ -47,6 +48,13 @@ def publish_learned(workspace: Workspace, model: Path, plan: Plan) -> bool:
         _relocked(lock, workspace, model, files, tensors, tasks) | {"results": {**lock.results, LEARNED: done}},
     )
     return True
+
+
+def _is_there(lock: Lock, top: Path, model: Path) -> bool:
+    """Whether the model's files have the sizes that the lock states."""
+    inside = model.relative_to(top)
+    files = {top / name: record for name, record in lock.files.items() if Path(name).parent == inside}
+    return all(path.is_file() and path.stat().st_size == record.size for path, record in files.items())
 
 
 def _complete(workspace: Workspace, plan: Plan) -> bool:

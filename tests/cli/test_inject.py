@@ -133,6 +133,57 @@ def test_what_cannot_be_drawn_is_told(folder: Path, inject: str, words: list[str
     assert not (folder / "a.png").exists()
 
 
+def test_a_mask_that_the_spec_states_alone_is_that_of_the_picture_that_is_given(folder: Path) -> None:
+    spec = write(folder, f"preset: shared_attention, donors: {{zero: {{mask: left.png}}}}, {SAMPLER}")
+    words = ["inject", spec, "--class", 3, "-o", folder / "a.png", "--json", "--donor"]
+    taken = [json.loads(run(*words, f"zero={folder / 'zero.png'}{more}"))["tokens_taken"]["zero"] for more in
+             ("", f":{folder / 'left.png'}")]  # fmt: skip
+    assert taken[0] == taken[1] == 32 * 6 * 5
+    assert "AS771" in run(*words[:-2], "--donor", f"zero={folder / 'large.png'}", code=1)
+
+
+def test_a_member_of_a_matrix_is_drawn_with(folder: Path) -> None:
+    spec = write(
+        folder,
+        f"preset: $preset, donors: {{a: zero.png}}, {SAMPLER}",
+        "matrix: {preset: [shared_attention, masactrl]}\n",
+    )
+    assert "AS813" in run("inject", spec, "--class", 3, "-o", folder / "a.png", code=1)
+    run("inject", spec, "--member", "preset=shared_attention", "--class", 3, "-o", folder / "a.png")
+    assert (folder / "a.png").exists()
+
+
+def test_a_donor_may_have_any_name(folder: Path) -> None:
+    spec = write(folder, f"preset: shared_attention, donors: {{my zero: {{}}}}, {SAMPLER}")
+    run("inject", spec, "--class", 3, "-o", folder / "a.png", "--donor", f"my zero={folder / 'zero.png'}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-o", "zero.png"], "is read too"),
+        (["-o", "spec.yaml"], "is read too"),
+        (["-o", "b.png", "--mask", "left.png", "--matches", "left.png"], "is read too"),
+        (["-o", "b.png", "--matches", "b.png"], "is written already"),
+    ],
+)
+def test_nothing_is_written_over_what_is_read(
+    folder: Path, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    write(folder, f"preset: shared_attention, donors: {{zero: {{}}}}, {SAMPLER}")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert said in run("inject", "spec.yaml", "--class", 3, "--donor", "zero=zero.png", *words, code=2)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_donor_of_the_batch_has_no_picture(folder: Path) -> None:
+    spec = write(folder, f"preset: consistory, donors: {{a: {{state: batch, row: 0}}}}, {SAMPLER}")
+    words = ["inject", spec, "--class", 3, "-n", 2, "-o", folder / "a.png"]
+    assert "takes no picture" in run(*words, "--donor", f"a={folder / 'zero.png'}", code=1)
+    assert "no donor has one" in run(*words, "--matches", folder / "m.png", code=2)
+
+
 def test_sizes_are_whole_tokens_and_pictures_are_there(folder: Path) -> None:
     from archspec.diagnostics import ArchspecError
     from archspec.runtime.features.runners import check_size

@@ -50,6 +50,8 @@ def test_what_is_kept_is_found(store: Artifacts) -> None:
     assert store.report(KEY) == {"kind": "fit"}
     assert torch.equal(store.tensors(KEY)["b"], torch.arange(6.0).view(2, 3))
     assert visible(store) == {f"{KEY}/{name}" for name in ("report.json", "sums.json", "weights.safetensors")}
+    modes = {path.stat().st_mode for path in store.folder(KEY).iterdir()}
+    assert len(modes) == 1  # whoever may read the report may read the weights
     store.drop(KEY)
     assert not store.holds(KEY)
     assert visible(store) == set()

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from os import truncate
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,16 @@ def test_a_kill_while_publishing_leaves_a_whole_model(
         load(folder)
         monkeypatch.setattr(publish, name, whole)
     assert run(folder).complete
+    assert content(folder) == content(trained)
+
+
+@pytest.mark.parametrize("cut", [None, 1000])
+def test_weights_that_are_gone_or_cut_off_are_made_anew(compiled: Copies, trained: Path, cut: int | None) -> None:
+    folder = compiled("damaged")
+    run(folder)
+    (weights,) = folder.glob("*.safetensors")
+    weights.unlink() if cut is None else truncate(weights, cut)
+    assert run(folder).published
     assert content(folder) == content(trained)
 
 

@@ -158,7 +158,13 @@ def test_hostile_files_are_refused(content: str, saved: Path, tmp_path: Path, mo
         path.write_bytes(saved.read_bytes()[:5000])
     elif content == "empty":
         torch.save({"ema": {}, "steps": 3}, path)
-    assert codes(lambda: convert(path, tmp_path / "out", HOST)) == ["AS650"]
+    with pytest.raises(ArchspecError) as caught:
+        convert(path, tmp_path / "out", HOST)
+    (found,) = caught.value.diagnostics
+    assert found.code == "AS650"
+    assert "torch.load" not in found.message
+    assert "\x1b" not in found.message
+    assert content != "code" or "it would run 'getattr'" in found.message
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "evil").exists()
 

@@ -38,6 +38,11 @@ def test_opacity_counts_before_brightness(tmp_path: Path, letter: Mask, picture:
     assert np.array_equal(read_mask(path), letter)
 
 
+def test_grey_of_16_bits_is_read_to_its_full_range(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 32896, 65535]], np.uint16)).save(tmp_path / "grey.png")
+    assert read_picture(tmp_path / "grey.png")[0, :, 0].tolist() == [0, 128, 255]
+
+
 def test_pictures_are_read_bit_by_bit(tmp_path: Path, picture: Pixels) -> None:
     assert np.array_equal(read_picture(saved(tmp_path / "colour.png", picture)), picture)
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
