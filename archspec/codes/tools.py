@@ -152,4 +152,12 @@ CODES: tuple[Code, ...] = (
         bad="archspec diff sql.skillpack.safetensors chat.skillpack.safetensors --cost",
         good="archspec diff sql.skillpack.safetensors chat.skillpack.safetensors",
     ),
+    Code(
+        "AS825",
+        "the result would replace what it is made from",
+        "A search writes a spec of its own, without `search`. Written over the spec that was searched, or over one "
+        "that this extends, it would take the question away, and with it all other budgets.",
+        bad="archspec search spec.yaml -o spec.yaml",
+        good="archspec search spec.yaml -o found.yaml",
+    ),
 )
