@@ -1,4 +1,4 @@
-"""Numbers on the command line: finite ones."""
+"""Numbers on the command line: finite ones in options, and how members are counted."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ class Finite(click.FloatRange):
         if not math.isfinite(found):
             self.fail(f"{value!r} is no finite number", param, ctx)
         return found
+
+
+def members(count: int) -> str:
+    """Tell a number of members.
+
+    >>> members(1), members(2)
+    ('1 member', '2 members')
+    """
+    return f"{count} member{'' if count == 1 else 's'}"
