@@ -163,11 +163,9 @@ def _compile(spec: Path, place: Place, store: Path, watch: Watch, tally: Tally) 
     if not place.is_compiled:
         return False
     place.workspace.share(store)
-    can_run = False
     with _attempt(place, watch, tally):
         read_plan(place.folder)
-        can_run = True
-    return can_run
+    return all(member is not place.member for member, _ in tally.failed)
 
 
 @dataclass
