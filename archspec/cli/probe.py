@@ -116,11 +116,11 @@ def _print(structure: Structure, found: Mapping[str, Mapping[str, Mapping[str, f
     sites = [site for site in structure.sites if any(site.path in values for values in found.values())]
     columns = [_column([values.get(site.path) for site in sites]) for values in found.values()]
     rows = tuple(Row(cells) for cells in zip([site.name for site in sites], *columns, strict=True))
-    print_board(Board(("site", *found), rows), Console(highlight=False, markup=False))
+    print_board(Board(("site", *found), rows, texts=1 + len(found)), Console(highlight=False, markup=False))
 
 
 def _column(figures: Sequence[Mapping[str, float] | None]) -> list[str]:
     """Return the cells of a measure, twice the standard error behind each mean, the signs below one another."""
     parts = [with_error(f["mean"], 2 * f["error"]) if f else None for f in figures]
-    wide = max((len(part[1]) for part in parts if part), default=0)
-    return [f"{part[0]} ± {part[1]:<{wide}}" if part else "" for part in parts]
+    wide = max((len(part[0]) for part in parts if part), default=0)
+    return [f"{part[0]:>{wide}} ± {part[1]}" if part else "" for part in parts]
