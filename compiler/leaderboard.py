@@ -1,19 +1,23 @@
 """The leaderboard of a sweep: what is known of each member, and one row for members that differ in their seed alone.
 
 `results(out, members, near)` reads the folder, whoever ran what; `board` makes rows of it, sorted by the first metric.
+A row says where seeds are missing; those without any figure come last. What failed gives no figures: those of an
+earlier run are of something else.
 Figures of several seeds are mean ± half of the 95 % interval. What a member cost is what its plan costs alone:
 tasks, and runs of the teacher, that it shares with others count for each.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from archspec.compiler.place import Place
+from archspec.compiler.place import Place, problem
+from archspec.diagnostics import ArchspecError
 from archspec.language.matrix import Member
 from archspec.plan import digest
 from archspec.quantity import quantity
@@ -27,13 +31,15 @@ SEED = "seed"
 """The axis over which figures are averaged."""
 BETTER = frozenset({"agreement"})
 """Metrics of which more is better."""
+NOTE = "note"
+"""The column of what is missing, where something is."""
 RATES = frozenset({"agreement", "paired"})
 """Metrics that are shown in per cent."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """`measured` is what `evaluate` gives; `keys` are those of the member's tasks."""
+    """`measured` is what `evaluate` gives, once the member is finished; `keys` are those of the member's tasks."""
 
     member: Member
     folder: Path
@@ -75,6 +81,13 @@ def _result(place: Place) -> Result:
     folder, problems = place.folder.relative_to(place.out), tuple(place.known.get("problems", ()))
     if not place.is_compiled:
         return Result(place.member, folder, "failed" if problems else "waits", problems)
+    try:
+        return _compiled(place, folder, problems)
+    except ArchspecError as error:
+        return Result(place.member, folder, "failed", problems or tuple(map(problem, error.diagnostics)))
+
+
+def _compiled(place: Place, folder: Path, problems: tuple[str, ...]) -> Result:
     plan, lock, workspace = read_plan(place.folder), read_lock(place.folder), place.workspace
     finished = all(workspace.finished(task.key) for task in plan.tasks)
     reports = {task.key: workspace.report(task.key) for task in plan.tasks if workspace.finished(task.key)}
@@ -82,10 +95,10 @@ def _result(place: Place) -> Result:
     return Result(
         place.member,
         folder,
-        "finished" if finished else "failed" if problems else "waits",
-        () if finished else problems,
+        "failed" if problems else "finished" if finished else "waits",
+        problems,
         lock.results["cost"],
-        next((found["measured"] for found in reports.values() if "measured" in found), None),
+        next((r["measured"] for r in reports.values() if "measured" in r and finished and not problems), None),
         images_of(taught, max((found.get("held_out", 0) for found in reports.values()), default=0)),
         sum(cpu_of(reports[task.key]) for task in taught if task.key in reports),
         tuple(task.key for task in plan.tasks),
@@ -104,43 +117,73 @@ def metrics_of(found: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(named))
 
 
-def board(found: Sequence[Result]) -> Board:
-    """Return the leaderboard: the host of each way of measuring, then groups of members, the best first."""
-    done = [result for result in found if result.costs is not None]
+def board(found: Sequence[Result], members: Iterable[Member] = ()) -> Board:
+    """Return the leaderboard: the host of each way of measuring, then groups of members, the best first. `members`: all
+    that there could be, where `found` are some of them."""
     axes = [axis for axis in (found[0].member.labels if found else {}) if axis != SEED]
-    metrics = metrics_of(done)
+    metrics, wanted = metrics_of(found), Counter(_group(m, axes) for m in members or (r.member for r in found))
     columns = (*axes, "params", "FLOPs", *(c for m in metrics for c in _titles(m)), "images", "CPU s")
     groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in done:
-        groups.setdefault(tuple(result.member.labels[axis] for axis in axes), []).append(result)
-    rows = [_row(labels, group, metrics) for labels, group in groups.items()]
+    for result in found:
+        groups.setdefault(_group(result.member, axes), []).append(result)
+    rows = [_row(labels, group, metrics, wanted[labels]) for labels, group in groups.items()]
     sign = -1 if metrics and metrics[0] in BETTER else 1
-    rows.sort(key=lambda row: (row.value is None, sign * (row.value or 0.0)))
+    rows.sort(key=lambda row: (row.value is None, row.role == "control", sign * (row.value or 0.0)))
     bar = columns.index(metrics[0]) if metrics else None
-    return Board(columns, (*_hosts(done, len(axes), metrics), *rows), max(1, len(axes)), bar)
+    return _noted(Board((*columns, NOTE), (*_hosts(found, len(axes), metrics), *rows), max(1, len(axes)), bar))
+
+
+def _group(member: Member, axes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(member.labels[axis] for axis in axes)
+
+
+def _noted(board: Board) -> Board:
+    """Return the board without its last column, of notes, where it is empty."""
+    if any(row.cells[-1] for row in board.rows):
+        return board
+    rows = tuple(replace(row, cells=row.cells[:-1]) for row in board.rows)
+    return replace(board, columns=board.columns[:-1], rows=rows)
 
 
 def _titles(metric: str) -> tuple[str, ...]:
     return (metric,) if metric == "paired" else (metric, "x host")
 
 
-def _row(labels: tuple[str, ...], group: Sequence[Result], metrics: Sequence[str]) -> Row:
-    costs = group[0].costs["result"]
-    cells = [*labels, quantity(costs["params"], "count"), quantity(costs["flops"], "count")]
+def _row(labels: tuple[str, ...], group: Sequence[Result], metrics: Sequence[str], wanted: int) -> Row:
+    done = [result for result in group if result.state == "finished"]
+    known = next((result for result in (*done, *group) if result.costs is not None), None)
+    cells = [*labels, *(_costs(known.costs["result"]) if known else ("", ""))]
     for metric in metrics:
         cells.append(_shown(metric, _values(group, "result", metric)))
         if metric != "paired":
             cells.append(_figures(_ratios(group, metric), 2, "x"))
-    cpu = mean(result.cpu for result in group)
-    cells += [f"{group[0].images:,}", f"{cpu:.0f}" if cpu >= 10 else f"{cpu:.1f}"]
+    cells += [f"{known.images:,}" if known else "", _seconds([result.cpu for result in done])]
     first = _values(group, "result", metrics[0]) if metrics else []
-    return Row(tuple(cells), "graft", mean(first) if first else None)
+    cells.append(_note(group, len(done), wanted))
+    return Row(tuple(cells), "graft" if done else "control", mean(first) if first else None)
 
 
-def _hosts(done: Sequence[Result], axes: int, metrics: Sequence[str]) -> list[Row]:
+def _note(group: Sequence[Result], done: int, wanted: int) -> str:
+    """Say of a row what it lacks."""
+    if not done:
+        return "failed" if any(result.state == "failed" for result in group) else "waits"
+    return "" if done == wanted else f"{done} of {wanted} seeds"
+
+
+def _costs(costs: Mapping[str, float]) -> tuple[str, str]:
+    return quantity(costs["params"], "count"), quantity(costs["flops"], "count")
+
+
+def _seconds(found: Sequence[float]) -> str:
+    if not found:
+        return ""
+    return f"{mean(found):.0f}" if mean(found) >= 10 else f"{mean(found):.1f}"
+
+
+def _hosts(found: Sequence[Result], axes: int, metrics: Sequence[str]) -> list[Row]:
     """Return a row for each way in which the host was measured, whatever the seed."""
     ways: dict[str, list[Result]] = {}
-    for result in done:
+    for result in found:
         if result.measured:
             settings = {k: v for k, v in result.measured["settings"].items() if k != SEED}
             ways.setdefault(digest(settings), []).append(result)
@@ -151,11 +194,11 @@ def _host(group: Sequence[Result], axes: int, metrics: Sequence[str]) -> Row:
     seeds = {result.measured["settings"][SEED]: result for result in group}  # the host is the same for all of a seed
     costs, once = group[0].costs["host"], list(seeds.values())
     cells = ["host", *[""] * (axes - 1)][: max(1, axes)] if axes else []
-    cells += [quantity(costs["params"], "count"), quantity(costs["flops"], "count")]
+    cells += _costs(costs)
     for metric in metrics:
         cells += [_shown(metric, _values(once, "host", metric)), *[""] * (len(_titles(metric)) - 1)]
     first = _values(once, "host", metrics[0])
-    return Row((*cells, "", ""), "host", mean(first) if first else None)
+    return Row((*cells, "", "", ""), "host", mean(first) if first else None)
 
 
 def _values(group: Iterable[Result], side: str, metric: str) -> list[float]:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from archspec.compiler.inputs import inputs
+from archspec.diagnostics import ArchspecError, Diagnostic
 from archspec.host.strict_json import read_json
 from archspec.language.matrix import Member
 from archspec.plan import digest
+from archspec.runtime.execution.execute import read_plan
 from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.store.files import replace_text, writing
-from archspec.runtime.store.lock import PLAN, is_compiled
+from archspec.runtime.store.lock import PLAN, is_compiled, read_lock
+from archspec.runtime.store.verify import differences
 from archspec.syntax.tree import plain
 
 
@@ -60,7 +63,21 @@ class Place:
         noted = bool(self.known.get("compiled"))
         return noted and is_compiled(self.folder) and (self.folder / PLAN).is_file()
 
+    def damage(self) -> str | None:
+        """Say what in the compiled folder cannot be read or is not as its lock says; None where nothing is found."""
+        try:
+            read_plan(self.folder)
+            differ = next(differences(self.folder, read_lock(self.folder), whole=False), None)
+        except ArchspecError as error:
+            return error.diagnostics[0].message
+        return f"'{self.folder / differ.file}' {differ.reason}" if differ else None
+
     def note(self, **what: Any) -> None:
         with writing(self.state):
             self.state.parent.mkdir(parents=True, exist_ok=True)
         replace_text(self.state, json.dumps({"source": self.source, **what}, indent=1) + "\n")
+
+
+def problem(diagnostic: Diagnostic) -> str:
+    """Return what is noted of a failure."""
+    return "; ".join((f"[{diagnostic.code}] {diagnostic.message}", *diagnostic.hints))

@@ -18,13 +18,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from archspec.compiler.driver import compile_spec
-from archspec.compiler.place import Place
-from archspec.diagnostics import ArchspecError, Diagnostic, fail
+from archspec.compiler.place import Place, problem
+from archspec.diagnostics import ArchspecError, fail
 from archspec.host.locate import recorded
 from archspec.host.strict_json import read_json
 from archspec.language.matrix import Member
@@ -77,10 +77,23 @@ def sweep(
         kept = claim(out, spec, members, store)
         places = [Place(out, member, spec.parent) for member in members]
         mine = places[shard[0] - 1 :: shard[1]] if shard else places
-        with Workspace(out).alone(f"shard-{shard[0]}-of-{shard[1]}" if shard else "sweep"):
+        with _alone(out, f"shard-{shard[0]}-of-{shard[1]}" if shard else "sweep"):
             compiled = [place for place in mine if _compile(spec, place, kept, watch, tally)]
             _Run(spec, compiled, kept, shard is not None or kept != own_store(out), device, watch, tally).all()
     return tally
+
+
+@contextmanager
+def _alone(out: Path, name: str) -> Iterator[None]:
+    """Hold a lock of the sweep. AS731 when another sweep has it."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(Workspace(out).alone(name))
+        except ArchspecError as error:
+            hint = "wait for it to end; `archspec sweep SPEC -o OUT --shard I/N` lets several work at once"
+            told = (replace(d, hints=(hint,)) if d.code == "AS731" else d for d in error.diagnostics)
+            raise ArchspecError(*told) from error
+        yield
 
 
 def own_store(out: Path) -> Path:
@@ -97,7 +110,10 @@ def claim(out: Path, spec: Path, members: Sequence[Member], store: Path | None =
     kept = _store(out, held.get("store"), store)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    found = {Place(out, m, spec.parent).folder.name: dict(m.labels) for m in members}
+    noted = held.get("members")
+    earlier = noted.items() if isinstance(noted, dict) else ()
+    found = {name: labels for name, labels in earlier if (out / "members" / name).is_dir()}
+    found |= {Place(out, m, spec.parent).folder.name: dict(m.labels) for m in members}
     where = Path(os.path.relpath(kept.resolve(), out.resolve())).as_posix()
     replace_text(out / NAME, json.dumps({"spec": spec.name, "store": where, "members": found}, indent=1) + "\n")
     return kept
@@ -123,13 +139,19 @@ def _attempt(place: Place, watch: Watch, tally: Tally) -> Iterator[None]:
     except ArchspecError as error:
         if any(diagnostic.code == "AS631" for diagnostic in error.diagnostics):
             raise
-        place.note(compiled=place.is_compiled, problems=[_text(d) for d in error.diagnostics])
-        tally.failed.append((place.member, error))
-        watch.failed(place.member, error)
+        found = _blamed(place, error)
+        place.note(compiled=place.is_compiled, problems=[problem(d) for d in found.diagnostics])
+        tally.failed.append((place.member, found))
+        watch.failed(place.member, found)
 
 
-def _text(diagnostic: Diagnostic) -> str:
-    return f"[{diagnostic.code}] {diagnostic.message}"
+def _blamed(place: Place, error: ArchspecError) -> ArchspecError:
+    """Return what to tell of a failure: where its folder is damaged, that."""
+    reason = place.damage() if place.is_compiled else None
+    if reason is None:
+        return error
+    hint = "delete it and sweep again: what is finished is kept in the store"
+    return fail("AS818", f"the folder '{place.folder}' is damaged: {reason}", None, hint)
 
 
 def _compile(spec: Path, place: Place, store: Path, watch: Watch, tally: Tally) -> bool:
@@ -138,9 +160,12 @@ def _compile(spec: Path, place: Place, store: Path, watch: Watch, tally: Tally) 
         with _attempt(place, watch, tally):
             compile_spec(spec, place.folder, member=place.member.id or None, overwrite=True)
             place.note(compiled=True)
-    if place.is_compiled:
-        place.workspace.share(store)
-    return place.is_compiled
+    if not place.is_compiled:
+        return False
+    place.workspace.share(store)
+    with _attempt(place, watch, tally):
+        read_plan(place.folder)
+    return all(member is not place.member for member, _ in tally.failed)
 
 
 @dataclass

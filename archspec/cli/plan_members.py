@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from archspec.cli.numbers import members
 from archspec.diagnostics import ArchspecError, Collector
 from archspec.language.matrix import Member
 from archspec.language.parse import load_members
@@ -100,7 +101,7 @@ def _print(lines: Sequence[Line]) -> None:
     tasks = _distinct(lines)
     flops = sum(task.cost.flops for task in tasks)
     fewest, most = map(duration, estimate(flops, measure_rate() if tasks else 1.0))
-    click.echo(f"\n{len(lines)} members, {sum(len(line.tasks) for line in lines)} tasks, {len(tasks)} distinct: "
+    click.echo(f"\n{members(len(lines))}, {sum(len(line.tasks) for line in lines)} tasks, {len(tasks)} distinct: "
                f"{quantity(flops, 'count')} FLOPs, {fewest} to {most} here")  # fmt: skip
     for line in (line for line in lines if line.error):
         click.echo(f"{line.member.id}: {line.error}")

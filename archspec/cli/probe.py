@@ -6,21 +6,19 @@ HOST is a model or pipeline folder, or a spec, whose base and data are then mean
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from archspec.cli.device import device_option
+from archspec.cli.numbers import with_error
 from archspec.diagnostics import fail
 
 if TYPE_CHECKING:
     from archspec.host.structure import Structure
     from archspec.runtime.store.home import Home
-
-SHOWN = 3
-"""Digits of a figure."""
 
 
 @click.command()
@@ -46,7 +44,10 @@ def command(
     as_json: bool,
     **sizes: int,
 ) -> None:
-    """Measure HOST at each of its sites, on noised examples of its own task."""
+    """Measure HOST at each of its sites, on noised examples of its own task.
+
+    Other measures that the file holds of the same host, data, samples and seed stay in it.
+    """
     from rich.progress import Progress
 
     from archspec.cli.terminal import quiet_libraries
@@ -55,7 +56,7 @@ def command(
     from archspec.runtime.learn.feed import Feed
     from archspec.runtime.objectives import make_objective
     from archspec.runtime.probing.measures import parse_measures
-    from archspec.runtime.probing.probe import Settings, measure, passes, usual, write
+    from archspec.runtime.probing.probe import Settings, earlier, measure, passes, usual, write
     from archspec.runtime.store.opening import best_device, open_model
 
     quiet_libraries()
@@ -66,17 +67,18 @@ def command(
     examples = open_data(stanza, near, needs_of(place.top))
     feed = Feed(examples, make_objective(place), sizes["seed"], sizes["batch"], device)
     asked = asked or usual(feed.objective)
+    path = out or Path(f"{(host.stem if host.is_file() else host.name)}.probe.json")
+    kept = earlier(path, structure, settings, asked)
     with Progress(transient=True, disable=as_json) as progress:
         bar = progress.add_task("probing", total=passes(asked) * sizes["samples"])
         model = open_model(place, device)
         found = measure(model, structure, feed, asked, sizes["samples"], lambda n: progress.advance(bar, n))
-    path = out or Path(f"{(host.stem if host.is_file() else host.name)}.probe.json")
-    content = write(path, structure, settings, found)
+    content = write(path, structure, settings, kept | found)
     if as_json:
         click.echo(json.dumps(content))
         return
     _print(structure, found)
-    click.echo(f"wrote {path}")
+    click.echo(f"wrote {path}{', which also holds ' if kept else ''}{', '.join(kept)}")
 
 
 def _opened(host: Path, data: str | None) -> tuple[Home, Structure, Mapping[str, Any], Path]:
@@ -107,14 +109,18 @@ def _opened(host: Path, data: str | None) -> tuple[Home, Structure, Mapping[str,
 def _print(structure: Structure, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     """Print a table with a row per site and a column per measure."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("site")
-    for name in found:
-        table.add_column(name, justify="right", overflow="fold")
-    for site in structure.sites:
-        figures = [values.get(site.path) for values in found.values()]
-        if any(figures):
-            table.add_row(site.name, *(f"{f['mean']:.{SHOWN}g} ± {2 * f['error']:.1g}" if f else "" for f in figures))
-    Console(highlight=False, markup=False).print(table)
+    from archspec.cli.terminal import print_board
+    from archspec.render.board import Board, Row
+
+    sites = [site for site in structure.sites if any(site.path in values for values in found.values())]
+    columns = [_column([values.get(site.path) for site in sites]) for values in found.values()]
+    rows = tuple(Row(cells) for cells in zip([site.name for site in sites], *columns, strict=True))
+    print_board(Board(("site", *found), rows, texts=1 + len(found)), Console(highlight=False, markup=False))
+
+
+def _column(figures: Sequence[Mapping[str, float] | None]) -> list[str]:
+    """Return the cells of a measure, twice the standard error behind each mean, the signs below one another."""
+    parts = [with_error(f["mean"], 2 * f["error"]) if f else None for f in figures]
+    wide = max((len(part[0]) for part in parts if part), default=0)
+    return [f"{part[0]:>{wide}} ± {part[1]}" if part else "" for part in parts]

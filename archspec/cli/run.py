@@ -101,6 +101,9 @@ def _show(report: RunReport, console: Console) -> None:
     """Print one line per site and task, then what was measured."""
     from rich.table import Table
 
+    if not report.tasks:
+        console.print("nothing to run: the plan has no tasks")
+        return
     table = Table("task", "state", "error before", "after", "kept", "seconds", box=None, pad_edge=False)
     for done in report.tasks:
         for row in _rows(done):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archspec.cli.device import device_option
+from archspec.cli.numbers import members as counted
 from archspec.diagnostics import Collector, fail
 from archspec.language.choice import chosen
 from archspec.language.matrix import Member
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from archspec.compiler.leaderboard import Result
     from archspec.compiler.sweep import Tally, Watch
+    from archspec.render.board import Board
 
 UNASKED = 64
 """Most members of a sweep that nobody has to confirm."""
@@ -64,32 +66,40 @@ def command(
     """
     from archspec.cli.run import shard_of
 
-    part, members = shard_of(shard), _members(spec, wanted)
+    part, everyone = shard_of(shard), _members(spec)
+    members = _chosen(everyone, wanted)
     if len(members) > UNASKED and not yes:
         hint = "add --yes, or choose some: `--member op=hyena_x`"
         raise fail("AS815", f"the sweep has {len(members)} members", None, hint)
     from archspec.cli.terminal import quiet_libraries
-    from archspec.compiler.leaderboard import results
+    from archspec.compiler.leaderboard import board, results
     from archspec.compiler.sweep import sweep
 
     quiet_libraries()
     with _watched(len(members)) as watch:
         tally = sweep(spec, out, members, shard=part, store=store, device=device, watch=watch)
-    found = results(out, members, spec.parent)
-    report = _report(spec, found, tally)
+    asked = {member.id for member in members}
+    found = results(out, members if part else everyone, spec.parent)
+    found = [result for result in found if result.state != "waits" or result.member.id in asked]
+    table = board(found, everyone)
+    report = _report(spec, found, table, tally)
     if part is None:
-        _write(out, spec, found, report)
+        _write(out, spec, found, table, report)
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
-        _print(out, found, report, part is not None)
-    return int(bool(tally.failed) or bool(report["broken"]))
+        _print(out, found, table, report, part is not None)
+    return int(bool(tally.failed) or any(one["member"] in asked for one in report["broken"]))
 
 
-def _members(spec: Path, wanted: Sequence[str]) -> list[Member]:
+def _members(spec: Path) -> tuple[Member, ...]:
     problems = Collector()
     members = load_members(spec, problems)
     problems.raise_if_errors()
+    return members
+
+
+def _chosen(members: Sequence[Member], wanted: Sequence[str]) -> list[Member]:
     if not wanted:
         return list(members)
     slugs = {member.slug for text in wanted for member in chosen(members, text)}
@@ -107,7 +117,7 @@ def _watched(count: int) -> Iterator[Watch]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(f"{count} members", total=None)
+        bar = bars.add_task(counted(count), total=None)
         yield Watch(
             doing=lambda text: bars.update(bar, description=text),
             ahead=lambda flops: bars.update(bar, total=max(flops, 1)),
@@ -120,10 +130,7 @@ def _tell(console: Console, text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def _report(spec: Path, found: Sequence[Result], tally: Tally) -> dict[str, Any]:
-    from archspec.compiler.leaderboard import board
-
-    table = board(found)
+def _report(spec: Path, found: Sequence[Result], table: Board, tally: Tally) -> dict[str, Any]:
     keys = [key for result in found for key in result.keys]
     rows = [dict(zip(_unique(table.columns), row.cells, strict=True)) | {"role": row.role} for row in table.rows]
     return {
@@ -157,30 +164,27 @@ def _broken(found: Sequence[Result]) -> list[dict[str, str]]:
     ]
 
 
-def _write(out: Path, spec: Path, found: Sequence[Result], report: dict[str, Any]) -> None:
+def _write(out: Path, spec: Path, found: Sequence[Result], table: Board, report: dict[str, Any]) -> None:
     from archspec.cli.sweep_page import page_of
-    from archspec.compiler.leaderboard import board
     from archspec.render.board import markdown
     from archspec.runtime.store.files import replace_text
 
-    table = board(found)
     replace_text(out / "leaderboard.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     replace_text(out / "leaderboard.md", markdown(table) + "\n")
     replace_text(out / "index.html", page_of(spec, table, found, report))
 
 
-def _print(out: Path, found: Sequence[Result], report: dict[str, Any], sharded: bool) -> None:
+def _print(out: Path, found: Sequence[Result], table: Board, report: dict[str, Any], sharded: bool) -> None:
     from rich.console import Console
 
     from archspec.cli.terminal import print_board
-    from archspec.compiler.leaderboard import board
 
     if not sharded:
-        print_board(board(found), Console(highlight=False, soft_wrap=True))
+        print_board(table, Console(highlight=False, soft_wrap=True))
     states = [result.state for result in found]
-    told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     tasks = report["tasks"]
-    click.echo(f"\n{len(found)} members: {told}; {tasks['of_members']} tasks, {tasks['distinct']} distinct, "
+    click.echo(f"\n{counted(len(found))}: {counts}; {tasks['of_members']} tasks, {tasks['distinct']} distinct, "
                f"{tasks['ran']} run now")  # fmt: skip
     for result in found:
         for problem in result.problems:

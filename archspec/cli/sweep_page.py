@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from archspec.cli.numbers import members
 from archspec.render.board import Board, Role
 from archspec.render.page import card, details, page
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 NOTE = """\
 Figures over several seeds: mean ± half of the 95 % interval of the mean (Student's t). x host: result over host from \
 the same noise, seed by seed. images: noised examples that the plan runs a model on, every pass and those held out \
-counted. CPU s: of the member's plan alone; what members share was done once. FLOPs of one forward pass."""
+counted. CPU s: of the member's plan alone; what members share was done once. FLOPs of one forward pass. \
+What failed gives no figures; means over fewer seeds than the matrix has say so."""
 
 
 def page_of(spec: Path, table: Board, found: Sequence[Result], report: dict[str, Any]) -> str:
@@ -23,8 +25,8 @@ def page_of(spec: Path, table: Board, found: Sequence[Result], report: dict[str,
     tasks = report["tasks"]
     states = [result.state for result in found]
     lead = (
-        f"{len(found)} members, {states.count('finished')} finished, {states.count('failed')} failed. Their plans have "
-        f"{tasks['of_members']} tasks, of which {tasks['distinct']} are distinct."
+        f"{members(len(found))}, {states.count('finished')} finished, {states.count('failed')} failed. "
+        f"Their plans have {tasks['of_members']} tasks, of which {tasks['distinct']} are distinct."
     )
     title = f"archspec sweep: {spec.stem}"
     cards = (_card(result) for result in found)

@@ -18,8 +18,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS601",
         "no model there",
-        "The base is found but is not a model: the folder has no config.json, or it is a pipeline of several models "
-        "and the spec does not say which one is edited.",
+        "The base is found but is not a model: the folder has no config.json, it is a pipeline of several models "
+        "and the spec does not say which one is edited, or it is a spec.",
         bad="base: facebook/DiT-XL-2-256",
         good="base: {from: facebook/DiT-XL-2-256, subfolder: transformer}",
     ),

@@ -263,6 +263,15 @@ CODES: tuple[Code, ...] = (
         good="cp new.parquet data.parquet && archspec compile spec.yaml -o out && archspec run out",
     ),
     Code(
+        "AS739",
+        "a probe would lose measures",
+        "A probe keeps what its file holds of the same host, data, samples and seed, and adds to it. Where one of "
+        "these is another, the measures that are not asked for now cannot stand beside the new ones, and would be "
+        "gone.",
+        bad="archspec probe HOST --data digits -o a.json && archspec probe HOST --data fashion -m influence -o a.json",
+        good="archspec probe HOST --data digits -o a.json && archspec probe HOST --data fashion -m influence -o b.json",
+    ),
+    Code(
         "AS790",
         "tokens do not form the operator's grid",
         "A 2-D operator arranges its tokens on the grid that its host was called with. An operator that is run by "

@@ -113,6 +113,15 @@ CODES: tuple[Code, ...] = (
         good="archspec sweep sweep.yaml -o out/sweep --store out/store",
     ),
     Code(
+        "AS818",
+        "the folder of a member is damaged",
+        "A member's folder is a checkpoint like any other: something in it was edited, or cut off, since it was "
+        "compiled. The sweep goes on with the others. Deleted, the folder is compiled again; its finished tasks are in "
+        "the store of the sweep, and are not run again.",
+        bad="truncate -s 100 out/sweep/members/op-mlp/plan.json && archspec sweep sweep.yaml -o out/sweep",
+        good="rm -r out/sweep/members/op-mlp && archspec sweep sweep.yaml -o out/sweep",
+    ),
+    Code(
         "AS820",
         "a budget that no choice meets",
         "Whatever stands at the searched sites, the budget of the search is exceeded. The least that can be had is "
@@ -151,5 +160,13 @@ CODES: tuple[Code, ...] = (
         "differences are always read.",
         bad="archspec diff sql.skillpack.safetensors chat.skillpack.safetensors --cost",
         good="archspec diff sql.skillpack.safetensors chat.skillpack.safetensors",
+    ),
+    Code(
+        "AS825",
+        "the result would replace what it is made from",
+        "A search writes a spec of its own, without `search`. Written over the spec that was searched, or over one "
+        "that this extends, it would take the question away, and with it all other budgets.",
+        bad="archspec search spec.yaml -o spec.yaml",
+        good="archspec search spec.yaml -o found.yaml",
     ),
 )

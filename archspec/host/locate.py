@@ -34,6 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 CONFIG, PIPELINE = "config.json", "model_index.json"
+SPECS = (".yaml", ".yml", ".arch")
 EDITED = ("transformer", "unet")
 """Subfolders of pipelines whose model is the one that specs are about."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -48,6 +49,8 @@ class Located:
     pipeline: Path | None = None
     """Of the pipeline that the model is part of."""
     note: str = ""
+    sought: str = ""
+    """What was looked for in vain: what is said where nothing goes without it."""
     file: Path | None = None
     """The one file of weights that the spec names, when it names one."""
     span: Span | None = None
@@ -118,10 +121,16 @@ def _locate(base: Base, near: Path) -> Located:
     found = local or _cached(base, span)
     if found is None:
         note = f"'{base.from_}' is not in the local cache, so it is checked as far as that goes without it"
-        return Located(None, note=note, span=span)
+        return Located(None, note=note, sought=_sought(base, near), span=span)
     if found.is_file():
         return _single(found, base, span)
     return _folder(found, base, span)
+
+
+def _sought(base: Base, near: Path) -> str:
+    at = f" at revision '{base.revision}'" if base.revision else ""
+    cached = f"no '{base.from_}'{at} in the hub's cache '{hub_cache()}'"
+    return f"there is no such folder or checkpoint: no '{near / base.from_}', and {cached}"
 
 
 def _local(name: str, near: Path, span: Span | None) -> Path | None:
@@ -134,7 +143,8 @@ def _local(name: str, near: Path, span: Span | None) -> Path | None:
     if exists:
         return path
     if _looks_like_path(name):
-        raise fail("AS600", f"there is no '{name}' beside the spec", span, *_neighbours(path))
+        where = " beside the spec" if span else ""
+        raise fail("AS600", f"there is no '{name}'{where}", span, *_neighbours(path))
     if not _HUB_ID.fullmatch(name) or ".." in name:
         raise fail("AS608", f"'{name}' is neither a path nor a hub id", span, "a hub id is written organisation/model")
     return None
@@ -155,6 +165,9 @@ def _neighbours(path: Path) -> tuple[str, ...]:
 def _single(file: Path, base: Base, span: Span | None) -> Located:
     if base.subfolder:
         raise fail("AS601", f"'{base.from_}' is a file, so it has no subfolder", base.span("subfolder"), "leave it out")
+    if file.suffix in SPECS:
+        hint = f"`archspec plan {base.from_}` says what it amounts to" if span is None else "extend it: `extends: FILE`"
+        raise fail("AS601", f"'{base.from_}' is a spec, not a model", span, hint)
     if not (file.parent / CONFIG).is_file():
         raise fail("AS601", f"there is no {CONFIG} beside '{base.from_}'", span, f"put the model's {CONFIG} beside it")
     return Located(file.parent, file=file, span=span)
@@ -184,6 +197,8 @@ def _choose(root: Path, span: Span | None) -> tuple[str, ...]:
     if not models:
         return ()
     others = f" (or {', '.join(models[1:])})" if models[1:] else ""
+    if span is None:
+        return (f"name the folder of a model: '{root / models[0]}'{others}",)
     return (f"write {setting(span, 'subfolder', models[0])}{others}",)
 
 
@@ -220,7 +235,7 @@ def hub_cache() -> Path:
 def folder_of(located: Located) -> Path:
     """Return the model's folder. AS600 when it is not at hand."""
     if located.folder is None:
-        message = located.note or "the base is not at hand"
+        message = located.sought or "the base is not at hand"
         raise fail("AS600", message, located.span, "download it once: `hf download <id>`, or name a local folder")
     return located.folder
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from archspec.diagnostics import fail
+from archspec.diagnostics import ArchspecError, fail
 from archspec.host.fingerprint import SAMPLED, hasher, identity_of
 from archspec.host.strict_json import Malformed, read_json
 from archspec.host.structure import Probe, Structure
@@ -52,6 +52,15 @@ def with_probe(structure: Structure, name: str | None, near: Path, span: Span | 
     if strange:
         raise fail("AS661", f"'{name}' measured '{strange[0]}', which this host has not", span, AGAIN)
     return replace(structure, probe=Probe(name, digest_of(content), values))
+
+
+def is_probe(path: Path) -> bool:
+    """Say whether a file is a probe that can be read, of whatever host."""
+    try:
+        _values(read_json(path, "AS660"))
+    except (ArchspecError, Malformed):
+        return False
+    return True
 
 
 def digest_of(content: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ wants one of them says which.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def parse(source: Source) -> Spec:
 def load_tree(path: str | Path) -> Map:
     """Return the syntax tree of a spec file, merged with what it extends. Raises ArchspecError."""
     return _extended(parse_tree(read_source(path)), Path(path), ())
+
+
+def files_of(path: Path) -> Iterator[Path]:
+    """Yield a spec file that was loaded, and those that it extends."""
+    yield path
+    named = _extends(parse_tree(read_source(path)))
+    if named is not None:
+        yield from files_of(path.parent / str(named.value))
 
 
 def parse_tree(source: Source) -> Map:
@@ -107,13 +116,10 @@ def _spec(tree: Map, member: str | None = None) -> Spec:
 
 def _extended(tree: Map, path: Path, children: tuple[Path, ...]) -> Map:
     """Return `tree`, the spec at `path`, merged with its ancestors. `children` are the specs that led to it."""
-    entry = tree.entry("extends")
-    if entry is None or not isinstance(entry.value, Scalar) or not isinstance(entry.value.value, str):
+    named = _extends(tree)
+    if named is None:
         return _without_none(tree)
-    if entry.value.value == "none" and not entry.value.quoted:
-        return _without_none(tree)
-    span = entry.value.span
-    target = path.parent / entry.value.value
+    span, target = named.span, path.parent / str(named.value)
     chain = (*children, path.resolve())
     if target.resolve() in chain:
         names = [_short(p, path) for p in (*chain[chain.index(target.resolve()) :], target.resolve())]
@@ -122,6 +128,14 @@ def _extended(tree: Map, path: Path, children: tuple[Path, ...]) -> Map:
         raise fail("AS152", f"more than {MAX_CHAIN} specs extend each other", span)
     parent = _extended(parse_tree(read_source(target, span)), target, chain)
     return merge(moved(parent, Spec, target.parent, path.parent), tree, Spec)
+
+
+def _extends(tree: Map) -> Scalar | None:
+    """Return the name of the spec that a tree extends, if it names one."""
+    entry = tree.entry("extends")
+    if entry is None or not isinstance(entry.value, Scalar) or not isinstance(entry.value.value, str):
+        return None
+    return None if is_none(entry.value) else entry.value
 
 
 def _short(path: Path, near: Path) -> str:

@@ -25,7 +25,7 @@ from archspec.host.probes import with_probe
 from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure
 from archspec.language.expectations import Expectation
-from archspec.language.parse import load
+from archspec.language.parse import files_of, load
 from archspec.language.spec import Spec
 from archspec.plan import digest
 from archspec.runtime.store.files import replace_text, writing
@@ -44,15 +44,18 @@ class Watch:
 
 
 def search(path: Path, out: Path, device: str | None = None, watch: Watch = Watch()) -> Found:
-    """Search, and write the result's spec to `out`. AS664 without a `search`, AS820 for a budget that nothing meets."""
+    """Search, and write the result's spec to `out`. AS664 without a `search`, AS820 for a budget that nothing meets,
+    AS825 where `out` would replace what was searched."""
     spec = load(path)
+    if spec.search is None:
+        hint = "write `search` with sites, candidates and budget"
+        raise fail("AS664", f"'{path}' has nothing to search", None, hint)
+    _check_out(path, out)
     located, structure = _host(spec, path)
     problems = Collector()
     choices = resolve_search(spec, structure, problems)
     problems.raise_if_errors()
-    if choices is None:
-        hint = "write `search` with sites, candidates and budget"
-        raise fail("AS664", f"'{path}' has nothing to search", None, hint)
+    assert choices is not None
     watch.doing("proving and pricing candidates")
     costs = reports(spec, structure, choices)
     known = [e for e in choices.search.budget if e.metric != "latency"]
@@ -71,6 +74,14 @@ def search(path: Path, out: Path, device: str | None = None, watch: Watch = Watc
     found = Found(choices, scores, ordered, choice)
     write(path, out, found)
     return found
+
+
+def _check_out(path: Path, out: Path) -> None:
+    """Refuse to write over the spec that is searched, or one that it extends. AS825"""
+    if any(out.exists() and out.samefile(file) for file in files_of(path)):
+        what = "is the spec that is searched" if out.samefile(path) else f"is extended by '{path}'"
+        hint = f"name another file: `-o {path.stem}-found.yaml`"
+        raise fail("AS825", f"'{out}' {what}, and the result would replace it", None, hint)
 
 
 def _host(spec: Spec, path: Path) -> tuple[Located, Structure]:

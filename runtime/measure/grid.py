@@ -32,8 +32,12 @@ def save_png(image: Image.Image, path: Path) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        image.save(partial, format="PNG")
-        partial.replace(path)
+        try:
+            image.save(partial, format="PNG")
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def _tile(x: Tensor) -> Image.Image:

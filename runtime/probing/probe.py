@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import fail
-from archspec.host.probes import VERSION, host_of
+from archspec.host.probes import VERSION, host_of, is_probe
+from archspec.host.strict_json import read_json
 from archspec.host.structure import Site, Structure
 from archspec.runtime.learn.feed import Feed
 from archspec.runtime.objectives import Objective
@@ -20,7 +21,7 @@ from archspec.runtime.probing.gates import derivatives, has_loss
 from archspec.runtime.probing.locality import band_mass
 from archspec.runtime.probing.measures import MEASURES, Asked, parse_measures
 from archspec.runtime.probing.watch import Figure, watched
-from archspec.runtime.store.files import replace_text, writing
+from archspec.runtime.store.files import check_file, replace_text, writing
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Settings:
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"data": dict(self.data), "samples": self.samples, "seed": self.seed}
+        return {"data": json.loads(json.dumps(dict(self.data))), "samples": self.samples, "seed": self.seed}
 
 
 class _Figures:
@@ -135,6 +136,18 @@ def _why(asked: Asked) -> str:
 
 def _ordered(found: Mapping[str, Figure], structure: Structure) -> dict[str, dict[str, float]]:
     return {site.path: found[site.path].to_json() for site in structure.sites if site.path in found}
+
+
+def earlier(path: Path, structure: Structure, settings: Settings, asked: Sequence[Asked]) -> dict[str, Any]:
+    """Return the measures that a file holds and that are not asked for now: they are kept, if they are of the same
+    host, data, samples and seed. AS739 where they are of something else, AS630 where the file is no probe."""
+    check_file(path, is_probe, "probe")
+    held = read_json(path, "AS660") if path.exists() and path.stat().st_size else {}
+    kept = {name: found for name, found in held.get("measures", {}).items() if name not in {a.name for a in asked}}
+    if not kept or (held["host"], held.get("settings")) == (host_of(structure), settings.to_json()):
+        return kept
+    message = f"'{path}' holds {', '.join(kept)} of another host, data, samples or seed, which would be lost"
+    raise fail("AS739", message, None, "name another file with `-o`")
 
 
 def write(path: Path, structure: Structure, settings: Settings, measures: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ TICK = 2_000_000_000
 """Nanoseconds: more than the coarsest times of file systems in use."""
 ENDED = "the file being copied ends before its header says"
 _NOT_HERE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
-ROOM = "free some space and run the same command again, or compile to another disk with `-o`"
+ROOM = "free some space and run the same command again, or write to another disk"
 """What to do about a full disk."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LOCKLESS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}

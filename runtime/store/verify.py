@@ -30,11 +30,12 @@ class Difference:
     reason: str
 
 
-def differences(folder: Path, lock: Lock) -> Iterator[Difference]:
-    """Yield every file of the checkpoint that differs from its lock, in the order of their names."""
+def differences(folder: Path, lock: Lock, whole: bool = True) -> Iterator[Difference]:
+    """Yield every file of the checkpoint that differs from its lock, in the order of their names. Not `whole`: of files
+    of weights, sizes and headers alone are looked at."""
     model = f"{lock.subfolder}/" if lock.subfolder else ""
     for name in sorted(lock.files.keys() | _weights(folder, model)):
-        if reason := _reason(folder / name, lock.files.get(name), lock.tensors):
+        if reason := _reason(folder / name, lock.files.get(name), lock.tensors, whole):
             yield Difference(name, reason)
 
 
@@ -43,7 +44,7 @@ def _weights(folder: Path, model: str) -> set[str]:
     return {f"{model}{path.name}" for path in (folder / model).glob("*.safetensors")}
 
 
-def _reason(path: Path, record: FileRecord | None, tensors: Mapping[str, Provenance]) -> str:
+def _reason(path: Path, record: FileRecord | None, tensors: Mapping[str, Provenance], whole: bool) -> str:
     """Return how a file differs from its record, an empty text where it does not."""
     if record is None:
         return "is not in the lock"
@@ -55,13 +56,15 @@ def _reason(path: Path, record: FileRecord | None, tensors: Mapping[str, Provena
     if not record.digest.startswith(TENSORS):
         return "" if hash_file(path) == record.digest else "has another content"
     try:
-        return _weights_reason(path, record, tensors)
+        headers = read_header(path)
+        return _weights_reason(path, headers, record, tensors) if whole else ""
     except ArchspecError as error:
         return f"cannot be read: {error.diagnostics[0].message}"
 
 
-def _weights_reason(path: Path, record: FileRecord, tensors: Mapping[str, Provenance]) -> str:
-    headers = read_header(path)
+def _weights_reason(
+    path: Path, headers: Mapping[str, TensorHeader], record: FileRecord, tensors: Mapping[str, Provenance]
+) -> str:
     found = {name: digest_of(header).hex() for name, header in headers.items()}
     changed = [name for name in found if name in tensors and found[name] != tensors[name].digest]
     if changed:

@@ -143,6 +143,14 @@ def test_all_mistakes_are_reported_in_order() -> None:
     ]  # fmt: skip
 
 
+def test_bounds_are_told_in_full() -> None:
+    found = call("{op: mlp, ratio: 1048577}")
+    collector = Collector()
+    assert build_signature(found, collector) is None
+    (diagnostic,) = collector
+    assert diagnostic.message == "'ratio' is 1048577, but must be above 0 and at most 1048576"
+
+
 def call(text: str) -> OperatorCall:
     edit = spec(f"name: x\nedits: [{{replace: blocks, with: {text}}}]").edits[0]
     assert isinstance(edit, Replace)

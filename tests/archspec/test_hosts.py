@@ -208,6 +208,9 @@ def test_hub_id_that_is_not_cached_is_a_note(tmp_path: Path, cache: Path) -> Non
     with pytest.raises(ArchspecError) as caught:
         structure_of(located)
     assert [d.code for d in caught.value.diagnostics] == ["AS600"]
+    told = caught.value.diagnostics[0].message
+    assert "checked as far as" not in told
+    assert all(f"'{path}'" in told for path in (tmp_path / "org" / "other", "org/other", hub_cache()))
 
 
 @pytest.mark.parametrize("name", ["org/../x", "-org/x", "org/x?y", "org:x/y"])

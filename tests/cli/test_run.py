@@ -52,6 +52,15 @@ def test_the_report_names_each_site_with_its_errors(out: Path) -> None:
     assert list((out / ".archspec" / "tensorboard").iterdir())
 
 
+def test_a_plan_without_tasks_is_told(tiny_dit: Path, tmp_path: Path) -> None:
+    from archspec.compiler.driver import compile_spec
+
+    (tmp_path / "spec.yaml").write_text(f"archspec: 1\nname: x\nbase: {tiny_dit}\nedits: [{{drop: 'blocks[1]'}}]\n")
+    compile_spec(tmp_path / "spec.yaml", tmp_path / "out")
+    found = CliRunner().invoke(command, [str(tmp_path / "out"), "--device", "cpu"], catch_exceptions=False)
+    assert (found.exit_code, found.stdout) == (0, "nothing to run: the plan has no tasks\n")
+
+
 def test_json_is_the_whole_report(out: Path) -> None:
     arguments = [str(out), "--device", "cpu", "--json", "--only", "fit"]
     report = json.loads(CliRunner().invoke(command, arguments, catch_exceptions=False).stdout)

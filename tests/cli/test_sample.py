@@ -31,6 +31,22 @@ def test_grid_of_some_classes(tmp_path: Path) -> None:
     assert [p.name for p in output.parent.iterdir()] == ["grid.png"]
 
 
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from archspec.diagnostics import ArchspecError
+    from archspec.runtime.measure.grid import save_png
+
+    def full(_: Image.Image, path: Path, **__: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(ArchspecError) as caught:
+        save_png(Image.new("L", (8, 8)), tmp_path / "grid.png")
+    assert caught.value.diagnostics[0].code == "AS631"
+    assert "compile" not in caught.value.diagnostics[0].hints[0]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [(["--classes", "ten"], "AS705"), (["--prompt", "a digit"], "AS713")],

@@ -97,6 +97,24 @@ def test_what_is_not_there(name: str) -> None:
     with pytest.raises(ArchspecError) as caught:
         CliRunner().invoke(command, [name], standalone_mode=False, catch_exceptions=False)
     assert caught.value.diagnostics[0].code == "AS600"
+    assert "as far as" not in caught.value.diagnostics[0].message
+    assert "beside the spec" not in caught.value.diagnostics[0].message
+
+
+def test_a_spec_is_planned_not_shown(compiled: Path) -> None:
+    spec = compiled.parent / "spec.yaml"
+    with pytest.raises(ArchspecError) as caught:
+        shown(spec)
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.message == f"'{spec}' is a spec, not a model"
+    assert diagnostic.hints == (f"`archspec plan {spec}` says what it amounts to",)
+
+
+def test_a_folder_of_models_without_a_spec_is_told_by_their_folders(tiny_dit: Path, tmp_path: Path) -> None:
+    (tmp_path / "part").symlink_to(tiny_dit)
+    with pytest.raises(ArchspecError) as caught:
+        shown(tmp_path)
+    assert caught.value.diagnostics[0].hints == (f"name the folder of a model: '{tmp_path / 'part'}'",)
 
 
 def test_a_damaged_plan_is_named(compiled: Path, tmp_path: Path) -> None:

@@ -150,6 +150,36 @@ def test_a_member_that_fails_is_told_at_the_end(
     assert "fd" in json.dumps(board)
 
 
+def test_the_leaderboard_holds_what_is_finished_whatever_was_asked_for(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One seed, then both, then one again; then the folder of a member is damaged, and its figures do not count."""
+    spec.write_text(SPEC.replace("steps: [1, 2]", "steps: [1]"))
+    words, out = ("sweep", spec, "-o", tmp_path / "out", "--device", "cpu"), tmp_path / "out"
+    assert run(monkeypatch, *words, "--member", "seed=0") == 0
+    told = capsys.readouterr().out
+    assert "1 member: 1 finished" in told
+    assert "1 of 2 seeds" in told
+    for file in ("leaderboard.md", "leaderboard.json", "index.html"):
+        assert "1 of 2 seeds" in (out / file).read_text()
+    assert run(monkeypatch, *words) == 0
+    rows = json.loads((out / "leaderboard.json").read_text())["rows"]
+    assert "note" not in rows[1]
+    assert run(monkeypatch, *words, "--member", "seed=0") == 0
+    assert json.loads((out / "leaderboard.json").read_text())["rows"] == rows
+    assert json.loads((out / "sweep.json").read_text())["members"].keys() == {"steps-1-seed-0", "steps-1-seed-1"}
+    capsys.readouterr()
+    (out / "members" / "steps-1-seed-1" / "plan.json").write_text("{")
+    assert run(monkeypatch, *words) == 1
+    printed = capsys.readouterr().out
+    assert "AS818" in printed
+    assert "delete it and sweep again" in printed
+    board = json.loads((out / "leaderboard.json").read_text())
+    assert [row.get("note") for row in board["rows"]] == ["", "1 of 2 seeds"]
+    assert "±" not in board["rows"][1]["fd"]
+    assert [member.get("measured") is None for member in board["members"]] == [False, True]
+
+
 def test_many_members_need_a_yes(
     spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,33 @@ def test_a_spec_without_search(tmp_path: Path) -> None:
     assert caught.value.diagnostics[0].code == "AS664"
 
 
+def test_what_has_no_search_is_told_before_its_data(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(f"name: s\nbase: {{from: {HOSTS / 'digits'}, subfolder: transformer}}\n")
+    with pytest.raises(ArchspecError) as caught:
+        search(path, tmp_path / "found.yaml", "cpu")
+    assert caught.value.diagnostics[0].code == "AS664"
+
+
+@pytest.mark.parametrize("name", ["s.yaml", "../linked.yaml", "child.yaml"])
+def test_a_search_does_not_write_over_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Neither over the spec, by whatever name, nor over one that it extends; and nothing is measured before."""
+    from archspec.compiler.search import search as searching
+
+    monkeypatch.setattr(searching, "_host", lambda *_: pytest.fail("the host was read"))
+    (tmp_path / "in").mkdir()
+    path = spec(tmp_path / "in", "flops <= 0.95x")
+    (tmp_path / "linked.yaml").symlink_to(path)
+    child = path.with_name("child.yaml")
+    child.write_text("extends: s.yaml\nname: child\n")
+    before = {file: file.read_text() for file in (path, child)}
+    with pytest.raises(ArchspecError) as caught:
+        search(child, path.parent / name, "cpu")
+    assert caught.value.diagnostics[0].code == "AS825"
+    assert caught.value.diagnostics[0].hints == ("name another file: `-o child-found.yaml`",)
+    assert {file: file.read_text() for file in (path, child)} == before
+
+
 class Feed:
     seed, batch, device, held_out = 0, 2, "cpu", 2
     dataset, objective = None, None

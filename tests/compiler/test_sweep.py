@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,58 @@ def test_the_leaderboard_averages_seeds_and_ranks_the_rest() -> None:
     assert cells[2][3:] == ("6.000", "3.00x", "7", "1.5")
     assert cells[3][3:5] == ("", "")
     assert [row.role for row in table.rows] == ["host", "graft", "graft", "graft"]
+
+
+def test_rows_say_which_seeds_are_missing_and_failures_come_last() -> None:
+    failed = replace(known("broken", {"op": "c"}, None), state="failed", costs=None)
+    found = [failed, known("alone", {"op": "b"}, 3.0), known("full", {"op": "a"}, 6.0)]
+    members = [*(result.member for result in found), known("other", {"op": "b"}, None, seed=1).member]
+    table = board(found, members)
+    assert table.columns[-1] == "note"
+    assert [(row.cells[0], row.cells[-1]) for row in table.rows] == [
+        *(("host", ""), ("b", "1 of 2 seeds"), ("a", ""), ("c", "failed"))
+    ]
+    assert table.rows[-1].cells[1:-1] == ("",) * 6
+    assert {len(row.cells) for row in table.rows} == {len(table.columns)}
+
+
+@pytest.mark.parametrize("file", ["plan.json", "archspec.lock.json", "transformer/config.json"])
+def test_a_member_whose_folder_is_damaged_is_named_and_done_again_when_it_is_gone(project: Path, file: str) -> None:
+    spec = written(project, LOSSES)
+    swept(spec)
+    folder = project / "out" / "members" / "loss-l1"
+    last = read_plan(folder).tasks[-1].key
+    os.truncate(folder / file, 40)
+    Workspace(folder).artifacts.drop(last)  # of a member with nothing left to do, little is read
+    tally = sweep(spec, project / "out", members_of(spec), device="cpu")
+    assert [(member.id, error.diagnostics[0].code) for member, error in tally.failed] == [("loss=l1", "AS818")]
+    first, second = results(project / "out", members_of(spec), project)
+    assert (first.state, second.state) == ("failed", "finished")
+    assert str(folder) in first.problems[0]
+    assert "delete it and sweep again: what is finished is kept in the store" in first.problems[0]
+    assert first.measured is None
+    shutil.rmtree(folder)
+    assert [kind for _, kind in ran(swept(spec))] in ([], ["regress"])
+    assert {result.state for result in results(project / "out", members_of(spec), project)} == {"finished"}
+
+
+def test_weights_that_were_cut_off_are_damage(project: Path) -> None:
+    spec = written(project, SPEC)
+    place = Place(project / "out", members_of(spec)[0], project)
+    compile_spec(spec, place.folder)
+    assert place.damage() is None
+    weights = next(place.folder.glob("transformer/*.safetensors"))
+    os.truncate(weights, 40)
+    assert str(weights) in str(place.damage())
+
+
+def test_a_second_sweep_is_told_of_shards_of_sweeps(project: Path) -> None:
+    spec = written(project, SPEC)
+    claim(project / "out", spec, members_of(spec))
+    with Workspace(project / "out").alone("sweep"), pytest.raises(ArchspecError) as caught:
+        swept(spec)
+    assert caught.value.diagnostics[0].code == "AS731"
+    assert "archspec sweep SPEC -o OUT --shard I/N" in caught.value.diagnostics[0].hints[0]
 
 
 def test_a_leaderboard_of_nothing_has_no_rows() -> None:
