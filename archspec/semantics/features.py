@@ -105,7 +105,7 @@ class _Resolver:
         whole = self.whole
         if not whole.grafts:
             hint = "write a preset, or `grafts: [append]`"
-            self.problems.report("AS750", "an injection of no grafts", self.own.span(), hint)
+            self.problems.report("AS750", "an injection of no grafts", self.own.span("grafts"), hint)
         pair = whole.collage.detector, whole.collage.segmenter
         if (pair[0] is None) != (pair[1] is None):
             stated, missing = ("detector", "segmenter") if pair[0] else ("segmenter", "detector")
