@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archspec.diagnostics import fail
 from archspec.host.locate import check_fingerprint, find_base, folder_of, structure_of
 from archspec.injection import Donor, Injection
-from archspec.language.parse import load, read_source
+from archspec.language.parse import files_of, load, read_source
 from archspec.language.spec import Spec
 from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.store.home import Home, home
@@ -45,6 +46,14 @@ class Injected:
         free = tuple(donors)
         grafts = tuple(replace(g, donors=g.donors if injection.donors else free) for g in injection.grafts)
         return replace(self, injection=replace(injection, donors=donors, grafts=grafts))
+
+    def files(self, path: Path) -> Iterator[Path]:
+        """Yield every file that is read for this injection, which the spec or the checkpoint `path` states."""
+        if path.is_file():
+            yield from files_of(path)
+        collage, donors = self.injection.collage, self.injection.donors.values()
+        named = [name for donor in donors for name in (donor.image, donor.mask, donor.layout.place)]
+        yield from (self.near / name for name in (*named, collage.template) if isinstance(name, str))
 
     def texts(self) -> dict[str, str]:
         """Return what each donor says, of hosts of text: its file's text, else its prompt. AS762."""

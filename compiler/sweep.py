@@ -18,8 +18,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from archspec.compiler.driver import compile_spec
@@ -77,23 +77,11 @@ def sweep(
         kept = claim(out, spec, members, store)
         places = [Place(out, member, spec.parent) for member in members]
         mine = places[shard[0] - 1 :: shard[1]] if shard else places
-        with _alone(out, f"shard-{shard[0]}-of-{shard[1]}" if shard else "sweep"):
+        name = f"shard-{shard[0]}-of-{shard[1]}" if shard else "sweep"
+        with Workspace(out).alone(name, "archspec sweep SPEC -o OUT"):
             compiled = [place for place in mine if _compile(spec, place, kept, watch, tally)]
             _Run(spec, compiled, kept, shard is not None or kept != own_store(out), device, watch, tally).all()
     return tally
-
-
-@contextmanager
-def _alone(out: Path, name: str) -> Iterator[None]:
-    """Hold a lock of the sweep. AS731 when another sweep has it."""
-    with ExitStack() as held:
-        try:
-            held.enter_context(Workspace(out).alone(name))
-        except ArchspecError as error:
-            hint = "wait for it to end; `archspec sweep SPEC -o OUT --shard I/N` lets several work at once"
-            told = (replace(d, hints=(hint,)) if d.code == "AS731" else d for d in error.diagnostics)
-            raise ArchspecError(*told) from error
-        yield
 
 
 def own_store(out: Path) -> Path:

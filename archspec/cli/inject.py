@@ -79,27 +79,21 @@ def command(path: Path, donors: Given, member: str | None, device: str | None, a
     from archspec.compiler.injected import injected
 
     quiet_libraries()
-    _check_files(path, donors, options)
     job = injected(path, member).with_donors(donors)
+    _check_files({*job.files(path), *map(Path, filter(None, [options["mask"]]))}, options)
     console = Console(stderr=True)
     with console.status("opening the host") as status:
         act = _say if job.place.is_language_model else _draw
         act(job, device, options, as_json, status.update)
 
 
-def _check_files(path: Path, donors: Given, options: Mapping[str, Any]) -> None:
+def _check_files(read: set[Path], options: Mapping[str, Any]) -> None:
     """Refuse to write over what is read, or twice to one file."""
-    given = [path, *(Path(file) for files in donors.values() for file in files if file), options["mask"]]
-    read = {file.resolve() for file in given if file}
-    written: set[Path] = set()
-    for name in ("out", "matches", "collage"):
-        if (file := options[name]) is None:
-            continue
-        if file.resolve() in read:
-            raise click.UsageError(f"--{name} '{file}' is read too: name another file")
-        if file.resolve() in written:
-            raise click.UsageError(f"--{name} '{file}' is written already: name another file")
-        written.add(file.resolve())
+    taken = {file.resolve(): "read too" for file in read}
+    for name, file in ((name, options[name]) for name in ("out", "matches", "collage") if options[name]):
+        if what := taken.get(file.resolve()):
+            raise click.UsageError(f"--{name} '{file}' is {what}: name another file")
+        taken[file.resolve()] = "written already"
 
 
 def _say(job: Injected, device: str | None, options: dict[str, Any], as_json: bool, tell: Any) -> None:

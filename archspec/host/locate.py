@@ -24,6 +24,7 @@ from archspec.host.fingerprint import FULL, SAMPLED, identity_of
 from archspec.host.headers import PICKLES, read_folder
 from archspec.host.strict_json import read_json
 from archspec.host.structure import SiteShape, Structure
+from archspec.language.parse import DSL, YAML
 from archspec.language.spec import Base, Spec
 from archspec.source import Span
 from archspec.syntax.tree import Entry, Map, Scalar
@@ -34,7 +35,6 @@ __all__ = [
 ]  # fmt: skip
 
 CONFIG, PIPELINE = "config.json", "model_index.json"
-SPECS = (".yaml", ".yml", ".arch")
 EDITED = ("transformer", "unet")
 """Subfolders of pipelines whose model is the one that specs are about."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -165,7 +165,7 @@ def _neighbours(path: Path) -> tuple[str, ...]:
 def _single(file: Path, base: Base, span: Span | None) -> Located:
     if base.subfolder:
         raise fail("AS601", f"'{base.from_}' is a file, so it has no subfolder", base.span("subfolder"), "leave it out")
-    if file.suffix in SPECS:
+    if file.suffix in (*YAML, *DSL):
         hint = f"`archspec plan {base.from_}` says what it amounts to" if span is None else "extend it: `extends: FILE`"
         raise fail("AS601", f"'{base.from_}' is a spec, not a model", span, hint)
     if not (file.parent / CONFIG).is_file():

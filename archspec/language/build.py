@@ -221,9 +221,9 @@ class Builder:
 
     def _bounds(self, tree: Scalar, value: float, rules: Mapping[str, Any], key: str) -> None:
         least, most, above = (rules.get(name) for name in ("least", "most", "above"))
-        bounds = [f"at least {_told(least)}"] if least is not None else []
-        bounds += [f"above {_told(above)}"] if above is not None else []
-        bounds += [f"at most {_told(most)}"] if most is not None else []
+        bounds = [f"at least {least:.15g}"] if least is not None else []
+        bounds += [f"above {above:.15g}"] if above is not None else []
+        bounds += [f"at most {most:.15g}"] if most is not None else []
         low = (least is not None and value < least) or (above is not None and value <= above)
         if low or (most is not None and value > most):
             raise self.wrong("AS143", f"'{key}' is {tree.text}, but must be {' and '.join(bounds)}", tree.span)
@@ -304,11 +304,6 @@ def _is_none(tree: Scalar, options: tuple[Any, ...]) -> bool:
 
 def _finite(value: float) -> bool:
     return isinstance(value, int) or math.isfinite(value)
-
-
-def _told(bound: float) -> str:
-    """Return a bound as text, whole numbers whole."""
-    return str(int(bound)) if float(bound).is_integer() and abs(bound) < 2**53 else f"{bound:g}"
 
 
 def _kind(tree: Tree) -> str:

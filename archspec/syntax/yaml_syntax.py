@@ -36,10 +36,8 @@ def parse_yaml(source: Source, *, foreign: str | None = None) -> Map:
     collector.raise_if_errors()
     if not isinstance(tree, Map):
         span = tree.span if tree else source.span(0, 0)
-        begin = foreign or "`name: ...` and `base: ...`"
-        collector.report(
-            "AS113", f"{'this file' if foreign else 'a spec'} is a map of keys", span, f"begin with {begin}"
-        )
+        what, begin = ("this file", foreign) if foreign else ("a spec", "`name: ...` and `base: ...`")
+        collector.report("AS113", f"{what} is a map of keys", span, f"begin with {begin}")
         collector.raise_if_errors()
     assert isinstance(tree, Map)
     trivia = comments.find(source.text, _opaque(tree, source.text))

@@ -67,10 +67,10 @@ def image_tensor(image: Image.Image) -> Tensor:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    grey = image.mode in ("1", "L") or image.mode.startswith("I;16")
     if image.mode in ("I", "F"):
         raise ValueError(f"images of mode {image.mode} have no stated range")
     if image.mode.startswith("I;16"):
         return torch.from_numpy(np.asarray(image, dtype=np.float32)[None] / 32767.5 - 1.0)
+    grey = image.mode in ("1", "L")
     pixels = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.float32) / 127.5 - 1.0
     return torch.from_numpy(pixels[None] if grey else pixels.transpose(2, 0, 1).copy())

@@ -127,8 +127,8 @@ class Workspace:
         return next((place for place in known if place.exists()), None)
 
     @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
-        """Hold the lock `name` of this folder. AS731 when another run has it."""
+    def alone(self, name: str, command: str = "archspec run OUT") -> Iterator[None]:
+        """Hold the lock `name` of this folder. AS731 when another run has it; several `command`s may share the work."""
         from filelock import FileLock, Timeout
 
         with writing(self.root):
@@ -137,5 +137,5 @@ class Workspace:
             with FileLock(self.root / f"{name}.lock", timeout=0):
                 yield
         except Timeout:
-            hint = "wait for it to end; `archspec run OUT --shard i/n` lets several work at once"
+            hint = f"wait for it to end; `{command} --shard i/n` lets several work at once"
             raise fail("AS731", f"another run is at work on '{self.folder}'", None, hint) from None

@@ -26,6 +26,7 @@ from archspec.runtime.store.checkpoint import live, rewrite, stem_of
 from archspec.runtime.store.files import hash_file, link_or_copy, replace_text, writing
 from archspec.runtime.store.lock import NAME, FileRecord, Lock, Provenance, read_lock
 from archspec.runtime.store.relock import relocked
+from archspec.runtime.store.verify import differences
 
 LEARNED, MEASURED = "learned", "measured"
 """Keys of what a run adds to the results in a lock."""
@@ -37,7 +38,7 @@ def publish_learned(workspace: Workspace, model: Path, plan: Plan) -> bool:
     lock = read_lock(workspace.folder)
     tasks = [t for t in plan.tasks if t.kind != "evaluate" and workspace.finished(t.key)]
     state = digest([task.key for task in tasks])
-    if not tasks or (lock.results.get(LEARNED, {}).get("state") == state and _is_there(lock, workspace.folder, model)):
+    if not tasks or (lock.results.get(LEARNED, {}).get("state") == state and _is_there(lock, workspace)):
         return False
     known = live(model, read_folder(keep_compiled(workspace, model)))
     tensors = {name: t for name, t in learned(lock.instructions, workspace, tasks).items() if name in known}
@@ -50,11 +51,14 @@ def publish_learned(workspace: Workspace, model: Path, plan: Plan) -> bool:
     return True
 
 
-def _is_there(lock: Lock, top: Path, model: Path) -> bool:
-    """Whether the model's files have the sizes that the lock states."""
-    inside = model.relative_to(top)
-    files = {top / name: record for name, record in lock.files.items() if Path(name).parent == inside}
-    return all(path.is_file() and path.stat().st_size == record.size for path, record in files.items())
+def _is_there(lock: Lock, workspace: Workspace) -> bool:
+    """Whether files of weights have the sizes and headers that the lock states; so they are held where there is nothing
+    to make them of."""
+    if not workspace.compiled.is_dir():
+        return True
+    top, endings = Path(lock.subfolder or "."), (".safetensors", ".safetensors.index.json")
+    weights = {name for name in lock.files if Path(name).parent == top and name.endswith(endings)}
+    return not any(found.file in weights for found in differences(workspace.folder, lock, whole=False))
 
 
 def _complete(workspace: Workspace, plan: Plan) -> bool:

@@ -119,6 +119,11 @@ def test_a_compiled_checkpoint_is_drawn_from(folder: Path) -> None:
         ("preset: shared_attention", ["--class", "3"], "AS750"),
         ("preset: shared_attention, donors: {a: zero.png}", ["--class", "3", "--donor", "b=zero.png"], "AS750"),
         ("preset: shared_attention, donors: {a: zero.png}", ["--prompt", "three"], "AS764"),
+        (
+            "preset: shared_attention, donors: {a: zero.png}",
+            ["--class", "3", "--prompt", "x"],
+            "and leave out --prompt",
+        ),
         ("preset: shared_attention, donors: {a: zero.png}", ["--class", "12"], "AS705"),
         ("preset: shared_attention, donors: {a: {}}", ["--class", "3"], "AS762"),
         ("preset: shared_attention, donors: {a: {image: zero.png, mask: empty.png}}", ["--class", "3"], "AS770"),
@@ -163,7 +168,9 @@ def test_a_donor_may_have_any_name(folder: Path) -> None:
     [
         (["-o", "zero.png"], "is read too"),
         (["-o", "spec.yaml"], "is read too"),
-        (["-o", "b.png", "--mask", "left.png", "--matches", "left.png"], "is read too"),
+        (["-o", "b.png", "--mask", "empty.png", "--matches", "empty.png"], "is read too"),
+        (["-o", "left.png"], "is read too"),
+        (["-o", "large.png"], "is read too"),
         (["-o", "b.png", "--matches", "b.png"], "is written already"),
     ],
 )
@@ -171,7 +178,7 @@ def test_nothing_is_written_over_what_is_read(
     folder: Path, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    write(folder, f"preset: shared_attention, donors: {{zero: {{}}}}, {SAMPLER}")
+    write(folder, f"preset: shared_attention, donors: {{zero: {{mask: left.png}}, other: large.png}}, {SAMPLER}")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert said in run("inject", "spec.yaml", "--class", 3, "--donor", "zero=zero.png", *words, code=2)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -386,7 +386,7 @@ def test_a_second_sweep_is_told_of_shards_of_sweeps(project: Path) -> None:
     with Workspace(project / "out").alone("sweep"), pytest.raises(ArchspecError) as caught:
         swept(spec)
     assert caught.value.diagnostics[0].code == "AS731"
-    assert "archspec sweep SPEC -o OUT --shard I/N" in caught.value.diagnostics[0].hints[0]
+    assert "archspec sweep SPEC -o OUT --shard i/n" in caught.value.diagnostics[0].hints[0]
 
 
 def test_a_leaderboard_of_nothing_has_no_rows() -> None:
