@@ -102,13 +102,14 @@ def table(one: Array, ones: Sequence[Scene], two: Array, twos: Sequence[Scene]) 
     return [*first.tolist(), *np.nanmean(second, axis=0).tolist()]
 
 
-def sheet(images: Array, path: Path, across: int = 8, zoom: int = 3) -> None:
+def sheet(images: Array, path: Path, across: int = 8, zoom: int = 2) -> None:
     """Write pictures side by side."""
     rows = len(images) // across
     whole = images[: rows * across].reshape(rows, across, 3, SIDE, SIDE).transpose(0, 3, 1, 4, 2)
     pixels = np.rint(255 * whole.clip(0, 1)).astype(np.uint8).reshape(rows * SIDE, across * SIDE, 3)
     size = (across * SIDE * zoom, rows * SIDE * zoom)
-    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(path)
+    drawn = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
+    drawn.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:

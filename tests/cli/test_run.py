@@ -52,6 +52,15 @@ def test_the_report_names_each_site_with_its_errors(out: Path) -> None:
     assert list((out / ".archspec" / "tensorboard").iterdir())
 
 
+def test_a_spec_that_only_searches_is_told_so() -> None:
+    from archspec.cli import main
+
+    search = Path(__file__).parents[2] / "specs" / "examples" / "search.yaml"
+    found = CliRunner().invoke(main, ["plan", str(search)])
+    assert found.exit_code == 0, found.output
+    assert f"`archspec search {search} -o FOUND.yaml`" in found.stderr
+
+
 def test_a_plan_without_tasks_is_told(tiny_dit: Path, tmp_path: Path) -> None:
     from archspec.compiler.driver import compile_spec
 
