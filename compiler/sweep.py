@@ -33,7 +33,7 @@ from archspec.runtime.execution.execute import execute, read_plan
 from archspec.runtime.execution.journal import Journal
 from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.store.artifacts import Artifacts, open_store
-from archspec.runtime.store.files import replace_text, room, writing
+from archspec.runtime.store.files import check_replaceable, replace_text, room, writing
 from archspec.runtime.store.lock import read_lock
 
 NAME, STORE = "sweep.json", "artifacts"
@@ -90,8 +90,7 @@ def own_store(out: Path) -> Path:
 
 def claim(out: Path, spec: Path, members: Sequence[Member], store: Path | None = None) -> Path:
     """Note what the folder is of: a spec of this file name, wherever that lies; return the folder of its store."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / NAME).is_file())):
-        raise fail("AS816", f"'{out}' exists and is no sweep", None, "name a new folder: `-o OUT`")
+    check_replaceable(out, NAME, "sweep", "AS816", "name a new folder: `-o OUT`")
     held = read_json(out / NAME, "AS816") if (out / NAME).is_file() else {}
     if held.get("spec", spec.name) != spec.name:
         raise fail("AS816", f"'{out}' holds the sweep of '{held['spec']}'", None, "name a new folder: `-o OUT`")

@@ -25,7 +25,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
-from archspec.diagnostics import ArchspecError, fail
+from archspec.diagnostics import ArchspecError
 from archspec.host.strict_json import read_json
 from archspec.runtime.store.files import (
     check_replaceable,
@@ -134,11 +134,8 @@ class Artifacts:
 def open_store(path: Path) -> Path:
     """Return the folder `path` as a store that several sweeps and evaluations use, made if it is not there. AS817 when
     it holds something else."""
-    try:
-        check_replaceable(path, MARK, "store of artifacts")
-    except ArchspecError as error:
-        hint = "name a new folder, or one that an earlier `--store` has made"
-        raise fail("AS817", error.diagnostics[0].message, None, hint) from error
+    hint = "name a new folder, or one that an earlier `--store` has made"
+    check_replaceable(path, MARK, "store of artifacts", "AS817", hint)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
         if not (path / MARK).is_file():

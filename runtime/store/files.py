@@ -121,9 +121,14 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
+def _unfinished(name: str) -> str:
+    """Return how the names begin under which `replace_text` writes a file."""
+    return f".{name}."
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a small file under another name and rename it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f"{_unfinished(path.name)}{os.getpid()}")
     with writing(path):
         try:
             partial.write_text(text, "utf-8")
@@ -176,12 +181,15 @@ def _places(out: Path) -> tuple[Path, Path, Path]:
     return out, out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.former")
 
 
-def check_replaceable(out: Path, mark: str | None, what: str) -> None:
-    """Refuse to replace what is there, unless it is an empty folder or `mark`, a file in it, shows that it is `what`
-    would be written. AS630."""
-    marked = mark is not None and (out / mark).is_file()
-    if out.exists() and not marked and (not out.is_dir() or any(out.iterdir())):
-        raise fail("AS630", f"'{out}' exists and is no {what}", None, "name another folder: `-o OUT`")
+def check_replaceable(
+    out: Path, mark: str | None, what: str, code: str = "AS630", hint: str = "name another folder: `-o OUT`"
+) -> None:
+    """Refuse a folder that is there, unless it is empty or `mark`, a file in it, shows that it is `what` is expected.
+    A mark that another run is about to put there, or was killed at, is nothing. AS630, or `code`."""
+    entries = [entry.name for entry in out.iterdir()] if out.is_dir() else [""] if out.exists() else []
+    others = [name for name in entries if mark is None or not name.startswith(_unfinished(mark))]
+    if others and not (mark is not None and (out / mark).is_file()):
+        raise fail(code, f"'{out}' exists and is no {what}", None, hint)
 
 
 def check_file(out: Path, is_ours: Callable[[Path], bool], what: str) -> None:

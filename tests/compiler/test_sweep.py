@@ -17,7 +17,7 @@ from archspec.compiler import sweep as sweeping
 from archspec.compiler.driver import compile_spec
 from archspec.compiler.leaderboard import Result, board, cpu_of, results
 from archspec.compiler.place import Place
-from archspec.compiler.sweep import Tally, claim, sweep
+from archspec.compiler.sweep import NAME, Tally, claim, own_store, sweep
 from archspec.diagnostics import ArchspecError, Collector
 from archspec.language.matrix import Member
 from archspec.language.parse import load_members
@@ -387,6 +387,13 @@ def test_a_second_sweep_is_told_of_shards_of_sweeps(project: Path) -> None:
         swept(spec)
     assert caught.value.diagnostics[0].code == "AS731"
     assert "archspec sweep SPEC -o OUT --shard i/n" in caught.value.diagnostics[0].hints[0]
+
+
+def test_a_sweep_that_was_killed_while_it_was_noted_goes_on(project: Path) -> None:
+    (project / "out").mkdir()
+    (project / "out" / f".{NAME}.1234").write_text("{")
+    spec = written(project, SPEC)
+    assert claim(project / "out", spec, members_of(spec)) == own_store(project / "out")
 
 
 def test_a_leaderboard_of_nothing_has_no_rows() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -281,3 +283,16 @@ def test_a_site_leaves_a_cache_and_enters_another(tmp_path: Path) -> None:
         ActivationCache(9).unpack("one", layout, tensors)
     cache.write(0, {"odd": Record((x,), {"how": object()}, y)})
     assert cache.packed("odd") is None
+
+
+def test_a_store_that_two_open_at_once_is_a_store_to_both(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(2, context) as pool:
+        opened = [pool.submit(open_store, tmp_path / str(i // 2)) for i in range(600)]
+    assert [future.result() for future in opened] == [tmp_path / str(i // 2) for i in range(600)]
+
+
+def test_a_store_that_was_killed_while_it_was_made_is_one(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / f".{MARK}.1234").touch()
+    assert open_store(tmp_path / "store").is_dir()
