@@ -16,77 +16,41 @@ needs the base's weights and the data: a config is enough for all that is proved
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from archspec.compiler.attached import with_packs
-from archspec.compiler.capture import capture
 from archspec.compiler.capture.infer import complete
-from archspec.compiler.capture.model import build_structure, edited_paths
+from archspec.compiler.derive import Clock, Derivations, Derived, Progress, derive
 from archspec.compiler.drawn import Teacher, named_teacher, with_weights
 from archspec.compiler.emission.card import Row, card
 from archspec.compiler.emission.emit import BaseContent, Emission, check_output, emit, read_content
 from archspec.compiler.planning import make_plan
-from archspec.compiler.pricing.cost import CostReport, price
-from archspec.compiler.proof.prove import Proof, lowered_model, prove
-from archspec.compiler.rewrite.graph import HostGraph
-from archspec.compiler.rewrite.pipeline import run
+from archspec.compiler.pricing.cost import CostReport
 from archspec.compiler.sources import gather
-from archspec.diagnostics import Collector, Diagnostic
+from archspec.diagnostics import Collector
 from archspec.host.locate import Located, check_fingerprint, find_base, folder_of, structure_of
 from archspec.host.probes import with_probe
 from archspec.host.structure import Structure
-from archspec.instructions import Instruction
 from archspec.language.expectations import METRICS
 from archspec.language.parse import load, read_source
 from archspec.language.spec import Spec
 from archspec.plan import Plan, digest
 from archspec.quantity import quantity
 from archspec.runtime.execution.workspace import Workspace
-from archspec.runtime.families import family
 from archspec.runtime.store.lock import Lock
-from archspec.semantics.check import check
-from archspec.semantics.lower import lower
 from archspec.semantics.outcomes import PRICED, Outcome, evaluate_expectation
-from archspec.semantics.resolve import ResolvedSpec, resolve
+from archspec.semantics.resolve import resolve
 
 STAGES = (
     "load", "attach", "draw", "locate", "structure", "resolve", "check", "capture", "passes", "lower", "prove",
     "price", "expect", "identify", "plan", "emit",
 )  # fmt: skip
-Progress = Callable[[str], None]
 OUT = Path("out")
 """Where checkpoints go, under the spec's name, unless another folder is named."""
-
-
-@dataclass
-class Clock:
-    """Tells who watches which stage begins, and notes how long each took."""
-
-    progress: Progress = lambda stage: None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        self.progress(stage)
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
-
-
-@dataclass(frozen=True)
-class Derived:
-    """What follows from a resolved spec alone: the program, its proof and its price."""
-
-    resolved: ResolvedSpec
-    warnings: tuple[Diagnostic, ...]
-    program: tuple[Instruction, ...]
-    proof: Proof
-    cost: CostReport
 
 
 @dataclass(frozen=True)
@@ -158,10 +122,11 @@ def compile_spec(
     link: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda stage: None,
+    known: Derivations | None = None,
 ) -> CompileResult:
     """Compile a spec, or the `member` of its matrix, to a folder. `link`: hard-link files of the base instead of
-    copying their bytes. `overwrite`: also replace a result that has been trained since. Raises ArchspecError; nothing
-    is half-written then."""
+    copying their bytes. `overwrite`: also replace a result that has been trained since. `known`: what was derived for
+    other members. Raises ArchspecError; nothing is half-written then."""
     clock, path = Clock(progress), Path(path)
     with clock("load"):
         spec = load(path, member)
@@ -172,7 +137,7 @@ def compile_spec(
             spec = stack.enter_context(with_packs(spec, path.parent, target))
         with clock("draw"):
             drawn = stack.enter_context(with_weights(spec, path.parent, target))
-        ready = _prepare(spec, path, clock, whole=True, drawn=drawn)
+        ready = _prepare(spec, path, clock, whole=True, drawn=drawn, known=known)
         with clock("emit"):
             lock = emit(_emission(ready), target, link)
             host = ready.teacher.located if ready.teacher else ready.located
@@ -181,15 +146,27 @@ def compile_spec(
 
 
 @uncollected()
-def prepare(path: str | Path, progress: Progress = lambda stage: None, member: str | None = None) -> Prepared:
-    """Run every stage up to the plan. Writes nothing."""
+def prepare(
+    path: str | Path,
+    progress: Progress = lambda stage: None,
+    member: str | None = None,
+    known: Derivations | None = None,
+) -> Prepared:
+    """Run every stage up to the plan. Writes nothing. `known`: what was derived for other members."""
     clock = Clock(progress)
     with clock("load"):
         spec = load(path, member)
-    return _prepare(spec, Path(path), clock, whole=False)
+    return _prepare(spec, Path(path), clock, whole=False, known=known)
 
 
-def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool, drawn: Located | None = None) -> Prepared:
+def _prepare(
+    spec: Spec,
+    path: Path,
+    clock: Clock,
+    whole: bool,
+    drawn: Located | None = None,
+    known: Derivations | None = None,
+) -> Prepared:
     """Run the stages up to the plan. `whole`: weights and data must be there; else a note says what is not. `drawn`:
     where the base of random weights was written."""
     with clock("locate"):
@@ -198,7 +175,7 @@ def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool, drawn: Located |
         structure = with_probe(read_host(located, whole), spec.probe, path.parent, spec.span("probe"))
     with clock("resolve"):
         resolved = resolve(spec, structure)
-    derived = derive(resolved, clock)
+    derived = derive(resolved, clock, known)
     with clock("expect"):
         outcomes = _expect(spec, derived.cost)
     with clock("identify"):
@@ -221,39 +198,9 @@ def _prepare(spec: Spec, path: Path, clock: Clock, whole: bool, drawn: Located |
     )
 
 
-def derive(resolved: ResolvedSpec, clock: Clock) -> Derived:
-    """Check, lower, prove and price a resolved spec. Needs no weights."""
-    with clock("check"):
-        warnings = _check(resolved)
-    with clock("capture"):
-        before = _capture(resolved)
-    with clock("passes"):
-        after = run(before, resolved)
-    with clock("lower"):
-        program = lower(resolved)
-        models = before.model, lowered_model(resolved, program)
-    with clock("prove"):
-        proof = prove(resolved, program, before, after, models[1])
-    with clock("price"):
-        cost = price(resolved, program, models=models)
-    return Derived(resolved, warnings, program, proof, cost)
-
-
 def read_host(located: Located, whole: bool) -> Structure:
     """Read a base's structure; slots that its config does not tell are inferred. `whole`: AS648 without weights."""
     return complete(structure_of(located, whole))
-
-
-def _check(resolved: ResolvedSpec) -> tuple[Diagnostic, ...]:
-    """Raise on errors; return what is left to say."""
-    found = check(resolved)
-    found.raise_if_errors()
-    return tuple(found)
-
-
-def _capture(resolved: ResolvedSpec) -> HostGraph:
-    structure, model = resolved.structure, build_structure(resolved.structure)
-    return capture(model, family(structure.family).example(model), edited_paths(resolved))
 
 
 def _expect(spec: Spec, cost: CostReport) -> tuple[Outcome, ...]:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from archspec.compiler.derive import Derivations
 from archspec.compiler.driver import compile_spec
 from archspec.compiler.place import Place, problem
 from archspec.diagnostics import ArchspecError, fail
@@ -79,7 +80,8 @@ def sweep(
         mine = places[shard[0] - 1 :: shard[1]] if shard else places
         name = f"shard-{shard[0]}-of-{shard[1]}" if shard else "sweep"
         with Workspace(out).alone(name, "archspec sweep SPEC -o OUT"):
-            compiled = [place for place in mine if _compile(spec, place, kept, watch, tally)]
+            known = Derivations()
+            compiled = [place for place in mine if _compile(spec, place, kept, watch, tally, known)]
             _Run(spec, compiled, kept, shard is not None or kept != own_store(out), device, watch, tally).all()
     return tally
 
@@ -141,11 +143,11 @@ def _blamed(place: Place, error: ArchspecError) -> ArchspecError:
     return fail("AS818", f"the folder '{place.folder}' is damaged: {reason}", None, hint)
 
 
-def _compile(spec: Path, place: Place, store: Path, watch: Watch, tally: Tally) -> bool:
+def _compile(spec: Path, place: Place, store: Path, watch: Watch, tally: Tally, known: Derivations) -> bool:
     if not place.is_compiled:
         watch.doing(f"compiling {place.member.id}")
         with _attempt(place, watch, tally):
-            compile_spec(spec, place.folder, member=place.member.id or None, overwrite=True)
+            compile_spec(spec, place.folder, member=place.member.id or None, overwrite=True, known=known)
             place.note(compiled=True)
     if not place.is_compiled:
         return False

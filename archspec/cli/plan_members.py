@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from archspec.language.matrix import Member
 from archspec.language.parse import load_members
 from archspec.plan import Task
 from archspec.quantity import duration, quantity
+
+if TYPE_CHECKING:
+    from archspec.compiler.derive import Derivations
 
 
 @dataclass(frozen=True)
@@ -53,19 +56,21 @@ def show_members(spec: str, members: Sequence[Member], as_json: bool) -> int:
 def _prepared(spec: str, members: Sequence[Member]) -> list[Line]:
     from rich.console import Console
 
-    found = []
+    from archspec.compiler.derive import Derivations
+
+    found, known = [], Derivations()
     with Console(stderr=True).status("preparing") as status:
         for number, member in enumerate(members, 1):
             status.update(f"preparing {number} of {len(members)}: {member.id}")
-            found.append(_line(spec, member))
+            found.append(_line(spec, member, known))
     return found
 
 
-def _line(spec: str, member: Member) -> Line:
+def _line(spec: str, member: Member, known: Derivations) -> Line:
     from archspec.compiler.driver import prepare
 
     try:
-        ready = prepare(spec, member=member.id)
+        ready = prepare(spec, member=member.id, known=known)
     except ArchspecError as error:
         return Line(member, error=error)
     return Line(member, ready.cost.result.params, ready.cost.result.flops, ready.plan.tasks)

@@ -23,7 +23,7 @@ from archspec.source import Span
 
 Shape = tuple[int, ...]
 MOST_PROBLEMS = 3
-"""Tensors that are named where a config and its weights disagree: more are counted."""
+"""Tensors that are named where a config and its weights disagree: more are counted, in one error."""
 
 BOOKKEEPING = frozenset(
     {
@@ -206,7 +206,7 @@ def _short(value: Any) -> str:
 
 
 def _compare(anatomy: Anatomy, tensors: Mapping[str, TensorHeader], span: Span | None, hint: str) -> None:
-    """Refuse headers that are not what the config calls for, with the first few of what is wrong."""
+    """Refuse headers that are not what the config calls for: an error each, or one that names the first few."""
     problems = Collector()
     wrong = [
         *(f"tensor '{name}' is missing" for name in anatomy.tensors if name not in tensors),
@@ -222,10 +222,11 @@ def _compare(anatomy: Anatomy, tensors: Mapping[str, TensorHeader], span: Span |
         ),
         *_untied(anatomy, tensors),
     ]
-    for message in wrong[:MOST_PROBLEMS]:
+    if len(wrong) > MOST_PROBLEMS:  # one cause has many effects
+        first = "; ".join(wrong[:MOST_PROBLEMS])
+        wrong = [f"{len(wrong)} tensors are not what the config calls for: {first}; ..."]
+    for message in wrong:
         problems.report("AS606", message, span, hint)
-    if len(wrong) > MOST_PROBLEMS:
-        problems.report("AS606", f"and {len(wrong) - MOST_PROBLEMS} more tensors disagree with the config", span, hint)
     problems.raise_if_errors()
 
 

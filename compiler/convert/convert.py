@@ -22,7 +22,8 @@ from archspec.compiler.convert.published import Config
 from archspec.compiler.convert.reading import Known, Reading, read
 from archspec.compiler.convert.recipe import Recipe
 from archspec.compiler.convert.state import State, read_state
-from archspec.compiler.driver import Clock, cost_rows, derive
+from archspec.compiler.derive import Clock, derive
+from archspec.compiler.driver import cost_rows
 from archspec.compiler.emission.card import card
 from archspec.compiler.emission.emit import Emission, check_output, emit, read_content
 from archspec.diagnostics import fail

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from archspec.compiler.driver import Clock, derive
+from archspec.compiler.derive import Clock, derive
 from archspec.compiler.pricing.cost import Cost, CostReport
 from archspec.host.structure import Structure
 from archspec.language.edits import Init

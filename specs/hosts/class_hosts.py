@@ -12,7 +12,7 @@ import torch
 from diffusers import DiTTransformer2DModel, DPMSolverMultistepScheduler
 from fetch import fetch_fashion
 from torch import Tensor, nn
-from training import SEED, State, adamw, indices, rate, train
+from training import BATCH, SEED, State, adamw, indices, rate, train
 
 from archspec.runtime.data.bundled import load_bundled
 from archspec.runtime.data.examples import fit_image
@@ -24,13 +24,15 @@ CLASSES, DROPOUT = 10, 0.1
 
 @dataclass(frozen=True)
 class Recipe:
-    """A host: 6 blocks of width 32 x `heads`, on (size / patch)^2 tokens of images resized to `size` pixels."""
+    """A host: 6 blocks of width 32 x `heads`, on (size / patch)^2 tokens of images resized to `size` pixels, `batch`
+    images a step."""
 
     data: str
     size: int
     patch: int
     heads: int
     steps: int
+    batch: int = BATCH
 
     def images(self) -> tuple[Tensor, Tensor]:
         """Return the training split as a spec's `data` shows it to the host: (count, 1, size, size), and labels."""
@@ -42,7 +44,7 @@ HOSTS: Mapping[str, Recipe] = {
     "digits": Recipe("digits", 8, patch=2, heads=3, steps=2036),
     "digits-64": Recipe("digits", 8, patch=1, heads=3, steps=2036),
     "fashion-64": Recipe("fashion", 16, patch=2, heads=3, steps=2400),
-    "fashion-256": Recipe("fashion", 32, patch=2, heads=4, steps=12000),
+    "fashion-256": Recipe("fashion", 32, patch=2, heads=3, steps=9000, batch=16),
 }
 
 
@@ -76,7 +78,7 @@ def train_host(recipe: Recipe, out: Path) -> None:
     objective = Flow(Conditioning(null=CLASSES, dropout=DROPOUT))
 
     def loss_of(step: int) -> Tensor:
-        chosen = indices(step, len(images))
+        chosen = indices(step, len(images), recipe.batch)
         generator = torch.Generator().manual_seed((SEED << 32) + step)
         keywords, target = objective.inputs({"x": images[chosen], "label": labels[chosen]}, generator)
         return objective.loss(objective.output(model(**keywords)), target)

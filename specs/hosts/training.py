@@ -34,12 +34,12 @@ def cooled(step: int, steps: int, cooling: float = COOLING) -> float:
     return min(1.0, (step + 1) / WARMUP, (steps - step) / (cooling * steps))
 
 
-def indices(step: int, count: int) -> Tensor:
+def indices(step: int, count: int, batch: int = BATCH) -> Tensor:
     """Examples of a step: a permutation per pass, a pure function of the step."""
-    per_pass = count // BATCH
+    per_pass = count // batch
     generator = torch.Generator().manual_seed(SEED * 7919 + step // per_pass)
-    start = step % per_pass * BATCH
-    return torch.randperm(count, generator=generator)[start : start + BATCH]
+    start = step % per_pass * batch
+    return torch.randperm(count, generator=generator)[start : start + batch]
 
 
 def adamw(model: nn.Module, peak: float = PEAK) -> torch.optim.AdamW:
