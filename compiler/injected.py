@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,12 +77,13 @@ def _like(injection: Injection, name: str) -> Donor:
     return Donor(injection.state)
 
 
-def injected(path: Path, member: str | None = None) -> Injected:
-    """Read a spec (of one with a matrix, this member) or a compiled checkpoint. AS750 where nothing is injected, AS763
-    for a spec that must be compiled."""
+def injected(path: Path, member: str | None = None, given: Collection[str] = ()) -> Injected:
+    """Read a spec (of one with a matrix, this member) or a compiled checkpoint. The pictures that a spec states of the
+    donors `given` elsewhere need not be there. AS750 where nothing is injected, AS763 for a spec that must be
+    compiled."""
     if path.is_dir():
         return _compiled(path)
-    spec = load(path, member)
+    spec = _without_pictures(load(path, member), given)
     if spec.inject is None:
         raise fail("AS750", f"'{path}' injects nothing", None, NOTHING)
     if spec.edits or spec.attach:
@@ -90,6 +91,15 @@ def injected(path: Path, member: str | None = None) -> Injected:
         hint = f"archspec compile {path} -o out/{spec.name} && archspec inject out/{spec.name} ..."
         raise fail("AS763", f"the {what} of '{path}' are not in any checkpoint yet", None, hint)
     return _from_spec(spec, path.parent)
+
+
+def _without_pictures(spec: Spec, names: Collection[str]) -> Spec:
+    """Leave out the pictures of these donors, each with its mask."""
+    if spec.inject is None:
+        return spec
+    stated = spec.inject.donors
+    bare = {n: replace(d, image=None, mask=None) for n, d in stated.items() if n in names and d.image is not None}
+    return replace(spec, inject=replace(spec.inject, donors={**stated, **bare}))
 
 
 def _from_spec(spec: Spec, near: Path) -> Injected:

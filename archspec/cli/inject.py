@@ -79,7 +79,7 @@ def command(path: Path, donors: Given, member: str | None, device: str | None, a
     from archspec.compiler.injected import injected
 
     quiet_libraries()
-    job = injected(path, member).with_donors(donors)
+    job = injected(path, member, donors).with_donors(donors)
     _check_files({*job.files(path), *map(Path, filter(None, [options["mask"]]))}, options)
     console = Console(stderr=True)
     with console.status("opening the host") as status:

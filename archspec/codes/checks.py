@@ -84,7 +84,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "AS325",
         "a path of a stage does not exist",
-        "A text that begins with `.`, `/` or `~` is a path, relative to the spec that names it.",
+        "A text that begins with `.`, `/` or `~` is a path, relative to the spec that names it. Pictures, masks, "
+        "prompts and artifacts are files, however they begin.",
         bad="eval: {classifier: ./hosts/clasifier}",
         good="eval: {classifier: ./hosts/classifier}",
     ),

@@ -32,7 +32,7 @@ class Init(Node):
 
     shorthand: ClassVar[str | None] = "kind"
     kind: InitKind | None = arg("how; default: the best that the operator supports without data", default=None)
-    from_: str | None = arg("artifact to read (kind artifact)", default=None, path=True)
+    from_: str | None = arg("artifact to read (kind artifact)", default=None, path="file")
     neurons: Literal["auto", "strongest", "nearest", "clusters", "greedy"] = arg(
         "of a narrower MLP: strongest: those of large weights stay; nearest, clusters: those that are alike are "
         "merged; greedy: those that data miss least (least_squares); auto: greedy, without data strongest",

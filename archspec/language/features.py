@@ -24,9 +24,9 @@ class Donor(Node):
 
     shorthand: ClassVar[str | None] = "image"
     image: str | None = arg(
-        "image, path relative to the spec; may be given to `archspec inject`", default=None, path=True
+        "image, path relative to the spec; may be given to `archspec inject`", default=None, path="file"
     )
-    mask: str | None = arg("mask of the subject in it: white is inside", default=None, path=True)
+    mask: str | None = arg("mask of the subject in it: white is inside", default=None, path="file")
     state: State | None = arg(
         "its latents at each time: inverted: along an inversion; noised: mixed with one noise; clean: as they are, at "
         "time 0; batch: another sample that is drawn beside; default: the stanza's",
@@ -38,7 +38,7 @@ class Donor(Node):
     phrase: str | None = arg(
         "what a detector looks for, here and in the template; default: the donor's name", default=None
     )
-    place: str | None = arg("mask of the place that it is put to in a collage", default=None, path=True)
+    place: str | None = arg("mask of the place that it is put to in a collage", default=None, path="file")
     erase: bool = arg("of a collage: what the template shows at `place` is removed first", default=True)
     scale: float = arg("of a collage: size, beside that of the place", default=1.0, above=0)
     angle: float = arg("of a collage: turn, degrees counterclockwise", default=0.0)
@@ -126,7 +126,7 @@ class Sampler(Node):
 class Collage(Node):
     """How the first noise is made of donors: pasted into a template in the place of their like, then inverted."""
 
-    template: str | None = arg("image; default: drawn from the prompt without any donor", default=None, path=True)
+    template: str | None = arg("image; default: drawn from the prompt without any donor", default=None, path="file")
     detector: str | None = arg(
         "folder or hub id of a zero-shot detector of transformers (Grounding DINO)", default=None, path=True
     )

@@ -8,7 +8,7 @@ written `with`. `shorthand` names the field that a bare scalar fills (`init: ran
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Literal, dataclass_transform
 
 from archspec.source import Span
 from archspec.syntax.tree import Map, Scalar, Seq
@@ -26,12 +26,13 @@ def arg(
     unit: str | None = None,
     pattern: str | None = None,
     keys: tuple[str, ...] | None = None,
-    path: bool = False,
+    path: Literal["file"] | bool = False,
 ) -> Any:
     """Declare a field: `least`/`most` are inclusive bounds, `above` an exclusive lower one.
 
     `unit="bytes"` lets `2GiB` stand for an integer; `pattern` must match the whole text (of a mapping: every key);
-    `keys` are the only keys of a mapping; `path` marks a text that may be a path relative to the spec.
+    `keys` are the only keys of a mapping; `path` marks a text that may be a path relative to the spec,
+    `path="file"` one that can be nothing else.
     """
     metadata = {"doc": doc, "least": least, "most": most, "above": above, "example": example}
     metadata |= {"unit": unit, "pattern": pattern, "keys": keys, "path": path}

@@ -31,7 +31,7 @@ class Data(Node):
     split: str = arg("split of the data set", default="train")
     column: str | None = arg("column of the image, latent or text", default=None)
     label: str | None = arg("column of the class label", default=None)
-    prompts: str | None = arg("generated: file of prompts or class labels, one a line", default=None, path=True)
+    prompts: str | None = arg("generated: file of prompts or class labels, one a line", default=None, path="file")
     samples: int | None = arg("generated: examples, going round the prompts; default 4096", default=None, least=1)
     fraction: float = arg(
         "part of the data, stratified by class, nested for a fixed seed", default=1.0, above=0, most=1

@@ -199,8 +199,10 @@ def test_sizes_are_whole_tokens_and_pictures_are_there(folder: Path) -> None:
         check_size(SimpleNamespace(token=4), (48, 50))
     check_size(SimpleNamespace(token=4), (48, 52))
     spec = write(folder, f"preset: shared_attention, donors: {{zero: nowhere.png}}, {SAMPLER}")
-    said = run("inject", spec, "--class", 3, "-o", folder / "a.png", code=1)
-    assert "nowhere.png' is no readable image: No such file or directory" in said
+    words = ("inject", spec, "--class", 3, "-o", folder / "a.png")
+    assert "error[AS325]: there is no 'nowhere.png'" in run(*words, code=1)
+    assert "other.png' is no readable image: No such file" in run(*words, "--donor", "zero=other.png", code=1)
+    run(*words, "--donor", f"zero={folder / 'zero.png'}")
 
 
 def test_usage(folder: Path) -> None:

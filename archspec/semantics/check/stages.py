@@ -243,19 +243,19 @@ def paths_exist(resolved: ResolvedSpec, collector: Collector) -> None:
     """A text that can only be a path must name something that exists."""
     near = Path(resolved.spec.origin.span.source.name).parent if resolved.spec.origin else Path()
     for node, key, value in _paths(resolved.spec):
-        if value.startswith(LIKE_PATHS) and not (near / Path(value).expanduser()).exists():
+        if not (near / Path(value).expanduser()).exists():
             collector.report("AS325", f"there is no '{value}'", node.span(key), "paths are relative to the spec")
 
 
 def _paths(spec: Spec) -> Iterator[tuple[Node, str, str]]:
-    """Yield (node, key, text) of every written path but those of base and extends, which are read before."""
+    """Yield (node, key, text) of all that can only be a path, but for those that are read before."""
     stages = (spec.data, spec.finetune and spec.finetune.data, spec.eval, spec.eval and spec.eval.data)
     inits = (e.init for e in spec.edits if _has_init(e))
     donors = (spec.inject.collage, *spec.inject.donors.values()) if spec.inject else ()
     for node in (n for n in (*stages, *inits, *donors) if n is not None):
         for field in declared(type(node)):
-            value = getattr(node, field.name)
-            if field.metadata.get("path") and isinstance(value, str):
+            value, path = getattr(node, field.name), field.metadata.get("path")
+            if isinstance(value, str) and (path == "file" or (path and value.startswith(LIKE_PATHS))):
                 yield node, written(field.name), value
 
 
