@@ -12,10 +12,12 @@ from archspec.compiler.emission.emit import BaseContent
 from archspec.compiler.fractions import check_fractions
 from archspec.compiler.inputs import content as content_of
 from archspec.compiler.planning import Sources
-from archspec.diagnostics import ArchspecError, Diagnostic, Severity
+from archspec.diagnostics import ArchspecError, Diagnostic, Severity, fail
 from archspec.host.locate import Located, folder_of
+from archspec.language.stages import Data
 from archspec.plan import digest
-from archspec.runtime.data.describe import identity
+from archspec.runtime.data.describe import describe, identity
+from archspec.runtime.data.needs import NO_TOKENIZER
 from archspec.runtime.objectives import told
 from archspec.runtime.store.home import Home
 from archspec.semantics.resolve import ResolvedSpec, explicit
@@ -39,20 +41,29 @@ def gather(
     found = {stage: data or resolved.spec.data for stage, data in given.items()}
     identities: dict[str, str] = {}
     absent: list[Diagnostic] = []
+    place = Home(folder_of(located), located.pipeline)
     for stage, data in found.items():
         try:
-            identities |= {stage: identity(explicit(data), near)} if data else {}
+            if data:
+                identities[stage] = identity(explicit(data), near)
+                _check_text(data, near, place)
         except ArchspecError as error:
             if whole:
                 raise
             absent += [replace(d, severity=Severity.NOTE) for d in error.diagnostics if d not in absent]
     check_fractions(resolved.spec, near)
     base = {**spec["base"], "fingerprint": content.fingerprint}
-    place = Home(folder_of(located), located.pipeline)
     objective = told(place) if needs_data else "none"
     files, around = _files(resolved, near), _around(place)
     fingerprint = digest([content.fingerprint, around]) if around else content.fingerprint
     return Sources(base, fingerprint, objective, spec["data"], identities, files), list(dict.fromkeys(absent))
+
+
+def _check_text(data: Data, near: Path, place: Home) -> None:
+    """Refuse files of text where nothing cuts them into tokens. AS708."""
+    if describe(explicit(data), near).kind == "text" and place.tokenizer is None:
+        hint = NO_TOKENIZER if place.reads_text else f"{place.architecture} learns from images or latents"
+        raise fail("AS708", f"'{data.from_}' is text and the host has no tokenizer", data.span("from"), hint)
 
 
 def _files(resolved: ResolvedSpec, near: Path) -> dict[str, str]:

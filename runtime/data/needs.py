@@ -11,6 +11,7 @@ TEXT_LENGTH = 512
 """Tokens of an example of text, unless the host's longest text is shorter."""
 SENTENCE_LENGTH = 128
 """The same, of an encoder, which reads one text at a time."""
+NO_TOKENIZER = "put the tokenizer's files beside the host's config.json, or give a column input_ids"
 
 
 @dataclass(frozen=True)

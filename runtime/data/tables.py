@@ -21,7 +21,7 @@ from archspec.runtime.data.describe import Description, setting
 from archspec.runtime.data.encoded import pixels_of, through_autoencoder
 from archspec.runtime.data.examples import Example, Examples, Shape, fit_image
 from archspec.runtime.data.folder import image_tensor
-from archspec.runtime.data.needs import Needs
+from archspec.runtime.data.needs import NO_TOKENIZER, Needs
 
 LOADERS = {"parquet": "parquet", "jsonl": "json", "text": "text"}
 FILES = {
@@ -164,8 +164,7 @@ def _encode(table: Any, column: str, needs: Needs, tokenizer: Any) -> Any:
 
 def _tokenizer(needs: Needs, name: str) -> Any:
     if needs.tokenizer is None:
-        hint = "put the tokenizer's files beside the host's config.json, or give a column input_ids"
-        raise fail("AS708", f"'{name}' is text and the host has no tokenizer", None, hint)
+        raise fail("AS708", f"'{name}' is text and the host has no tokenizer", None, NO_TOKENIZER)
     from transformers import AutoTokenizer
 
     try:

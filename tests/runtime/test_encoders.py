@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import archspec
-from archspec.compiler.driver import compile_spec
-from archspec.diagnostics import ArchspecError
+from archspec.compiler.driver import compile_spec, prepare
+from archspec.diagnostics import ArchspecError, Severity
 from archspec.runtime.execution.execute import execute, read_plan
 from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.objectives import Classification, Features, MaskedToken, make_objective
@@ -191,6 +191,24 @@ def test_finetuning_without_a_head_needs_a_teacher(tmp_path: Path, tiny_encoder:
     (tmp_path / "spec.yaml").write_text(text)
     with pytest.raises(ArchspecError, match="AS235"):
         compile_spec(tmp_path / "spec.yaml", tmp_path / "out")
+
+
+def test_text_without_a_tokenizer_is_told_by_the_compiler(tmp_path: Path, tiny_encoder: Path, tiny_dit: Path) -> None:
+    """At the data's name; a plan says it as a note, since the files may come later."""
+    path = tmp_path / "spec.yaml"
+    (tmp_path / "texts.txt").write_text("w1")
+    for host, hint in ((tiny_encoder, "put the tokenizer's files"), (tiny_dit, "learns from images or latents")):
+        path.write_text(f"archspec: 1\nname: t\nbase: {host}\ndata: texts.txt\nedits:\n{EDITS['mlps']}distill: {{}}\n")
+        (noted,) = prepare(path).warnings
+        assert (noted.code, noted.severity) == ("AS708", Severity.NOTE)
+        with pytest.raises(ArchspecError) as caught:
+            compile_spec(path, tmp_path / "out")
+        (one,) = caught.value.diagnostics
+        assert one.primary is not None
+        assert one.primary.span is not None
+        assert (one.code, one.primary.span.line, one.primary.span.column) == ("AS708", 4, 7)
+        assert hint in one.hints[0]
+        assert not (tmp_path / "out").exists()
 
 
 def test_masks_as_bert_does() -> None:
