@@ -45,6 +45,8 @@ DEPTH = 28
 """Blocks of DiT-XL/2, the only model that the published code grafts."""
 STEM = "diffusion_pytorch_model"
 GRAFTS = "grafts"
+RECORD = "converted.json"
+"""In a plain model, what it was converted from; so it may be replaced by another conversion."""
 Edits = list[dict[str, Any]]
 
 
@@ -53,7 +55,8 @@ def convert(path: Path, out: Path, known: Known = Known(), base: str = BASE, ove
 
     Raises ArchspecError, AS650 to AS656; nothing is half-written then.
     """
-    check_output(out, overwrite)
+    if not (out / RECORD).is_file():
+        check_output(out, overwrite)
     state = read_state(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if not dit.is_dit(shapes):
@@ -68,6 +71,7 @@ def convert(path: Path, out: Path, known: Known = Known(), base: str = BASE, ove
     else:
         with publish(out) as folder:
             _write_host(folder, state, reading)
+            (folder / RECORD).write_text(json.dumps({"format": 1, "from": path.name}) + "\n", "utf-8")
     return reading.edits()
 
 

@@ -121,6 +121,15 @@ class Workspace:
         found = {"base": places["base"], "near": near.parent if near.is_absolute() and near.parent.is_dir() else None}
         return {name: place for name, place in found.items() if place}
 
+    def take_origin(self, other: Workspace) -> None:
+        """Note where base and spec of another folder, of which this one is a copy, are, if it says so."""
+        path = other.root / "origin.json"
+        noted = read_json(path, "AS721") if path.is_file() else {}
+        seen = noted["seen"] if isinstance(noted.get("seen"), dict) else {}
+        base, spec = (other._there(seen.get(name)) or noted.get(name) for name in ("base", "spec"))
+        if base and spec:
+            self.remember_origin(Path(base), Path(spec))
+
     def _there(self, *places: object) -> Path | None:
         """Return the first of these places, as seen from this folder, where something is."""
         known = (Path(os.path.normpath(self.folder.absolute() / p)) for p in places if isinstance(p, str))

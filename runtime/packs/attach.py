@@ -26,6 +26,7 @@ from archspec.families import describe, tied_tensors
 from archspec.host.headers import read_folder, weight_files
 from archspec.host.strict_json import read_json
 from archspec.host.structure import TensorHeader
+from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.packs import grafted
 from archspec.runtime.packs.check import check_base
 from archspec.runtime.packs.reading import Pack
@@ -107,6 +108,7 @@ def attach(
         if lock:
             copy_file(place.top / LOCK, folder / KEPT / LOCK)
             grafted.write_lock(folder, model, lock, changed, _weights(model))
+            Workspace(folder).take_origin(Workspace(place.top))
         (folder / RECORD).write_text(json.dumps(record.to_json(), indent=1) + "\n", "utf-8")
     return record
 
@@ -210,6 +212,7 @@ def detach(folder: Path, out: Path | None = None, base: Path | None = None) -> R
         _copy_rest(place, target)
         for name, path in sources.items():
             copy_file(path, target / (record.model if name != LOCK else ".") / name)
+        Workspace(target).take_origin(Workspace(place.top))
     return record
 
 

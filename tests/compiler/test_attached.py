@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import archspec
 from archspec.compiler.driver import compile_spec, prepare
 from archspec.diagnostics import ArchspecError
+from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.packs.attach import Use, attach, detach
 from archspec.runtime.packs.reading import open_pack
 from archspec.runtime.store.lock import read_lock
@@ -117,6 +118,9 @@ def test_a_graft_with_packs_is_locked_and_comes_back_byte_for_byte(graft: Path, 
     (out / ".archspec" / "base" / "archspec.lock.json").write_text("{}")
     detach(out)  # the lock where it was is as good
     assert (out / "archspec.lock.json").read_bytes() == (graft / "archspec.lock.json").read_bytes()
+    for folder in (tmp_path / "again", out):  # so that `run` finds base and data
+        assert Workspace(folder).origin() == Workspace(graft).origin()
+    assert Workspace(out).origin().keys() == {"base", "near"}
 
 
 def test_a_graft_of_another_base_takes_no_packs(tiny_encoder: Path, pack: Path, tmp_path: Path) -> None:

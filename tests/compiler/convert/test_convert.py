@@ -87,6 +87,9 @@ def test_a_published_dit_computes_the_same(saved: Path, state: State, tmp_path: 
 
     assert convert(saved, tmp_path / "out", HOST) == []
     agrees(DiTTransformer2DModel.from_pretrained(tmp_path / "out").eval(), state)
+    assert convert(saved, tmp_path / "out", HOST) == []  # what it wrote it may replace
+    (tmp_path / "out" / "converted.json").unlink()
+    assert codes(lambda: convert(saved, tmp_path / "out", HOST)) == ["AS630"]
 
 
 @pytest.mark.parametrize("name", GRAFTS)
