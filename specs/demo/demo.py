@@ -3,7 +3,7 @@
     python specs/demo/demo.py [--out out/demo] [--jobs 2]
 
 Every step is the command that a user would type (`archspec compile`, `run`, `eval`, `sample`, `diff`), in a process of
-its own, so the CPU seconds in the leaderboard hold everything, start-up included. The controls are the plans of two of
+its own (`commands`). The controls are the plans of two of
 them with the new parts from random weights. What is printed is also written to index.html, which needs no other file.
 """
 
@@ -11,59 +11,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from board import Entry, board_of
+from commands import Commands, Failed, commands
 
 from archspec.cli.terminal import print_board
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "specs" / "hosts" / "digits"
 SPECS = ROOT / "specs" / "digits"
-GRAFTS = ("mlp_r3", "parallel_pairs", "hyena_x")
+GRAFTS = ("hyena_x", "mlp_r3", "parallel_pairs")
 CONTROLS = ("mlp_r3_random", "parallel_pairs_random")
 SAMPLES, STEPS, SHOWN, COLUMNS = 1000, 12, 40, 10
 MEASURING = ["-n", str(SAMPLES), "--steps", str(STEPS), "--metrics", "fd,agreement,paired,latency", "--data", "digits"]
 
 
-@dataclass(frozen=True)
-class Done:
-    output: str
-    cpu: float
-
-
-class Failed(Exception):
-    """A command left with an error; its own message says why."""
-
-
-def archspec(*words: str | Path, fine: tuple[int, ...] = (0,)) -> Done:
-    """Run one command of archspec on one thread; return its output and CPU seconds."""
-    command = [sys.executable, "-m", "archspec", *map(str, words)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        with ThreadPoolExecutor(1) as reader:
-            said = reader.submit(process.stderr.read)
-            output, errors = process.stdout.read(), said.result()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in fine:
-        raise Failed(f"archspec {' '.join(map(str, words))}\n{errors or output}")
-    return Done(output, usage.ru_utime + usage.ru_stime)
-
-
-def graft(entry: Entry, spec: Path, out: Path, say: Callable[[str], None]) -> Entry:
+def graft(archspec: Commands, entry: Entry, spec: Path, out: Path, say: Callable[[str], None]) -> Entry:
     """Compile a spec, run its plan, measure and sample the result."""
     folder = out / "models" / entry.name
     say(f"{entry.name}: compiling")
@@ -75,10 +44,10 @@ def graft(entry: Entry, spec: Path, out: Path, say: Callable[[str], None]) -> En
     lock = json.loads((folder / "archspec.lock.json").read_text(encoding="utf-8"))
     entry.costs = lock["results"]["cost"]
     entry.diff = json.loads(archspec("diff", HOST / "transformer", folder, "--json").output)
-    return measured(entry, folder, out, say)
+    return measured(archspec, entry, folder, out, say)
 
 
-def measured(entry: Entry, folder: Path, out: Path, say: Callable[[str], None]) -> Entry:
+def measured(archspec: Commands, entry: Entry, folder: Path, out: Path, say: Callable[[str], None]) -> Entry:
     """Measure a model beside the host and draw its samples; a broken expectation (exit code 1) still gives figures."""
     say(f"{entry.name}: measuring")
     store = ["--store", out / "models" / "kept"]
@@ -96,9 +65,9 @@ def measured(entry: Entry, folder: Path, out: Path, say: Callable[[str], None]) 
 def run_demo(specs: Path, out: Path, jobs: int, say: Callable[[str], None]) -> list[Entry]:
     """Return the host's entry, then those of the grafts and of the controls."""
     work = {name: specs / f"{name}.yaml" for name in (*GRAFTS, *CONTROLS)}
-    with ThreadPoolExecutor(jobs) as pool:
-        grafts = [pool.submit(graft, Entry(name), spec, out, say) for name, spec in work.items()]
-        host = pool.submit(measured, Entry("host"), HOST, out, say)
+    with commands(jobs) as archspec, ThreadPoolExecutor(jobs) as pool:
+        grafts = [pool.submit(graft, archspec, Entry(name), spec, out, say) for name, spec in work.items()]
+        host = pool.submit(measured, archspec, Entry("host"), HOST, out, say)
         found = [g.result() for g in grafts]
         first = host.result()
     first.costs = {"result": found[0].costs["host"]}

@@ -18,7 +18,8 @@ NOTE = """\
 {samples} samples, {steps} steps, the same noise for every model. FD: Frechet distance to the real digits in the \
 features of a small classifier trained on them; comparable within this page only, and not FID. Error to host: \
 relative error of each sample to the host's from the same noise. Latency: of one forward pass, timed in turn with \
-the host's in one run. CPU s: compiling and learning on one thread, start-up included. FLOPs of one forward pass. \
+the host's in one run. CPU s: compiling and learning on one thread, loading libraries left out. FLOPs of one forward \
+pass. \
 The controls are two of the plans with their new parts from random weights (hyena_x's regression forgets its start: \
 docs/results/digits.md tells that and more)."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import command
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -31,14 +34,16 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_tour(checkout: Path) -> None:
+def test_the_tour(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkout)
     for kind, flags, text in BLOCKS:
         if "skip" in flags:
             continue
         if kind == "bash":
             for line in text.strip().splitlines():
-                found = run(["bash", "-euc", line], checkout)
-                assert found.returncode == 0, f"$ {line}\n{found.stdout}{found.stderr}"
+                program, *words = shlex.split(line, comments=True)
+                assert program == "archspec"
+                assert command.run(monkeypatch, *words) == 0, f"$ {line}"
         elif kind == "python":
             found = run([sys.executable, "-c", text + "\nassert images.shape == (3, 8, 8, 1)\n"], checkout)
             assert found.returncode == 0, found.stderr

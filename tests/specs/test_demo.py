@@ -1,8 +1,9 @@
-"""The demo's leaderboard and page, from made-up figures; running it is `make demo`'s own test."""
+"""The demo's leaderboard and page, from made-up figures, and its commands; running it is `make demo`'s own test."""
 
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ DEMO = Path(__file__).parents[2] / "specs" / "demo"
 def demo() -> Any:
     sys.path.insert(0, str(DEMO))
     try:
-        return {name: import_module(name) for name in ("board", "demo", "page")}
+        return {name: import_module(name) for name in ("board", "commands", "demo", "page")}
     finally:
         sys.path.remove(str(DEMO))
 
@@ -41,6 +42,16 @@ def entries(demo: Any, folder: Path) -> list[Any]:
     return [entry(demo, name, fd, picture, spec) for name, fd, spec in rows]
 
 
+def test_what_a_command_says(demo: Any, tmp_path: Path) -> None:
+    module = demo["commands"]
+    with ThreadPoolExecutor(1) as pool:
+        archspec = module.Commands(pool)
+        assert archspec("explain", "AS101").output.startswith("AS101")
+        assert archspec("sample", tmp_path, "-o", tmp_path / "a.png", fine=(0, 1)).cpu > 0
+        with pytest.raises(module.Failed, match=r"archspec sample .*\n.*AS714"):
+            archspec("sample", tmp_path, "-o", tmp_path / "a.png")
+
+
 def test_board_has_the_host_first_then_the_best(demo: Any, tmp_path: Path) -> None:
     found = entries(demo, tmp_path)
     assert [e.name for e in demo["board"].order(found)] == ["host", "hyena_x", "mlp_r3", "parallel_pairs_random"]
@@ -60,8 +71,3 @@ def test_page_stands_alone_and_escapes(demo: Any, tmp_path: Path) -> None:
     assert "mlp &lt;4&gt;" in text
     assert "took 12 seconds" in text
     assert "$" not in text
-
-
-def test_failed_command_says_why(demo: Any, tmp_path: Path) -> None:
-    with pytest.raises(demo["demo"].Failed, match="AS714"):
-        demo["demo"].archspec("sample", tmp_path, "-o", tmp_path / "a.png")
