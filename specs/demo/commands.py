@@ -7,12 +7,13 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from io import StringIO
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from threading import Event
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -46,25 +47,42 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Commands:
-    pool: ProcessPoolExecutor
+    """Runs commands. `stopped`: no other begins."""
+
+    context: BaseContext
+    stopped: Event = field(default_factory=Event)
 
     def __call__(self, *words: str | Path, fine: tuple[int, ...] = (0,)) -> Done:
         """Run `archspec WORDS` and wait for it. Raises Failed where it leaves with another code than these."""
-        code, output, errors, cpu = self.pool.submit(_run, list(map(str, words))).result()
+        line = list(map(str, words))
+        if self.stopped.is_set():
+            raise Failed("stopped")
+        found, told = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_tell, args=(line, told))  # type: ignore[attr-defined]
+        process.start()
+        told.close()
+        try:
+            code, output, errors, cpu = found.recv()
+        except EOFError:
+            code, output, errors, cpu = -1, "", "it was killed", 0.0
+        process.join()
         if code not in fine:
-            raise Failed(f"archspec {' '.join(map(str, words))}\n{errors or output}")
+            raise Failed(f"archspec {' '.join(line)}\n{errors or output}")
         return Done(output, cpu)
 
 
-@contextmanager
-def commands(jobs: int) -> Iterator[Commands]:
-    """Give what runs commands, so many at a time."""
+def commands() -> Commands:
+    """Return what runs commands. Importing libraries takes longer than most of them."""
     os.environ.update(ENVIRONMENT)
-    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    if sys.platform == "linux":
-        context.set_forkserver_preload(LIBRARIES)
-    with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
-        yield Commands(pool)
+    if sys.platform != "linux":
+        return Commands(multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    return Commands(context)
+
+
+def _tell(words: list[str], told: Connection) -> None:
+    told.send(_run(words))
 
 
 def _run(words: list[str]) -> tuple[int, str, str, float]:

@@ -65,11 +65,17 @@ def measured(archspec: Commands, entry: Entry, folder: Path, out: Path, say: Cal
 def run_demo(specs: Path, out: Path, jobs: int, say: Callable[[str], None]) -> list[Entry]:
     """Return the host's entry, then those of the grafts and of the controls."""
     work = {name: specs / f"{name}.yaml" for name in (*GRAFTS, *CONTROLS)}
-    with commands(jobs) as archspec, ThreadPoolExecutor(jobs) as pool:
+    archspec = commands()
+    with ThreadPoolExecutor(jobs) as pool:
         grafts = [pool.submit(graft, archspec, Entry(name), spec, out, say) for name, spec in work.items()]
         host = pool.submit(measured, archspec, Entry("host"), HOST, out, say)
-        found = [g.result() for g in grafts]
-        first = host.result()
+        try:
+            found = [g.result() for g in grafts]
+            first = host.result()
+        except BaseException:
+            archspec.stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     first.costs = {"result": found[0].costs["host"]}
     return [first, *found]
 
@@ -103,6 +109,9 @@ def main() -> int:
     except Failed as error:
         console.print(f"[red]failed[/]  {error}", markup=True)
         return 1
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 130
     seconds = time.perf_counter() - start
     print_board(board_of(entries), console)
     page = write_page(entries, out, seconds)

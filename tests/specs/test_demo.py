@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,14 @@ def entries(demo: Any, folder: Path) -> list[Any]:
 
 def test_what_a_command_says(demo: Any, tmp_path: Path) -> None:
     module = demo["commands"]
-    with ThreadPoolExecutor(1) as pool:
-        archspec = module.Commands(pool)
-        assert archspec("explain", "AS101").output.startswith("AS101")
-        assert archspec("sample", tmp_path, "-o", tmp_path / "a.png", fine=(0, 1)).cpu > 0
-        with pytest.raises(module.Failed, match=r"archspec sample .*\n.*AS714"):
-            archspec("sample", tmp_path, "-o", tmp_path / "a.png")
+    archspec = module.Commands(multiprocessing.get_context("fork"))
+    assert archspec("explain", "AS101").output.startswith("AS101")
+    assert archspec("sample", tmp_path, "-o", tmp_path / "a.png", fine=(0, 1)).cpu > 0
+    with pytest.raises(module.Failed, match=r"archspec sample .*\n.*AS714"):
+        archspec("sample", tmp_path, "-o", tmp_path / "a.png")
+    archspec.stopped.set()
+    with pytest.raises(module.Failed, match="stopped"):
+        archspec("explain", "AS101")
 
 
 def test_board_has_the_host_first_then_the_best(demo: Any, tmp_path: Path) -> None:
