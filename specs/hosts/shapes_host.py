@@ -32,7 +32,10 @@ from archspec.runtime.data.shapes import pictures
 from archspec.runtime.objectives import Conditioning, Flow
 from archspec.runtime.packing import Packing
 
-STEPS, BATCH, PEAK, COOLING = 9000, 16, 2e-3, 4 / 9
+STEPS, AGAIN, BATCH, PEAK = 9000, 11_000, 16, 2e-3
+COOLING = 4 / 9
+"""STEPS, whose last part cools, and AGAIN more from there (WSD-S, 2410.05192), warmed up once more and then cooled
+throughout."""
 DROPOUT, SHIFT = 0.1, 2.0
 """SHIFT: times t become shift * t / (1 + (shift - 1) * t) (2403.03206, Sec. 5.3.2), in the pipeline's scheduler too."""
 SIDE = 12
@@ -138,7 +141,7 @@ def train_shapes(out: Path) -> None:
     vae = train_vae(out / ".vae.safetensors")
     pipeline = make_pipeline(make_host(), vae)
     train_host(pipeline, out / ".state.safetensors")
-    write(pipeline, out)
+    write(make_pipeline(pipeline.transformer, vae), out)  # tokenizers as they are before they are used
     for name in (".vae.safetensors", ".state.safetensors"):
         (out / name).unlink()
 
@@ -146,9 +149,13 @@ def train_shapes(out: Path) -> None:
 def train_host(pipeline: FluxPipeline, path: Path) -> None:
     taught = Reader(pipeline.transformer).train()
     state = State(taught, path, adamw(taught, PEAK))
-    falling = partial(cooled, steps=STEPS, cooling=COOLING)
-    train(taught, state, STEPS, partial(loss_of, taught, Examples(pipeline)), falling)
+    train(taught, state, STEPS + AGAIN, partial(loss_of, taught, Examples(pipeline)), share)
     pipeline.transformer.eval()
+
+
+def share(step: int) -> float:
+    """Share of the peak learning rate at a step."""
+    return cooled(step, STEPS, COOLING) if step < STEPS else cooled(step - STEPS, AGAIN, 1.0)
 
 
 def loss_of(taught: Reader, examples: Examples, step: int) -> Tensor:
