@@ -16,8 +16,8 @@ from typing import Any
 import click
 
 from archspec.cli.diff_text import packs_text, text
-from archspec.cli.failures import USAGE, report
-from archspec.diagnostics import ArchspecError, Collector
+from archspec.cli.failures import one_is_an_answer
+from archspec.diagnostics import Collector
 from archspec.diff import packs
 from archspec.diff.compare import Difference, compare
 from archspec.diff.outline import Outline
@@ -41,8 +41,8 @@ from archspec.diff.weights import Weights, alike, compare_weights
     help="Of changed matrices, the energy in their K largest singular values and the stable rank (more passes).",
 )
 @click.option("--cost", is_flag=True, help="Price specs as well: FLOPs and memory (captures the host; imports torch).")
-@click.option("--json", "form", flag_value="json", help="Print JSON.")
-@click.option("--markdown", "form", flag_value="markdown", help="Print Markdown, for a pull request.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @click.option(
     "--svg", type=click.Path(dir_okay=False, path_type=Path), help="Write what the terminal shows as a picture."
 )
@@ -53,7 +53,8 @@ def command(
     weights: bool | None,
     spectrum: int | None,
     cost: bool,
-    form: str | None,
+    as_json: bool,
+    markdown: bool,
     svg: Path | None,
     exit_code: bool,
 ) -> int:
@@ -62,23 +63,27 @@ def command(
     Structure is read from configs and headers. Where it is the same on both sides, values of weights are
     compared.
     """
+    if as_json and markdown:
+        raise click.UsageError("--json and --markdown exclude each other")
     words = before, after
-    try:
+    with one_is_an_answer():
+        found: tuple[Any, ...]
         if packs.are_packs(words):
             _refuse({"--weights": weights is not None, "--spectrum": spectrum is not None, "--cost": cost})
-            found = packs.compare_packs(words)
-            show = _Shown(packs.to_json, packs.to_markdown, packs_text)
-            show(form, svg, words, found)
-            return int(exit_code and bool(found))
-        with tempfile.TemporaryDirectory(prefix="archspec-diff-") as scratch:
-            sides = [read_side(word, Path(scratch) / str(n)) for n, word in enumerate(words)]
-            difference = compare(*(_priced(side) if cost else side for side in sides))
-            values = _weights(difference, weights, spectrum)
-    except ArchspecError as error:
-        report(error)
-        return USAGE
-    _Shown(to_json, to_markdown, text)(form, svg, words, difference, values)
-    return int(exit_code and (bool(difference) or bool(values)))
+            show, found = _Shown(packs.to_json, packs.to_markdown, packs_text), (packs.compare_packs(words),)
+        else:
+            show, found = _Shown(to_json, to_markdown, text), _compared(words, weights, spectrum, cost)
+        show("json" if as_json else "markdown" if markdown else None, svg, words, *found)
+    return int(exit_code and any(map(bool, found)))
+
+
+def _compared(
+    words: tuple[str, str], weights: bool | None, spectrum: int | None, cost: bool
+) -> tuple[Difference, Weights | None]:
+    with tempfile.TemporaryDirectory(prefix="archspec-diff-") as scratch:
+        sides = [read_side(word, Path(scratch) / str(n)) for n, word in enumerate(words)]
+        difference = compare(*(_priced(side) if cost else side for side in sides))
+        return difference, _weights(difference, weights, spectrum)
 
 
 def _refuse(options: dict[str, bool]) -> None:
@@ -127,7 +132,9 @@ class _Shown:
     def _picture(self, path: Path, words: tuple[str, str], *found: Any) -> None:
         from rich.console import Console
 
+        from archspec.runtime.store.files import replace_text
+
         console = Console(highlight=False, record=True, width=100, file=io.StringIO(), force_terminal=True)
         self.terminal(console, *found)
         title = f"archspec diff {' '.join(words)}"
-        path.write_text(console.export_svg(title=title, unique_id="archspec-diff"), "utf-8")
+        replace_text(path, console.export_svg(title=title, unique_id="archspec-diff"))

@@ -15,7 +15,7 @@ import click
 
 from archspec.cli.device import device_option
 from archspec.cli.numbers import Finite
-from archspec.diagnostics import fail, nearest
+from archspec.diagnostics import ArchspecError, fail, nearest
 
 NAME = "eval.json"
 METRICS = ("fd", "agreement", "paired", "latency", "perplexity")
@@ -148,12 +148,12 @@ def held(expectations: list[str], report: Mapping[str, Any]) -> list[dict[str, A
 
 def _keep(file: Path, report: Mapping[str, Any]) -> None:
     """Write the figures beside the checkpoint; a folder that cannot be written is no reason to lose them."""
-    partial = file.with_name(f".{file.name}.partial")
+    from archspec.runtime.store.files import replace_text
+
     try:
-        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        click.echo(f"note: the figures were not kept: {error}", err=True)
+        replace_text(file, json.dumps(report, indent=2) + "\n")
+    except ArchspecError as error:
+        click.echo(f"note: the figures were not kept: {error.diagnostics[0].message}", err=True)
 
 
 def _print(report: Mapping[str, Any]) -> None:

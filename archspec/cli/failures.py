@@ -11,6 +11,8 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -22,6 +24,16 @@ FAILED, USAGE, INTERNAL, STOPPED = 1, 2, 3, 130
 
 def show_tracebacks() -> None:
     os.environ["ARCHSPEC_DEBUG"] = "1"
+
+
+@contextmanager
+def one_is_an_answer() -> Iterator[None]:
+    """Leave with 2 where an error would leave with 1: of a verb that answers with 0 or 1."""
+    try:
+        yield
+    except Exception as error:  # the boundary of such a verb
+        code = report(error)
+        raise click.exceptions.Exit(USAGE if code == FAILED else code) from error
 
 
 def report(error: BaseException) -> int:
@@ -62,7 +74,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _file_trouble(error: OSError) -> Diagnostic:
     name = f" '{error.filename}'" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hints = ("free some space and run the same command again: it goes on from what was finished",)
+        hints = ("free some space and run the same command again",)
         return Diagnostic(
             "AS802", f"no space left to write{name or ' the result'}; nothing is half-written", hints=hints
         )

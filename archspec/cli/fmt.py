@@ -6,9 +6,7 @@ suffix beside the original, which stays. Files are replaced in one step, and onl
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -121,19 +119,11 @@ def _check(done: list[Formatted]) -> int:
 
 def _write(formatted: Formatted) -> None:
     """Replace the target by the text in one step; its permissions stay."""
+    from archspec.runtime.store.files import replace_text
+
     target = formatted.target
     assert target is not None
     if not formatted.changed:
         return
-    target = target.resolve()
-    model = target if target.exists() else Path(formatted.source.name)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(formatted.text)
-        os.chmod(temporary, model.stat().st_mode & 0o7777)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace_text(target, formatted.text, target if target.exists() else Path(formatted.source.name))
     click.echo(f"wrote {formatted.target}", err=True)

@@ -34,10 +34,12 @@ def command(write: bool, check: bool) -> int:
         return 0
     if not Path("grammars").is_dir():
         raise click.UsageError("run this at the top of a checkout of archspec: there is no folder 'grammars' here")
+    from archspec.runtime.store.files import replace_text
+
     stale = [path for path, text in GENERATED.items() if not _same(Path(path), text())]
     for path in stale:
         if write:
-            Path(path).write_text(GENERATED[path](), encoding="utf-8")
+            replace_text(Path(path), GENERATED[path]())
         click.echo(f"{'wrote' if write else 'out of date:'} {path}")
     return 1 if stale and check and not write else 0
 

@@ -17,7 +17,8 @@ CODES: tuple[Code, ...] = (
         "AS802",
         "no space left on the device",
         "A file could not be written. Results are written under a temporary name and published by renaming, so nothing "
-        "half-written stands under a final name; the next run goes on from what was finished.",
+        "half-written stands under a final name. `run`, `sweep` and `search` go on from what was finished; other "
+        "commands begin again.",
         bad="archspec compile spec.yaml --out /full/disk/result",
         good="archspec compile spec.yaml --out /roomy/disk/result",
     ),

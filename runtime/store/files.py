@@ -126,16 +126,26 @@ def _unfinished(name: str) -> str:
     return f".{name}."
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file under another name and rename it."""
-    partial = path.with_name(f"{_unfinished(path.name)}{os.getpid()}")
+def replace_text(path: Path, text: str, like: Path | None = None) -> None:
+    """Write a small file under another name and rename it; its rights are those of `like`. A link stays one; a pipe
+    or a device, which keeps nothing, is written to as it is."""
     with writing(path):
-        try:
-            partial.write_text(text, "utf-8")
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        if path.exists() and not path.is_file():
+            path.write_text(text, "utf-8")
+        else:
+            _replace(path.resolve(), text, like)
+
+
+def _replace(path: Path, text: str, like: Path | None) -> None:
+    partial = path.with_name(f"{_unfinished(path.name)}{os.getpid()}")
+    try:
+        partial.write_text(text, "utf-8", newline="\n")
+        if like:
+            shutil.copymode(like, partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -9,9 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,8 +23,8 @@ from archspec.runtime.learn.taps import Record
 from archspec.runtime.store import artifacts
 from archspec.runtime.store.artifacts import MARK, Artifacts, open_store
 from archspec.runtime.store.files import room
+from tests.disk import narrow
 
-resource = pytest.importorskip("resource")
 KEY, OTHER = "0" * 32, "1" * 32
 
 
@@ -190,17 +188,6 @@ def test_a_workspace_keeps_what_it_has_when_it_begins_to_share(tmp_path: Path) -
     with pytest.raises(ArchspecError) as caught:
         folder.check_store()
     assert codes(caught) == ["AS737"]
-
-
-@contextmanager
-def narrow(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes, as a full disk would not: every writer gets the system's own error."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_leaves_nothing_half_written(store: Artifacts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -16,6 +17,7 @@ from archspec.diagnostics import ArchspecError
 from archspec.diff.compare import Change, Difference, compare
 from archspec.diff.report import to_json, to_markdown, verdict
 from archspec.diff.sides import read_side
+from tests.disk import narrow
 
 DIGITS = Path(__file__).parents[3] / "specs" / "hosts" / "digits"
 
@@ -112,6 +114,30 @@ def test_exit_codes_are_those_of_git(tmp_path: Path) -> None:
     assert run(DIGITS, DIGITS, "--exit-code").exit_code == 0
     assert run(DIGITS, tmp_path / "missing.arch").exit_code == 2
     assert run(DIGITS).exit_code == 2
+    assert run(DIGITS, path, "--exit-code", "--svg", tmp_path / "no" / "a.svg").exit_code == 2
+
+
+def test_a_full_disk_leaves_the_former_picture(tmp_path: Path) -> None:
+    picture = tmp_path / "a.svg"
+    picture.write_text("former")
+    path = spec(tmp_path, "a", "drop blocks[3]")
+    with narrow(100):
+        result = run(DIGITS, path, "--svg", picture)
+    assert (result.exit_code, "AS631" in result.stderr) == (2, True)
+    assert {entry.name: entry.stat().st_size for entry in tmp_path.glob("*.svg*")} == {"a.svg": len("former")}
+
+
+def test_a_pipe_gets_the_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert run(DIGITS, DIGITS, "--svg", tmp_path / "pipe").exit_code == 0
+    assert os.read(reader, 4) == b"<svg"
+    os.close(reader)
+
+
+def test_one_form_at_a_time(tmp_path: Path) -> None:
+    result = run(DIGITS, DIGITS, "--json", "--markdown")
+    assert (result.exit_code, result.stdout) == (2, "")
 
 
 def test_json_and_markdown_tell_the_same(tmp_path: Path) -> None:
