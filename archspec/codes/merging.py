@@ -23,7 +23,8 @@ CODES = (
         "AS692",
         "a merge parameter of a wrong value",
         "A parameter is a finite number, a list of numbers spread over depth, or a list of filters with values; "
-        "densities are fractions, `normalize` and `rescale` true or false, dtypes float32, float16 or bfloat16.",
+        "densities are fractions, `normalize` and `rescale` true or false, dtypes float32, float16 or bfloat16. "
+        "Weights that `linear` divides by do not sum to 0.",
         bad="parameters: {density: 50}",
         good="parameters: {density: 0.5}",
     ),

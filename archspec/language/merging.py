@@ -60,7 +60,19 @@ FOREIGN: Mapping[str, str] = {
     "chat_template": "edit tokenizer_config.json of the result",
 }
 """Keys of mergekit that are not here, each with what to do instead."""
+SOURCES = "sources: [{model: PATH, layer_range: [0, 8]}]"
 KEYS = ("merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "tokenizer_source")
+
+ANY = "a merge"
+KINDS: Mapping[str, Method] = {
+    **METHODS,
+    ANY: Method(
+        frozenset().union(*(kind.own for kind in METHODS.values())),
+        frozenset().union(*(kind.shared for kind in METHODS.values())),
+        deltas=False,
+    ),
+}
+"""The methods, and one that reads what any of them does: for the rest of a file whose method is unknown."""
 
 
 def load_merge(path: Path) -> Merge:
@@ -69,7 +81,6 @@ def load_merge(path: Path) -> Merge:
     reader = _Reader(Collector())
     found = reader.merge(tree)
     reader.collector.raise_if_errors()
-    assert found is not None
     return found
 
 
@@ -82,12 +93,10 @@ class _Reader:
     def wrong(self, message: str, span: Span, *hints: str, code: str = "AS690") -> None:
         self.collector.report(code, message, span, *hints)
 
-    def merge(self, tree: Map) -> Merge | None:
+    def merge(self, tree: Map) -> Merge:
         self._keys(tree)
         method = self._method(tree)
-        if method is None:
-            return None
-        kind = METHODS[method]
+        kind = KINDS[method]
         shared = self._settings(tree.entry("parameters"), method, kind.shared | kind.own)
         base_entry = tree.entry("base_model")
         base = self._model(base_entry.value, method) if base_entry else None
@@ -109,12 +118,13 @@ class _Reader:
                 longer = [f"did you mean '{known}'?" for known in KEYS if key in known.split("_")]
                 self.wrong(f"unknown key '{key}'", entry.key.span, *(nearest(key, KEYS) or longer[:1]))
 
-    def _method(self, tree: Map) -> str | None:
+    def _method(self, tree: Map) -> str:
+        """Return the method; ANY where there is none, so that the rest is read all the same."""
         entry = tree.entry("merge_method")
         known = f"methods are {', '.join(METHODS)}"
         if entry is None:
             self.wrong("no merge_method", tree.span.narrow(0, 1), known)
-            return None
+            return ANY
         name = entry.value.value if isinstance(entry.value, Scalar) else None
         if isinstance(name, str) and name in METHODS:
             return name
@@ -123,7 +133,7 @@ class _Reader:
         else:
             near = nearest(str(name), METHODS)
             self.wrong(f"no merge_method '{_shown(entry.value)}'", entry.value.span, *(near or (known,)))
-        return None
+        return ANY
 
     def _models(self, tree: Map, method: str) -> tuple[Model, ...]:
         entry = tree.entry("models")
@@ -153,45 +163,46 @@ class _Reader:
         if entry is None:
             return ()
         items = entry.value.items if isinstance(entry.value, Seq) else ()
-        if not items or not all(isinstance(item, Map) and item.entry("sources") for item in items):
-            hint = "write `slices: [{sources: [{model: PATH, layer_range: [0, 8]}]}, ...]`"
-            self.wrong("slices is a list of sources", entry.value.span, hint)
-            return ()
-        return tuple(self._slice(item, method) for item in items if isinstance(item, Map))
+        if not items:
+            self.wrong("slices is a list of sources", entry.value.span, f"write `slices: [{{{SOURCES}}}, ...]`")
+        return tuple(run for item in items if (run := self._slice(item, method)))
 
-    def _slice(self, tree: Map, method: str) -> Slice:
+    def _slice(self, tree: Tree, method: str) -> Slice | None:
+        entry = tree.entry("sources") if isinstance(tree, Map) else None
+        if not isinstance(tree, Map) or entry is None:
+            self.wrong("a slice without sources", tree.span, f"write `{SOURCES}`")
+            return None
         self._known(tree, ("sources", "parameters"), ("base_model", "residual_weight"))
-        settings = self._settings(tree.entry("parameters"), method, METHODS[method].own | METHODS[method].shared)
-        entry = tree.entry("sources")
-        listed = entry.value if entry else None
-        parts = [
-            part for item in (listed.items if isinstance(listed, Seq) else ()) if (part := self._part(item, method))
-        ]
+        settings = self._settings(tree.entry("parameters"), method, KINDS[method].own | KINDS[method].shared)
+        items = entry.value.items if isinstance(entry.value, Seq) else ()
+        if not items:
+            message = "'sources' is a list of {model, layer_range}"
+            self.wrong(message, entry.value.span, f"write `{SOURCES}`", code="AS692")
+        parts = [part for item in items if (part := self._part(item, method))]
         self._once(part.model for part in parts)
         for part in parts[1:]:
             if len(part) != len(parts[0]):
                 hint = "all sources of a slice have as many blocks"
                 self.wrong(f"{len(part)} blocks beside {len(parts[0])}", part.span, hint, code="AS699")
-        return Slice(tuple(parts), settings)
+        return Slice(tuple(parts), settings) if parts else None
 
     def _part(self, tree: Tree, method: str) -> Part | None:
         model = self._model(tree, method, ("layer_range",))
+        ends = self._range(tree) if isinstance(tree, Map) or model else None
+        return Part(model, *ends) if model and ends else None
+
+    def _range(self, tree: Tree) -> tuple[int, int, Span] | None:
         entry = tree.entry("layer_range") if isinstance(tree, Map) else None
         hint = "write `layer_range: [0, 8]`: from the first block to before the last"
-        if model is None or entry is None:
-            if model is not None:
-                self.wrong("a source of a slice without layer_range", tree.span, hint)
+        if entry is None:
+            self.wrong("a source of a slice without layer_range", tree.span, hint)
             return None
-        ends = (
-            [item.value for item in entry.value.items if isinstance(item, Scalar)]
-            if isinstance(entry.value, Seq)
-            else []
-        )
-        first, last = ends if len(ends) == 2 else (None, None)
+        items = entry.value.items if isinstance(entry.value, Seq) else ()
+        first, last = (getattr(item, "value", None) for item in items) if len(items) == 2 else (None, None)
         if type(first) is not int or type(last) is not int or not 0 <= first < last:
             self.wrong(f"layer_range '{_shown(entry.value)}' is no range", entry.value.span, hint, code="AS692")
             return None
-        return Part(model, first, last, entry.value.span)
+        return first, last, entry.value.span
 
     def _known(self, tree: Map, keys: tuple[str, ...], foreign: tuple[str, ...] = ()) -> None:
         for entry in tree.entries:
@@ -212,7 +223,7 @@ class _Reader:
                 self.wrong("no model", tree.span.narrow(0, 1), "write `model: PATH`")
                 return None
             name = found.value
-        settings = self._settings(entries, method, METHODS[method].own)
+        settings = self._settings(entries, method, KINDS[method].own)
         if not isinstance(name, Scalar) or not isinstance(name.value, str) or not name.value:
             self.wrong(f"'{_shown(name)}' is no model", name.span, "write a path or a hub id")
             return None
@@ -281,7 +292,7 @@ class _Reader:
 
     def _needs(self, tree: Map, method: str, base: Model | None, models: tuple[Model, ...], shared: Settings) -> None:
         """Report what the method needs and is not there."""
-        kind, at = METHODS[method], tree.span_of("merge_method")
+        kind, at = KINDS[method], tree.span_of("merge_method")
         if kind.deltas and base is None and tree.entry("base_model") is None:
             self.wrong(f"{method} needs a base_model", at, "write `base_model: PATH`", code="AS693")
         if tree.entry("models"):
@@ -301,7 +312,7 @@ class _Reader:
         return bool(own) and all(e and isinstance(e.value, Map) and e.value.entry(name) for e in own)
 
     def _enough(self, method: str, models: tuple[Model, ...], span: Span) -> None:
-        kind = METHODS[method]
+        kind = KINDS[method]
         least, most = kind.models
         if not self.collector.has_errors and not least <= len(models) <= (most or len(models)):
             wanted = f"{least}" if most == least else f"at least {least}"
@@ -311,9 +322,7 @@ class _Reader:
 
     def _needs_in_slice(self, method: str, base: Model | None, run: Slice, shared: Settings) -> None:
         """Report what a slice lacks: its part of the base, models, parameters of its models."""
-        kind, models = METHODS[method], tuple(part.model for part in run.parts)
-        if not run.parts:
-            return
+        kind, models = KINDS[method], tuple(part.model for part in run.parts)
         if kind.deltas and base and all(model.base != base.base for model in models):
             hint = f"add `{{model: {base.name}, layer_range: [...]}}` to its sources"
             self.wrong("a slice without a part of the base", run.parts[0].span, hint, code="AS693")

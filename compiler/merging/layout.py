@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from archspec.language.spec import Base
 FLOATS = ("BF16", "F16", "F32")
 """Dtypes that are merged. Others are copied where all models have the same values."""
 MOST_NAMED = 8
+SMALL = 1e-8
+"""Sums of weights below it do not divide."""
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 DEFAULTS: Mapping[str, float] = {"density": 1.0, "lambda": 1.0, "select_topk": 1.0, "rescale": 1.0}
 
@@ -101,6 +103,7 @@ def lay_out(merge: Merge, near: Path) -> Layout:
     tensors = {source.model.base: source.tensors for source in sources}
     places = sliced(merge, sources[0].tensors) if merge.slices else _whole(merge, sources[0].tensors)
     tasks = tuple(_task(merge, tensors, place) for place in sorted(places, key=lambda place: place.name))
+    _check_sums(merge, tasks)
     return Layout(merge, tuple(sources), tasks, blocks_of(merge) if merge.slices else None)
 
 
@@ -170,6 +173,19 @@ def _check_filters(merge: Merge, source: Source, problems: Collector) -> None:
             if not any(rule.holds(name) for name in source.tensors):
                 hint = f"a filter is part of a name such as {next(iter(source.tensors))}"
                 problems.report("AS698", f"no tensor's name holds '{rule.filter}'", rule.span, hint)
+
+
+def _check_sums(merge: Merge, tasks: Sequence[Task]) -> None:
+    """Refuse a mean over weights that sum to 0: mergekit writes infinities there. AS692."""
+    found = [t.name for t in tasks if t.method == "linear" and t.options["normalize"] and abs(sum(t.weights)) < SMALL]
+    if not found:
+        return
+    places = (*(model.settings for model in merge.models), *(run.settings for run in merge.slices), merge.settings)
+    spans = [rule.span for settings in places for rule in settings.get("weight", ()) if rule.span]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    message = f"the weights of '{found[0]}'{more} sum to 0, which linear divides by"
+    hint = "write `parameters: {normalize: false}` to add up without dividing; a difference is `task_arithmetic`"
+    raise fail("AS692", message, spans[0] if spans else merge.span.narrow(0, 1), hint)
 
 
 def depths_of(names: Mapping[str, TensorHeader]) -> dict[str, float]:

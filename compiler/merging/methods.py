@@ -31,14 +31,12 @@ from torch import Tensor
 
 from archspec.compiler.merging.blocks import BLOCK, Files
 from archspec.compiler.merging.draws import Draws
-from archspec.compiler.merging.layout import Task
+from archspec.compiler.merging.layout import SMALL, Task
 from archspec.compiler.merging.select import Cut, cut_of, only
 from archspec.diagnostics import fail
 from archspec.host.structure import TensorHeader
 from archspec.runtime.store.checkpoint import DTYPES
 
-SMALL = 1e-8
-"""Sums of weights below it do not divide."""
 PARALLEL = 0.9995
 """Cosine from which SLERP goes straight: the arc is too short for its sine."""
 LEAST_NORM = 1e-7
@@ -108,7 +106,7 @@ def _linear(reader: Reader) -> Blocks:
 
 
 def _normalized(task: Task) -> list[float]:
-    """Return the weights, divided by their sum where the task says so and the sum is not 0."""
+    """Return the weights, divided by their sum where the task says so and it is not 0 (in `linear` it never is)."""
     total = sum(task.weights)
     if not task.options["normalize"] or abs(total) < SMALL:
         return list(map(_single, task.weights))

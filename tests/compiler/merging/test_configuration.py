@@ -107,6 +107,31 @@ def test_all_mistakes_are_told_at_once(models: Path) -> None:
     assert [code for code, _, _ in mistakes(models, text)] == ["AS692", "AS693", "AS690", "AS690"]
 
 
+def test_what_lacks_a_method_is_read_all_the_same(models: Path) -> None:
+    assert [message for _, _, message in mistakes(models, "archspec: 1\nname: a\n")] == [
+        "unknown key 'archspec'",
+        "no merge_method",
+        "no models",
+        "unknown key 'name'",
+    ]
+    found = mistakes(
+        models, GOOD.replace("ties", "tise").replace("density: 0.5", "density: 5").replace("lambda", "lamda")
+    )
+    assert [code for code, _, _ in found] == ["AS690", "AS692", "AS690"]
+
+
+OPPOSED = """merge_method: linear
+models: [{model: ./a, parameters: {weight: 0.5}}, {model: ./b, parameters: {weight: [0, -0.5]}}]
+"""
+
+
+def test_a_mean_is_not_over_weights_that_sum_to_nothing(models: Path) -> None:
+    assert [(code, place) for code, place, _ in mistakes(models, OPPOSED)] == [("AS692", "2:44")]
+    found = load_file(merge(models, OPPOSED + "parameters: {normalize: false}\n") / "model.safetensors")
+    name = "model.layers.2.mlp.up_proj.weight"
+    torch.testing.assert_close(found[name], (tensors(1)[name] - tensors(2)[name]) / 2, rtol=0, atol=1e-6)
+
+
 def test_models_that_do_not_fit_are_told_at_once(models: Path) -> None:
     short = {name: tensor for name, tensor in tensors(1).items() if "layers.2." not in name}
     save_file(short, models / "a" / "model.safetensors")

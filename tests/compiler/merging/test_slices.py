@@ -81,6 +81,23 @@ BAD = {
         STACKED,
         [("AS690", "", "'layers'"), ("AS690", "", "without")],
     ),
+    "sources of one": (
+        "[{model: ./b, layer_range: [1, 3]}]",
+        "{model: ./b}",
+        STACKED,
+        [("AS692", "4:14", "a list of {model, layer_range}")],
+    ),
+    "nothing right": (
+        STACKED.partition("slices:")[2].partition("dtype")[0],
+        "\n  - sources: {model: ./a}\n  - ./b\n  - sources: [{model: 3, layer_range: 4}]\n",
+        STACKED,
+        [
+            ("AS692", "3:14", "a list of {model, layer_range}"),
+            ("AS690", "4:5", "without sources"),
+            ("AS690", "", "no model"),
+            ("AS692", "", "is no range"),
+        ],
+    ),
     "uneven": ("[1, 3], par", "[0, 3], par", MIXED, [("AS699", "6:35", "3 blocks beside 2")]),
     "residual": (
         "    parameters: {density",
