@@ -14,6 +14,9 @@ from enum import StrEnum
 
 from archspec.source import Span
 
+FEW = 4
+"""Mistakes of one cause that are told one by one."""
+
 
 class Severity(StrEnum):
     ERROR = "error"
@@ -83,6 +86,15 @@ class Collector:
     ) -> None:
         primary = Label(span, label) if span else None
         self._found.append(Diagnostic(code, message, primary, tuple(related), hints, severity))
+
+    def report_few(self, code: str, messages: Iterable[str], others: str, span: Span | None, *hints: str) -> None:
+        """Report the first of many mistakes of one cause, and how many `others` there are."""
+        found = list(messages)
+        shown = found if len(found) <= FEW + 1 else found[:FEW]
+        for message in shown:
+            self.report(code, message, span, *hints)
+        if len(found) > len(shown):
+            self.report(code, f"and {len(found) - len(shown)} more {others}", span)
 
     @property
     def has_errors(self) -> bool:

@@ -25,7 +25,6 @@ from archspec.source import Span
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself."""
 MOST_DIMENSIONS = 64
-MOST_PROBLEMS = 20
 
 BITS: Mapping[str, int] = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
@@ -93,22 +92,27 @@ def _headers(
     entries: Mapping[str, Any], path: Path, start: int, size: int, problems: Collector, span: Span | None
 ) -> Iterator[tuple[str, TensorHeader]]:
     """Yield the good entries and report the bad ones (the first few)."""
-    bad = 0
+    bad: dict[str, list[str]] = {"AS615": [], "AS616": []}
+    needed = size
     for name, entry in entries.items():
         try:
-            yield name, _header(name, entry, path, start, size)
+            header = _header(name, entry, path, start)
+            needed = max(needed, header.end)
+            yield name, header
         except Malformed as error:
-            bad += 1
-            if bad <= MOST_PROBLEMS:
-                code = "AS616" if isinstance(error, _OutOfPlace) else "AS615"
-                problems.report(code, f"tensor {name!r} in '{path.name}' {error}", span, AGAIN)
+            code = "AS616" if isinstance(error, _OutOfPlace) else "AS615"
+            bad[code].append(f"tensor {name!r} in '{path.name}' {error}")
+    if needed > size:
+        problems.report("AS616", f"'{path.name}' ends at byte {size}, its header calls for {needed}", span, AGAIN)
+    for code, messages in bad.items():
+        problems.report_few(code, messages, f"tensors in '{path.name}'", span, AGAIN)
 
 
 class _OutOfPlace(Malformed):
     """Offsets that cannot be."""
 
 
-def _header(name: str, entry: Any, path: Path, start: int, size: int) -> TensorHeader:
+def _header(name: str, entry: Any, path: Path, start: int) -> TensorHeader:
     if not name or not name.isprintable():
         raise Malformed("has an unprintable name")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
@@ -121,8 +125,8 @@ def _header(name: str, entry: Any, path: Path, start: int, size: int) -> TensorH
     if not _is_counts(offsets) or len(offsets) != 2:
         raise Malformed("has data_offsets that are not two counts")
     first, last = offsets
-    if not first <= last <= size - start:
-        raise _OutOfPlace(f"lies at bytes {first} to {last} of {size - start} bytes of data")
+    if first > last:
+        raise _OutOfPlace(f"ends at byte {last}, before its start at {first}")
     header = TensorHeader(dtype, tuple(shape), str(path), start + first, start + last)
     if header.count * BITS[dtype] != (last - first) * 8:
         raise _OutOfPlace(f"has {last - first} bytes, which is not {dtype} of shape {header.shape}")
@@ -229,10 +233,8 @@ def _check_index(folder: Path, tensors: Mapping[str, TensorHeader], span: Span |
             continue
         problems = Collector()
         wrong = [n for n, file in read_index(index, span).items() if _home(tensors.get(n)) != file]
-        for name in wrong[:MOST_PROBLEMS]:
-            problems.report(
-                "AS619", f"'{index.name}' promises tensor {name!r} in a file that does not hold it", span, AGAIN
-            )
+        told = (f"'{index.name}' promises tensor {name!r} in a file that does not hold it" for name in wrong)
+        problems.report_few("AS619", told, f"tensors of '{index.name}'", span, AGAIN)
         problems.raise_if_errors()
         return
 

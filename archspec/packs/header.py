@@ -22,7 +22,6 @@ from archspec.source import Span
 
 KEY, VERSION, PLAIN_VERSION = "skillpack", 2, 1
 """Packs without excerpts are written, and so read by every archspec, as format 1."""
-MOST_PROBLEMS = 20
 AGAIN = "get the pack again, or make it again: `archspec pack SPEC -o PACK`"
 
 
@@ -211,6 +210,6 @@ def _compare(header: Header, parts: Mapping[str, TensorHeader], path: Path, span
         ),
     ]
     problems = Collector()
-    for message in wrong[:MOST_PROBLEMS]:
-        problems.report("AS680", f"'{path.name}' {message}", span, AGAIN)
+    told = (f"'{path.name}' {message}" for message in wrong)
+    problems.report_few("AS680", told, f"parts of '{path.name}'", span, AGAIN)
     problems.raise_if_errors()

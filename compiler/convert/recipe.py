@@ -10,8 +10,6 @@ from torch import Tensor
 
 from archspec.diagnostics import Collector
 
-MOST_PROBLEMS = 12
-
 
 @dataclass(frozen=True)
 class Part:
@@ -42,11 +40,7 @@ def linear(target: str, source: str, share: int = 0, of: int = 1) -> dict[str, P
 
 def check(recipe: Recipe, shapes: Shapes, wanted: Shapes, problems: Collector) -> None:
     """Report parts that are missing in the state, or are not of the shape that is wanted. AS651."""
-    found = list(_faults(recipe, shapes, wanted))
-    for message in found[:MOST_PROBLEMS]:
-        problems.report("AS651", message)
-    if len(found) > MOST_PROBLEMS:
-        problems.report("AS651", f"and {len(found) - MOST_PROBLEMS} more tensors do not fit")
+    problems.report_few("AS651", _faults(recipe, shapes, wanted), "tensors do not fit", None)
 
 
 def _faults(recipe: Recipe, shapes: Shapes, wanted: Shapes) -> Iterator[str]:

@@ -27,7 +27,6 @@ from archspec.source import Span
 
 Headers = Mapping[str, TensorHeader]
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
-MOST_PROBLEMS = 12
 
 
 class Source(Protocol):
@@ -71,7 +70,7 @@ def check_tuned(
 ) -> None:
     """Report what keeps the two from being one model before and after tuning: AS682. `spare`: names that either may
     hold beside the model's own (old buffers, repeats of tied tensors); `ties`: repeat -> what it repeats."""
-    wrong = [
+    wrong = (
         *(
             f"unties '{name}', which repeats '{owner}' in the base"
             for name, owner in ties.items()
@@ -85,12 +84,10 @@ def check_tuned(
             if name in base and header.shape != base[name].shape
         ),
         *(f"holds other whole numbers in '{name}', which no pack can change" for name in _counts_apart(base, tuned)),
-    ]
+    )
     hint = "a pack holds what tuning changed: give the base that this model was tuned from"
-    for message in wrong[:MOST_PROBLEMS]:
-        problems.report("AS682", f"the tuned model {message}", span, hint)
-    if len(wrong) > MOST_PROBLEMS:
-        problems.report("AS682", f"and {len(wrong) - MOST_PROBLEMS} more tensors are not the base's", span, hint)
+    told = (f"the tuned model {message}" for message in wrong)
+    problems.report_few("AS682", told, "tensors are not the base's", span, hint)
 
 
 def _counts_apart(base: Headers, tuned: Headers) -> Iterator[str]:
@@ -117,16 +114,16 @@ class Vector:
 
 def check_vector(base: Headers, vector: Headers, problems: Collector, span: Span | None) -> None:
     """Report differences of what the base has not, or of another shape: AS682."""
-    wrong = [
+    wrong = (
         *(f"'{name}' is of no tensor of the base" for name in vector if name not in base),
         *(
             f"'{name}' is of shape {h.shape}, the base's {base[name].shape}"
             for name, h in vector.items()
             if name in base and h.shape != base[name].shape
         ),
-    ]
-    for message in wrong[:MOST_PROBLEMS]:
-        problems.report("AS682", f"the difference {message}", span, "its tensors are named as the base's")
+    )
+    told, hint = (f"the difference {message}" for message in wrong), "its tensors are named as the base's"
+    problems.report_few("AS682", told, "tensors are not the base's", span, hint)
 
 
 @dataclass(frozen=True)
@@ -159,15 +156,17 @@ def read_lora(
     alphas = _alphas(config, span)
     weights = read_header(folder / "adapter_model.safetensors", span)
     pairs: dict[str, tuple[str, str, float]] = {}
+    refused = []
     for name in weights:
         if name.endswith(".lora_B.weight") and name.replace(".lora_B.", ".lora_A.") in weights:
             continue
         module = name.removesuffix(".lora_A.weight")
         partner, path = f"{module}.lora_B.weight", module.removeprefix(PREFIX)
         if wrong := _no_pair(name, partner, base.get(f"{path}.weight"), weights, is_turned(f"{path}.weight")):
-            problems.report("AS682", f"'{name}' of the LoRA {wrong}", span)
+            refused.append(f"'{name}' of the LoRA {wrong}")
             continue
         pairs[f"{path}.weight"] = (name, partner, alphas.scale(path, weights[name].shape[0]))
+    problems.report_few("AS682", refused, "tensors of the LoRA", span)
     return Lora(base, weights, pairs, frozenset(filter(is_turned, pairs)))
 
 
@@ -245,6 +244,7 @@ class BitDelta:
 
 def check_bitdelta(base: Headers, state: Mapping[str, Tensor], problems: Collector, span: Span | None) -> None:
     """Report what is no part of a file of BitDelta for this base: AS682."""
+    refused = []
     for name, value in state.items():
         module, _, part = name.rpartition(".")
         target = base.get(f"{module}.weight")
@@ -255,8 +255,8 @@ def check_bitdelta(base: Headers, state: Mapping[str, Tensor], problems: Collect
         else:
             wrong = name not in base or tuple(value.shape) != base[name].shape
         if wrong:
-            message = f"'{name}' of the file, {tuple(value.shape)}, fits no tensor of the base"
-            problems.report("AS682", message, span, "is it BitDelta's file of this base?")
+            refused.append(f"'{name}' of the file, {tuple(value.shape)}, fits no tensor of the base")
+    problems.report_few("AS682", refused, "tensors of the file", span, "is it BitDelta's file of this base?")
 
 
 def _unpacked(mask: Tensor) -> tuple[int, ...]:

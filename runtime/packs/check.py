@@ -10,17 +10,12 @@ from archspec.host.structure import TensorHeader
 from archspec.packs.header import Header
 from archspec.runtime.packs.reading import Pack
 
-MOST_PROBLEMS = 4
-"""Tensors that are named."""
-
 
 def check_base(pack: Pack, headers: Mapping[str, TensorHeader], problems: Collector) -> None:
     """Report a base that is another one: AS681, with the first few tensors that differ."""
-    wrong = list(_differences(pack.header, headers))
-    for message in wrong[:MOST_PROBLEMS]:
-        problems.report("AS681", f"'{pack.path.name}' is of another base: {message}", None, origin(pack.header.base))
-    if len(wrong) > MOST_PROBLEMS:
-        problems.report("AS681", f"and {len(wrong) - MOST_PROBLEMS} more tensors of '{pack.path.name}'", None)
+    name = pack.path.name
+    wrong = (f"'{name}' is of another base: {message}" for message in _differences(pack.header, headers))
+    problems.report_few("AS681", wrong, f"tensors of '{name}'", None, origin(pack.header.base))
 
 
 def origin(base: Mapping[str, str]) -> str:

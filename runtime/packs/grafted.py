@@ -62,10 +62,14 @@ def targets(
         missing = [name for name in names if name not in known]
         if missing and (not partial or len(missing) == len(names)):
             _report(pack, missing, len(names), problems)
-        for name in (name for name in names if name in known):
-            for own in known[name]:
-                _check(pack.header, pack.path, name, own, headers[own], problems)
-                found[own] = name
+        placed = {own: name for name in names for own in known.get(name, ())}
+        wrong = (
+            f"'{pack.path.name}' is of another base: '{own}', a copy of its '{name}', has other values"
+            for own, name in placed.items()
+            if not _is_base(pack.header, name, headers[own])
+        )
+        problems.report_few("AS681", wrong, f"tensors of '{pack.path.name}'", None, origin(pack.header.base))
+        found |= placed
     problems.raise_if_errors()
     return found
 
@@ -79,11 +83,9 @@ def _report(pack: Pack, missing: Sequence[str], total: int, problems: Collector)
     problems.report("AS669", message + more, None, hint)
 
 
-def _check(header: Header, file: Path, name: str, own: str, found: TensorHeader, problems: Collector) -> None:
+def _is_base(header: Header, name: str, found: TensorHeader) -> bool:
     change = header.tensors[name]
-    if (found.shape, found.dtype) != (change.shape, change.dtype) or digest_of(found).hex() != change.digest:
-        message = f"'{file.name}' is of another base: '{own}', a copy of its '{name}', has other values"
-        problems.report("AS681", message, None, origin(header.base))
+    return (found.shape, found.dtype) == (change.shape, change.dtype) and digest_of(found).hex() == change.digest
 
 
 def write_lock(folder: Path, model: Path, lock: Lock, changed: Mapping[str, str], files: Iterable[Path]) -> None:

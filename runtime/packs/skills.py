@@ -32,7 +32,7 @@ from archspec.packs.terms import matrix_shape
 from archspec.runtime.model.linear import is_turned
 from archspec.runtime.packs.attach import Use, added
 from archspec.runtime.packs.branch import Branch, Used, branch, can_branch
-from archspec.runtime.packs.check import MOST_PROBLEMS, origin
+from archspec.runtime.packs.check import origin
 from archspec.runtime.packs.reading import Pack, open_pack
 from archspec.runtime.store.checkpoint import DTYPES
 
@@ -157,9 +157,8 @@ def _check(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[str, Te
     headless = len(wrong) == list(names.values()).count(None) < len(names)
     load = f"load it as {pack.header.base.get('architecture', 'the class of the base')}, with all that the pack changes"
     hint = load if headless else origin(pack.header.base)
-    for message in wrong[:MOST_PROBLEMS]:
-        what = "does not fit this model" if headless else "is of another base"
-        problems.report("AS681", f"'{pack.path.name}' {what}: {message}", None, hint)
+    what = f"'{pack.path.name}' " + ("does not fit this model" if headless else "is of another base")
+    problems.report_few("AS681", (f"{what}: {message}" for message in wrong), "tensors", None, hint)
 
 
 def _differences(pack: Pack, names: Mapping[str, str | None], tensors: Mapping[str, Tensor]) -> Iterator[str]:

@@ -29,8 +29,6 @@ from archspec.runtime.model.program import KEY, read_graft
 from archspec.runtime.store.checkpoint import DTYPES, live
 from archspec.runtime.store.lock import is_compiled, read_lock
 
-MOST_PROBLEMS = 20
-
 
 def load(
     folder: str | Path,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save, save_file
 
-from archspec.diagnostics import ArchspecError
+from archspec.diagnostics import FEW, ArchspecError
 from archspec.host.headers import read_folder, read_header, weight_files
 from archspec.host.structure import TensorHeader
 from archspec.source import Source
@@ -152,10 +152,22 @@ def test_every_cut_of_a_file_is_an_error(tmp_path: Path) -> None:
         refused(tmp_path / "cut.safetensors")
 
 
+def test_a_file_that_ends_early_is_one_mistake(tmp_path: Path) -> None:
+    header = {f"w{i}": {**ENTRY, "data_offsets": [8 * i, 8 * i + 8]} for i in range(30)}
+    path = write(tmp_path / "a.safetensors", header, 100)
+    size = path.stat().st_size
+    (found,) = refused(path).diagnostics
+    assert (found.code, found.message) == (
+        "AS616",
+        f"'a.safetensors' ends at byte {size}, its header calls for {size + 140}",
+    )
+
+
 def test_all_bad_entries_are_reported_but_not_a_flood(tmp_path: Path) -> None:
     header = {f"w{i}": {**ENTRY, "dtype": "F31"} for i in range(500)}
     error = refused(write(tmp_path / "a.safetensors", header))
-    assert codes(error) == ["AS615"] * 20
+    assert codes(error) == ["AS615"] * (FEW + 1)
+    assert error.diagnostics[-1].message == f"and {500 - FEW} more tensors in 'a.safetensors'"
     two = refused(write(tmp_path / "a.safetensors", {"a": {**ENTRY, "shape": "x"}, "b": {**ENTRY, "shape": [5]}}))
     assert codes(two) == ["AS615", "AS616"]
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import archspec
 from archspec.compiler.driver import compile_spec, prepare
-from archspec.diagnostics import ArchspecError
+from archspec.diagnostics import FEW, ArchspecError
 from archspec.runtime.execution.workspace import Workspace
 from archspec.runtime.packs.attach import Use, attach, detach
 from archspec.runtime.packs.reading import open_pack
@@ -127,8 +127,9 @@ def test_a_graft_of_another_base_takes_no_packs(tiny_encoder: Path, pack: Path, 
     tuned_from(tiny_encoder, tmp_path / "other", size=0.5)
     (tmp_path / "spec.yaml").write_text('name: other\nbase: ./other\nedits: [{drop: "blocks[3]"}]\n')
     compile_spec(tmp_path / "spec.yaml", tmp_path / "out")
-    with pytest.raises(ArchspecError, match=r"AS681.*has other values"):
+    with pytest.raises(ArchspecError, match=r"AS681.*has other values") as caught:
         attach(tmp_path / "out", [Use(open_pack(pack))], tmp_path / "with", partial=True)
+    assert len(caught.value.diagnostics) == FEW + 1
     with pytest.raises(ArchspecError, match="AS674"):
         detach(tmp_path / "out")
 

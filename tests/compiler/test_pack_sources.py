@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from archspec.diagnostics import ArchspecError
+from archspec.diagnostics import FEW, ArchspecError
 from archspec.runtime.packs.export import export_lora
 from archspec.runtime.packs.reading import Pack, open_pack
 from tests.packs import packed, tuned_from, weights
@@ -157,8 +157,10 @@ def test_factors_that_do_not_fit_are_refused(tiny_encoder: Path, lora: Path, tmp
 
 
 def test_a_lora_of_another_model_is_refused(tiny_llama: Path, lora: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArchspecError, match=r"AS682.*adds to no tensor of the base"):
+    with pytest.raises(ArchspecError, match=r"AS682.*adds to no tensor of the base") as caught:
         packed(tmp_path, tiny_llama, f"{{lora: {lora}, budget: 50%}}")
+    assert len(caught.value.diagnostics) == FEW + 1
+    assert "more tensors of the LoRA" in caught.value.diagnostics[-1].message
 
 
 def bitdelta(base: dict[str, Tensor], tuned: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
