@@ -133,12 +133,12 @@ def meant(word: str, known: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
 
-def setting(near: Span | None, key: str, value: str) -> str:
-    """Return how a setting is written in the spelling of the spec that `near` is a part of.
+def setting(near: Span | None, key: str, value: str, *, bare: bool = False) -> str:
+    """Return how a setting is written in the spelling of the spec that `near` is a part of; `bare`: never in quotes.
 
     >>> setting(None, "subfolder", "transformer")
     'subfolder: transformer'
     """
     if near is None or not near.source.name.endswith(".arch"):
         return f"{key}: {value}"
-    return f"{key} = {value}" if value.startswith(("[", "...")) else f'{key} = "{value}"'
+    return f"{key} = {value}" if bare or value.startswith(("[", "...")) else f'{key} = "{value}"'

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from archspec.diagnostics import ArchspecError, Collector, meant, nearest, setting
 from archspec.language import shapes
+from archspec.language.advice import advice
 from archspec.language.edits import EDITS, OperatorCall
 from archspec.language.expectations import Expectation, parse_bytes, parse_expectation
 from archspec.language.fields import Node
@@ -72,6 +73,12 @@ class Builder:
         self.collector.report(code, message, span, *hints)
         return Wrong()
 
+    def unfit(
+        self, message: str, tree: Tree, option: Any, rules: Mapping[str, Any], key: str, code: str = "AS142"
+    ) -> Wrong:
+        """Report a value that its key cannot have, with one that it can."""
+        return self.wrong(code, message, tree.span, advice(key, tree.span, rules.get("declared", option), rules))
+
     def node(self, tree: Tree, cls: type[Node]) -> Node:
         origin = self._map(tree, cls)
         if cls is OperatorCall:
@@ -86,7 +93,8 @@ class Builder:
                 failed |= key not in misspelt and self.missing(key, field, origin, cls)
                 continue
             try:
-                values[field.name] = self.value(entry.value, shapes.hints(cls)[field.name], field.metadata, key)
+                hint = shapes.hints(cls)[field.name]
+                values[field.name] = self.value(entry.value, hint, {**field.metadata, "declared": hint}, key)
             except Wrong:
                 failed = True
         if failed:
@@ -118,7 +126,7 @@ class Builder:
         if field.default is not MISSING or field.default_factory is not MISSING:
             return False
         first = origin.entries[0].key.span if origin.entries else origin.span
-        hint = f"write `{setting(first, key, field.metadata.get('example') or '...')}` ({field.metadata['doc']})"
+        hint = advice(key, first, shapes.hints(cls)[field.name], field.metadata)
         self.collector.report("AS141", f"{self.owner or _name(cls)} needs '{key}'", first, hint)
         return True
 
@@ -138,7 +146,7 @@ class Builder:
             return None
 
     def value(self, tree: Tree, hint: Any, rules: Mapping[str, Any], key: str) -> Any:
-        """Return the value of type `hint`; `rules` are the field's metadata. Raises Wrong."""
+        """Return the value of type `hint`; `rules` are the field's metadata and its declared type. Raises Wrong."""
         options = shapes.options(hint)
         if NoneType in options and isinstance(tree, Scalar) and _is_none(tree, options):
             return None
@@ -153,12 +161,12 @@ class Builder:
         if isinstance(option, type) and issubclass(option, Node):
             return self.node(tree, option)
         if not isinstance(tree, Scalar):
-            raise self.wrong("AS142", f"'{key}' is {_article(option)}, not {_kind(tree)}", tree.span)
+            raise self.unfit(f"'{key}' is {_article(option)}, not {_kind(tree)}", tree, option, rules, key)
         return self._scalar(tree, option, rules, key)
 
     def _scalar(self, tree: Scalar, option: Any, rules: Mapping[str, Any], key: str) -> Any:
         if option in (Selector, Expectation):
-            return self._parsed(tree, option, key)
+            return self._parsed(tree, option, rules, key)
         if get_origin(option) is Literal:
             return self._literal(tree, get_args(option), key)
         if option is str:
@@ -166,12 +174,12 @@ class Builder:
         if option is bool:
             if isinstance(tree.value, bool):
                 return tree.value
-            raise self.wrong("AS142", f"'{key}' is true or false, not '{tree.text}'", tree.span)
+            raise self.unfit(f"'{key}' is true or false, not '{tree.text}'", tree, option, rules, key)
         return self._number(tree, option, rules, key)
 
-    def _parsed(self, tree: Scalar, option: type, key: str) -> Selector | Expectation:
+    def _parsed(self, tree: Scalar, option: type, rules: Mapping[str, Any], key: str) -> Selector | Expectation:
         if not isinstance(tree.value, str):
-            raise self.wrong("AS142", f"'{key}' is {_article(option)}, not {_kind(tree)}", tree.span)
+            raise self.unfit(f"'{key}' is {_article(option)}, not {_kind(tree)}", tree, option, rules, key)
         try:
             if option is Selector:
                 return parse_selector(tree.value, tree.span)
@@ -193,7 +201,7 @@ class Builder:
             raise self.wrong("AS142", f"'{key}' is a text, not {_kind(tree)}", tree.span, *hints)
         self._pattern(tree, tree.value, rules, key)
         if not tree.value.strip():
-            raise self.wrong("AS142", f"'{key}' is empty", tree.span)
+            raise self.unfit(f"'{key}' is empty", tree, str, rules, key)
         return tree.value
 
     def _pattern(self, tree: Scalar, text: str, rules: Mapping[str, Any], key: str) -> None:
@@ -211,34 +219,37 @@ class Builder:
         if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
             what = "a whole number" if option is int else "a number"
             size = ", as 500MB or 2GiB" if rules.get("unit") == "bytes" else ""
-            raise self.wrong("AS142", f"'{key}' is {what}{size}, not {_kind(tree)}", tree.span)
+            raise self.unfit(f"'{key}' is {what}{size}, not {_kind(tree)}", tree, option, rules, key)
         if option is int:
             if not float(value).is_integer():
-                raise self.wrong("AS142", f"'{key}' is a whole number, not {tree.text}", tree.span)
+                raise self.unfit(f"'{key}' is a whole number, not {tree.text}", tree, option, rules, key)
             value = int(value)
-        self._bounds(tree, value, rules, key)
+        self._bounds(tree, value, option, rules, key)
         return float(value) if option is float else value
 
-    def _bounds(self, tree: Scalar, value: float, rules: Mapping[str, Any], key: str) -> None:
+    def _bounds(self, tree: Scalar, value: float, option: type, rules: Mapping[str, Any], key: str) -> None:
         least, most, above = (rules.get(name) for name in ("least", "most", "above"))
         bounds = [f"at least {least:.15g}"] if least is not None else []
         bounds += [f"above {above:.15g}"] if above is not None else []
         bounds += [f"at most {most:.15g}"] if most is not None else []
         low = (least is not None and value < least) or (above is not None and value <= above)
         if low or (most is not None and value > most):
-            raise self.wrong("AS143", f"'{key}' is {tree.text}, but must be {' and '.join(bounds)}", tree.span)
+            message = f"'{key}' is {tree.text}, but must be {' and '.join(bounds)}"
+            raise self.unfit(message, tree, option, rules, key, code="AS143")
 
     def _tuple(self, tree: Tree, option: Any, rules: Mapping[str, Any], key: str) -> tuple[Any, ...]:
         if not isinstance(tree, Seq):
-            written = (
-                f": `{setting(tree.span, key, f'[{tree.text}]')}`" if isinstance(tree, Scalar) and tree.text else ""
-            )
-            raise self.wrong("AS142", f"'{key}' is a list, not {_kind(tree)}", tree.span, f"write a list{written}")
+            message = f"'{key}' is a list, not {_kind(tree)}"
+            whole = rules.get("declared", tuple[option, ...])
+            if isinstance(tree, Scalar) and tree.text and _is_list_of(option, whole):
+                written = setting(tree.span, key, f"[{tree.text}]")
+                raise self.wrong("AS142", message, tree.span, f"write a list: `{written}`")
+            raise self.unfit(message, tree, whole, rules, key)
         return tuple(self._each([partial(self.value, item, option, rules, key) for item in tree.items]))
 
     def _mapping(self, tree: Tree, option: Any, rules: Mapping[str, Any], key: str) -> dict[str, Any]:
         if not isinstance(tree, Map):
-            raise self.wrong("AS142", f"'{key}' is a map of keys, not {_kind(tree)}", tree.span)
+            raise self.unfit(f"'{key}' is a map of keys, not {_kind(tree)}", tree, option, rules, key)
         inner = get_args(option)[1]
         work = [partial(self._pair, entry, inner, rules, key) for entry in tree.entries]
         return dict(self._each(work))
@@ -295,6 +306,11 @@ def _choose(tree: Tree, options: tuple[Any, ...]) -> Any:
     return options[0]
 
 
+def _is_list_of(option: Any, declared: Any) -> bool:
+    """Whether one value in brackets is all that is missing: no list of lists is meant."""
+    return get_origin(option) is not tuple and any(get_args(one)[:1] == (option,) for one in shapes.options(declared))
+
+
 def _is_none(tree: Scalar, options: tuple[Any, ...]) -> bool:
     """`null` is always none; the word `none` is, where a node could stand and the word is no choice of its own."""
     if tree.value is None:
@@ -327,10 +343,8 @@ def _article(option: Any) -> str:
 
 
 def _name(cls: type) -> str:
-    """Return what a node class is called in messages: `the spec`, `'finetune'`."""
-    verb = getattr(cls, "verb", None)
-    names = {"Spec": "a spec", "OperatorCall": "an operator"}
-    return names.get(cls.__name__) or f"'{verb or cls.__name__.lower()}'"
+    """Return what a node class is called in messages: `a spec`, `'finetune'`."""
+    return getattr(cls, "called", None) or f"'{getattr(cls, 'verb', cls.__name__.lower())}'"
 
 
 def _written(value: Any) -> Tree:

@@ -21,6 +21,7 @@ SkipMerge = Literal["linear", "residual_linear", "sum"]
 class OperatorCall(Node):
     """An operator by name, with its parameters. `op` is its name; every other key is a field of its config."""
 
+    called: ClassVar[str | None] = "an operator"
     shorthand: ClassVar[str | None] = "op"
     op: str = arg("operator", example="hyena_x")
     params: Mapping[str, Any] = field(default_factory=dict, metadata={"hidden": True})

@@ -22,6 +22,7 @@ NAME = r"[A-Za-z_]\w*"
 class Donor(Node):
     """Where features come from."""
 
+    called: ClassVar[str | None] = "an entry of `donors`"
     shorthand: ClassVar[str | None] = "image"
     image: str | None = arg(
         "image, path relative to the spec; may be given to `archspec inject`", default=None, path="file"
@@ -55,8 +56,10 @@ class Match(Node):
     """Which token of the target each of the donor's stands for: the most similar one by cosine, in float32."""
 
     tap: Tap = arg("features that are compared: of what attention or the block reads, or q, k, v", default="attn_input")
-    threshold: float | None = arg("cosines must be above it", default=None, least=-1, most=1)
-    cycle: float | None = arg("farthest that a token's match may be matched back, in `unit`", default=None, least=0)
+    threshold: float | None = arg("cosines must be above it", default=None, least=-1, most=1, example=0.2)
+    cycle: float | None = arg(
+        "farthest that a token's match may be matched back, in `unit`", default=None, least=0, example=1.5
+    )
     unit: Literal["token", "normalised"] = arg("of `cycle`; normalised: the grid is 2 wide and high", default="token")
     mutual: bool = arg("only tokens that are each other's most similar", default=False)
     within: Literal["all", "masks"] = arg("masks: nothing outside of both masks is compared", default="all")
@@ -83,6 +86,7 @@ class Gate(Node):
 class Graft(Node):
     """One operation on the attention of its sites."""
 
+    called: ClassVar[str | None] = "an entry of `grafts`"
     shorthand: ClassVar[str | None] = "op"
     op: Operation = arg(
         "append: donors' keys and values beside the image's own; replace: in their place; blend: outputs at paired "

@@ -35,7 +35,7 @@ def arg(
     `path="file"` one that can be nothing else.
     """
     metadata = {"doc": doc, "least": least, "most": most, "above": above, "example": example}
-    metadata |= {"unit": unit, "pattern": pattern, "keys": keys, "path": path}
+    metadata |= {"default": default, "unit": unit, "pattern": pattern, "keys": keys, "path": path}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -52,6 +52,8 @@ class Node:
     """Part of a spec. `origin` is the piece of syntax it was built from (absent when built in Python)."""
 
     shorthand: ClassVar[str | None] = None
+    called: ClassVar[str | None] = None
+    """What messages call it; default: the verb, or the name of the class, which then is its key."""
     origin: Map | None = field(default=None, compare=False, repr=False, metadata={"hidden": True})
 
     def span(self, name: str | None = None) -> Span | None:

@@ -13,6 +13,7 @@ from archspec.language.stages import Data
 class Step(Node):
     """One term of what a pack holds of a tensor: of what the terms before it left over."""
 
+    called: ClassVar[str | None] = "a term of `store`"
     shorthand: ClassVar[str | None] = "op"
     op: Literal["none", "dense", "prune", "quantize", "sign", "svd"] = arg("form", example="svd")
     dtype: Literal["F32", "F16", "BF16"] | None = arg("dense: how values are stored; default F16", default=None)
@@ -20,19 +21,23 @@ class Step(Node):
     code: Literal["auto", "gaps", "mask"] | None = arg(
         "prune: places as distances or as a bitmask; default: the smaller", default=None
     )
-    rank: int | None = arg("svd: triplets", default=None, least=1)
+    rank: int | None = arg("svd: triplets", default=None, least=1, example=16)
     energy: float | None = arg(
-        "svd: the fewest triplets with this part of the squared norm", default=None, above=0, most=1
+        "svd: the fewest triplets with this part of the squared norm", default=None, above=0, most=1, example="90%"
     )
-    bytes: int | None = arg("svd: as many triplets as fit into it", default=None, least=1, unit="bytes")
+    bytes: int | None = arg(
+        "svd: as many triplets as fit into it", default=None, least=1, unit="bytes", example="64KiB"
+    )
     bands: tuple[tuple[int, ...], ...] = arg(
-        "svd: [triplets, bits] each, in the order of singular values; what follows is left out", default=()
+        "svd: [triplets, bits] each, in the order of singular values; what follows is left out",
+        default=(),
+        example="[[16, 8], [48, 4]]",
     )
     bits: int | None = arg(
-        "quantize: 1 to 8; svd: of the vectors, 1 to 8 or 16 (the default)", default=None, least=1, most=16
+        "quantize: 1 to 8; svd: of the vectors, 1 to 8 or 16 (the default)", default=None, least=1, most=16, example=4
     )
     group: int | None = arg(
-        "values that share a scale, 0: the whole axis; default 128, of sign 0", default=None, least=0
+        "values that share a scale, 0: the whole axis; default 128, of sign 0", default=None, least=0, example=128
     )
     axis: Literal["row", "column", "tensor"] | None = arg(
         "quantize, sign: along what values are grouped; default row", default=None
@@ -54,6 +59,7 @@ class Step(Node):
 class Rule(Node):
     """How a pack holds the differences of some tensors. The first rule that names a tensor counts."""
 
+    called: ClassVar[str | None] = "an entry of `rules`"
     of: Selector = arg("a role (embed, head, attn, cross_attn, mlp, norm, bias, other), or sites", example="norm")
     weights: tuple[str, ...] = arg(
         "of the sites' weights only these: q, k, v, o of an attention, up, down, gate of an MLP; also where a host "
@@ -92,6 +98,7 @@ class Pack(Node):
         default=None,
         above=0,
         unit="bytes",
+        example="6%",
     )
     rules: tuple[Rule, ...] = arg("what is fixed by hand", default=())
     calibrate: Calibrate | None = arg("errors are those of outputs on these data; absent: of weights", default=None)
@@ -102,6 +109,7 @@ class Pack(Node):
 class PackUse(Node):
     """A pack that is put on the base."""
 
+    called: ClassVar[str | None] = "an entry of `packs`"
     shorthand: ClassVar[str | None] = "from_"
     from_: str = arg("file of the pack, path relative to the spec", path=True, example="sql.skillpack.safetensors")
     scale: float = arg("factor of its differences", default=1.0)
@@ -118,6 +126,7 @@ class Attach(Node):
 class Task(Node):
     """A task that requests are sent to: the packs that are active for it."""
 
+    called: ClassVar[str | None] = "an entry of `tasks`"
     name: str = arg(
         "what callers and routers call it", example="sql", pattern=r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
     )

@@ -138,9 +138,8 @@ def _check_holes(bare: Map, tree: Map, axes: Sequence[Axis], collector: Collecto
         collector.report("AS183", "the value of an axis cannot use another axis", hole.span, "write the value itself")
     for axis in axes:
         if axis.name != ARM and axis.name not in {hole.name for hole in used}:
-            stray = next((h.name for h in used if h.name not in names), None)
-            hint = f"write `${axis.name}` where its values belong"
-            collector.report("AS182", f"axis '{axis.name}' is never used", axis.span, *(() if stray else (hint,)))
+            hint = f"write `${axis.name}` where its values belong, or remove the axis"
+            collector.report("AS182", f"axis '{axis.name}' is never used", axis.span, hint)
 
 
 Pick = dict[str, str]

@@ -61,6 +61,7 @@ class Search(Node):
 class Spec(Node):
     """A whole spec file. Of a member of a matrix, `matrix` and `arms` are empty (`archspec.language.matrix`)."""
 
+    called: ClassVar[str | None] = "a spec"
     archspec: Literal[1] = arg("version of the language", default=1)
     name: str = arg(
         "name of the result: letters, digits, `.`, `_`, `-`",

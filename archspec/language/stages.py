@@ -76,7 +76,9 @@ class Lora(Node):
     alpha: float | None = arg("scale times the rank; default: the rank", default=None, above=0)
     dropout: float = arg("part of the inputs that is dropped", default=0.0, least=0, most=0.9)
     targets: tuple[Selector, ...] = arg(
-        "slots, or selectors of sites, whose linear maps get one; default: attentions and MLPs", default=()
+        "slots, or selectors of sites, whose linear maps get one; default: attentions and MLPs",
+        default=(),
+        example="[attn, mlp]",
     )
 
 
@@ -113,7 +115,7 @@ class Finetune(Node):
     lr: float = arg("peak learning rate (AdamW)", default=1e-4, above=0, most=1000)
     warmup: int = arg("linear warm-up steps", default=0, least=0)
     schedule: Literal["constant", "cosine", "linear"] = arg("after the warm-up", default="constant")
-    milestones: tuple[int, ...] = arg("steps at which the rate is halved", default=())
+    milestones: tuple[int, ...] = arg("steps at which the rate is halved", default=(), example="[500, 800]")
     weight_decay: float = arg("AdamW weight decay", default=0.0, least=0)
     clip: float | None = arg("largest gradient norm", default=1.0, above=0)
     ema: float | None = arg("decay of the weights' moving average; null: none", default=0.999, above=0, most=1)

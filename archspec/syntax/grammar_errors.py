@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from lark import Token, UnexpectedInput
 
 CODES: dict[Start, str] = {"spec": "AS120", "selector": "AS130", "expectation": "AS135"}
+EXAMPLES: dict[Start, tuple[str]] = {
+    "selector": ("for example `blocks[0].attn`, `blocks[1::2]` or `first 4 of blocks`",),
+    "expectation": ("for example `depth == 14` or `params <= 0.9x`",),
+}
 
 _STATEMENT = {"VERB", "STANZA", "LET", "EXPECT"}
 _SELECTOR = {"NAME", "STRING", "TAKE", "RANK", "LPAR"}
@@ -76,7 +80,7 @@ def explain(error: UnexpectedInput, text: str, rule: Start) -> Refused:
         if refused:
             return refused
     found = "the end" if slip.kind == "$END" else f"'{slip.found}'"
-    return slip.refused(f"expected {expected(slip.accepts)}, found {found}")
+    return slip.refused(f"expected {expected(slip.accepts)}, found {found}", *EXAMPLES.get(rule, ()))
 
 
 def expected(accepts: frozenset[str]) -> str:

@@ -93,7 +93,8 @@ class _Composer:
         if event.version or event.tags:
             self.collector.report("AS110", "directives are not part of the language", span, "remove the '%' lines")
         if not first:
-            self.collector.report("AS111", "a file holds one spec; this begins a second document", span)
+            hint = "write it to a file of its own, or remove this `---` and what follows"
+            self.collector.report("AS111", "a file holds one spec; this begins a second document", span, hint)
 
     def node(self, event: yaml.Event, depth: int) -> Tree:
         span = self._span(event)
@@ -214,11 +215,29 @@ def _report(error: yaml.MarkedYAMLError, source: Source, collector: Collector) -
         sign = source.text[at : at + 1]
         collector.report("AS105", f"a text cannot begin with '{sign}'", source.span(at, at + 1), "quote the text")
         return
+    if "expected ',' or" in problem and (value := _cut_value(source.text, at)):
+        message = f"an unquoted value of a {{...}} or [...] ends before '{source.text[at]}'"
+        collector.report("AS105", message, source.span(at, at + 1), f'quote it: `"{value}"`')
+        return
     context: Any = error.context_mark
     opened = context and ("flow" in str(error.context) or "quoted" in str(error.context))
     span = source.span(context.index, context.index + 1) if opened else source.span(at, at + 1)
     hints = [hint for part, hint in _HINTS if part in problem]
     collector.report("AS105", _translate(problem, error), span, *hints[:1])
+
+
+def _cut_value(text: str, at: int) -> str | None:
+    """Return the value that a bracket at `at` is meant to be a part of, if it follows an unquoted one.
+
+    >>> _cut_value("{a: blocks[1::2].mlp, b: 1}", 10), _cut_value("[blocks[}", 7), _cut_value('["a"[0]]', 4)
+    ('blocks[1::2].mlp', 'blocks[0]', None)
+    """
+    before = re.search(r"""(?:[,{\[]|:\s)\s*([^\s,{}\[\]"'][^\n,{}\[\]"']*)$""", text[:at])
+    if before is None or text[at : at + 1] != "[":
+        return None
+    value = before[1].rpartition(": ")[2]
+    rest = re.match(r"\[[^\n\[\]{}]*\][^\n,\[\]{}]*", text[at:])
+    return value + (rest[0].rstrip() if rest else "[0]")
 
 
 def _translate(problem: str, error: yaml.MarkedYAMLError) -> str:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 
 from archspec.diagnostics import ArchspecError, Collector
-from archspec.language.build import build, build_signature
+from archspec.language import shapes
+from archspec.language.advice import advice
+from archspec.language.build import Builder, build, build_signature
 from archspec.language.edits import Drop, Init, OperatorCall, Repeat, Replace
+from archspec.language.fields import Node
 from archspec.language.parse import parse
 from archspec.language.spec import Base, Spec
 from archspec.language.stages import Data
+from archspec.operators import OPERATORS, signature
 from archspec.operators.hyena_x import HyenaX
 from archspec.source import Source
 from archspec.syntax import words
@@ -107,7 +111,7 @@ def test_spans_lead_to_what_was_written() -> None:
         ("name: x\nedits: [{drop: blocks, by: 2}]", "AS140", 2, 24, "its keys are drop"),
         ("name: x\nedits: [{drop: 3}]", "AS142", 2, 16, None),
         ("name: x\nedits: [{drop: [blocks]}]", "AS142", 2, 16, None),
-        ("name: x\nedits: [{replace: blocks}]", "AS141", 2, 10, "write `with: ...` (operator)"),
+        ("name: x\nedits: [{replace: blocks}]", "AS141", 2, 10, "write `with: hyena_x` (operator)"),
         ("name: x\nedits: [{replace: blocks, with: {kernel: 3}}]", "AS141", 2, 33, None),
         ("name: x\nedits: [{replace: blocks, with: a, init: radnom}]", "AS144", 2, 42, "did you mean 'random'?"),
         ("name: x\nedits: [{repeat: blocks, times: 1}]", "AS143", 2, 33, None),
@@ -179,6 +183,44 @@ def test_wrong_operators() -> None:
         "AS140", 47, "operator 'hyena_x' has no key 'kernl'", "did you mean 'kernel'?",
     )  # fmt: skip
     assert signature_refusal(call("{op: low_rank}"))[:3] == ("AS141", 33, "operator 'low_rank' needs 'rank'")
+
+
+LANGUAGE = shapes.every(Spec)
+
+
+@pytest.mark.parametrize("cls", [*LANGUAGE, *map(signature, OPERATORS)], ids=lambda cls: cls.__name__)
+def test_what_is_advised_can_be_written(cls: type[Node]) -> None:
+    for key, field in shapes.keys(cls).items():
+        declared = shapes.hints(cls)[field.name]
+        text = advice(key, None, declared, field.metadata).removeprefix("write `").partition("`")[0]
+        entry = parse_yaml(Source("a.yaml", text)).entry(key)
+        if entry and "..." not in text:
+            collector = Collector()
+            Builder(collector).value(entry.value, declared, field.metadata, key)
+            assert not list(collector), text
+
+
+@pytest.mark.parametrize("cls", LANGUAGE, ids=lambda cls: cls.__name__)
+def test_messages_call_a_node_by_a_word_of_the_language(cls: type[Node]) -> None:
+    keys = {key for known in LANGUAGE for key in shapes.keys(known)}
+    collector = Collector()
+    assert build(parse_yaml(Source("a.yaml", "zzz: 1")), cls, collector) is None
+    if cls is not OperatorCall:  # whatever it has not are parameters of the operator
+        said = next(d.message for d in collector if d.code == "AS140").removesuffix(" has no key 'zzz'")
+        assert said.strip("'") in keys or said == cls.called
+
+
+def test_a_wrong_value_is_answered_by_what_to_write() -> None:
+    text = "name: x\nbase: a\npack: {tuned: b, rules: [{of: mlp, store: [{op: svd, bands: [a]}]}]}\n"
+    text += "finetune: {milestones: [a], train: new, seed: -1, ema: {}}\nroute: {by: map, tasks: [{nme: a}]}\n"
+    assert [(code, hint) for code, _, _, hint in refusals(text)] == [
+        ("AS142", "write `bands: [[16, 8], [48, 4]]` (svd: [triplets, bits] each, in the order of singular values; "
+                  "what follows is left out)"),
+        ("AS142", "write `milestones: [500, 800]` (steps at which the rate is halved)"),
+        ("AS143", "write `seed: 0` (seed of every draw)"),
+        ("AS142", "write `ema: 0.999` (decay of the weights' moving average; null: none)"),
+        ("AS140", "did you mean 'name'?"),
+    ]  # fmt: skip
 
 
 def test_any_class_can_be_built() -> None:

@@ -64,7 +64,7 @@ def test_every_metric_has_a_test_of_its_form() -> None:
         ("depth = 14", "AS135", 7, "=", "write '=='"),
         ("1 <= depth", "AS135", 1, "1", ""),
         ("depth <= 3 <= 4", "AS135", 12, "<=", "write two expectations"),
-        ("depth <=", "AS135", 9, "", ""),
+        ("depth <=", "AS135", 9, "", "for example `depth == 14` or `params <= 0.9x`"),
         ("depth == 14 # why", "AS135", 13, "#", ""),
         ("parms <= 3", "AS136", 1, "parms", "did you mean 'params'?"),
         ("params(tokens=3) <= 4", "AS137", 8, "tokens", "it takes none"),

@@ -8,6 +8,7 @@ from archspec.diagnostics import ArchspecError
 from archspec.host.structure import Site, SiteShape, Structure
 from archspec.language.selectors import Selector, parse_selector, select
 from archspec.source import Source
+from archspec.syntax.grammar_errors import EXAMPLES
 
 SHAPE = SiteShape(width=8)
 
@@ -135,14 +136,14 @@ def test_equal_expressions_make_equal_selectors() -> None:
             "x",
             "a predicate knows `i`, the index of a block, and `n`, the number of blocks",
         ),
-        ("blocks[i]", "AS130", 9, "]", ""),
+        ("blocks[i]", "AS130", 9, "]", EXAMPLES["selector"][0]),
         ("blocks[1:2:0]", "AS132", 8, "1:2:0", ""),
         ("blocks[99999999999]", "AS132", 8, "99999999999", ""),
         ("first 0 of blocks", "AS132", 1, "first 0 of blocks", ""),
-        ("first of blocks", "AS130", 7, "of", ""),
-        ("blocks blocks", "AS130", 8, "blocks", ""),
-        ("blocks |", "AS130", 9, "", ""),
-        ("blocks[0]@", "AS130", 10, "@", ""),
+        ("first of blocks", "AS130", 7, "of", EXAMPLES["selector"][0]),
+        ("blocks blocks", "AS130", 8, "blocks", EXAMPLES["selector"][0]),
+        ("blocks |", "AS130", 9, "", EXAMPLES["selector"][0]),
+        ("blocks[0]@", "AS130", 10, "@", EXAMPLES["selector"][0]),
         ("blocks # all", "AS130", 8, "#", ""),
         ("h.*.attn", "AS130", 3, "*", "quote module paths: '\"h.*.attn\"'"),
         ("h.0.attn", "AS130", 3, "0.attn", "quote module paths: '\"h.0.attn\"'"),
