@@ -35,9 +35,7 @@ def command(
     Weights are added in float32 and rounded once. The base is not touched; `archspec detach OUT` gives it back bit by
     bit.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from archspec.cli.terminal import progress_bar
     from archspec.runtime.packs.attach import Use, attach
     from archspec.runtime.packs.reading import open_pack
 
@@ -45,7 +43,7 @@ def command(
         raise click.UsageError(f"{len(scales)} scales for {len(packs)} packs: give one, or one per pack")
     each = scales if len(scales) == len(packs) else (*scales, 1.0)[:1] * len(packs)
     uses = [Use(open_pack(path), scale) for path, scale in zip(packs, each, strict=True)]
-    with Progress(transient=True, disable=as_json, console=Console(stderr=True)) as progress:
+    with progress_bar(as_json) as progress:
         bar = progress.add_task("checking the base", total=None)
         record = attach(
             checkpoint,

@@ -76,10 +76,9 @@ def _run(out: Path) -> int:
 @contextmanager
 def _progress() -> Iterator[Any]:
     """Tell the stage under way, on the terminal of stderr; nothing is printed elsewhere."""
-    from rich.console import Console
+    from archspec.cli.terminal import progress_console
 
-    console = Console(stderr=True)
-    with console.status("starting") as status:
+    with progress_console().status("starting") as status:
         yield lambda stage: status.update(DOING[stage])
 
 

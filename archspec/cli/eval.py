@@ -120,10 +120,9 @@ def _absolute(name: str) -> str:
 
 def _watched(work: Any, silent: bool) -> dict[str, Any]:
     """Run `work`, showing on stderr what is being measured."""
-    from rich.console import Console
+    from archspec.cli.terminal import progress_console
 
-    console = Console(stderr=True, quiet=silent)
-    with console.status("opening the models") as status:
+    with progress_console(silent).status("opening the models") as status:
         found: dict[str, Any] = work(lambda what: status.update(f"measuring: {what}"))
     return found
 

@@ -73,16 +73,13 @@ def command(path: Path, donors: Given, member: str | None, device: str | None, a
     \b
     archspec inject spec.yaml --prompt "a dog in the snow" --donor dog=dog.png:dog-mask.png
     """
-    from rich.console import Console
-
-    from archspec.cli.terminal import quiet_libraries
+    from archspec.cli.terminal import progress_console, quiet_libraries
     from archspec.compiler.injected import injected
 
     quiet_libraries()
     job = injected(path, member, donors).with_donors(donors)
     _check_files({*job.files(path), *map(Path, filter(None, [options["mask"]]))}, options)
-    console = Console(stderr=True)
-    with console.status("opening the host") as status:
+    with progress_console().status("opening the host") as status:
         act = _say if job.place.is_language_model else _draw
         act(job, device, options, as_json, status.update)
 

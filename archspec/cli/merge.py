@@ -21,8 +21,7 @@ def command(config: Path, out: Path | None, seed: int, plan_only: bool, as_json:
     Methods: linear, task_arithmetic, ties, dare_linear, dare_ties, slerp, sce, passthrough. What is not supported is
     refused by name. Paths in CONFIG start at its folder.
     """
-    from rich.progress import Progress
-
+    from archspec.cli.terminal import progress_bar
     from archspec.compiler.merging.layout import lay_out
     from archspec.compiler.merging.write import check_output, plan_of, write_merge
     from archspec.language.merging import load_merge
@@ -36,7 +35,7 @@ def command(config: Path, out: Path | None, seed: int, plan_only: bool, as_json:
     if not as_json:
         _print(plan)
     if out is not None and not plan_only:
-        with Progress(transient=True, disable=as_json) as progress:
+        with progress_bar(as_json) as progress:
             bar = progress.add_task("merging", total=plan["parameters"])
             write_merge(layout, out, seed, lambda count: progress.advance(bar, count))
         if not as_json:

@@ -33,13 +33,11 @@ def command(spec: Path, out: Path | None, plan: bool, device: str | None, as_jso
     if plan:
         _plan(spec, as_json)
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from archspec.cli.terminal import progress_bar
     from archspec.compiler.packing.pack import pack_spec
     from archspec.runtime.store.opening import best_device
 
-    with Progress(transient=True, disable=as_json, console=Console(stderr=True)) as progress:
+    with progress_bar(as_json) as progress:
         bar = progress.add_task("reading the spec", total=None)
         made, path = pack_spec(
             spec,
@@ -68,15 +66,16 @@ def _plan(spec: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([{"tensor": name, "role": role, "store": store} for name, role, store in rows], indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from archspec.cli.terminal import print_table
 
     table = Table(box=None, pad_edge=False)
     for column in ("tensor", "role", "store"):
         table.add_column(column, overflow="fold")
     for name, role, store in rows:
         table.add_row(name, role, store)
-    Console(highlight=False, markup=False).print(table)
+    print_table(table)
 
 
 def _print(made: Made, path: Path) -> None:

@@ -79,16 +79,16 @@ def show(pack: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**_summary(pack, header), "header": json.loads(header.to_text())}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    from archspec.cli.terminal import print_table
+
     summary = _summary(pack, header)
-    console.print(f"{header.name}: {quantity(summary['bytes'], 'bytes')}, relative error {header.error:.4f}")
+    click.echo(f"{header.name}: {quantity(summary['bytes'], 'bytes')}, relative error {header.error:.4f}")
     for key, value in {**header.base, "licence": header.licence or "not stated"}.items():
-        console.print(f"{key:13} {value}")
+        click.echo(f"{key:13} {value}")
     source = header.made.get("source", {})
-    console.print(f"{'made of':13} {source.get('kind', '?')} {source.get('from', '')}")
+    click.echo(f"{'made of':13} {source.get('kind', '?')} {source.get('from', '')}")
     table = Table(box=None, pad_edge=False)
     table.add_column("tensor", overflow="fold")
     table.add_column("terms", overflow="fold")
@@ -102,7 +102,7 @@ def show(pack: Path, as_json: bool) -> None:
         pairs = [(change.norm, change.error), *([change.outputs or (0, 0)] if calibrated else [])]
         errors = (f"{error / norm if norm else 0:.4f}" for norm, error in pairs)
         table.add_row(name, terms, str(change.size), *errors)
-    console.print(table)
+    print_table(table)
 
 
 @command.command()

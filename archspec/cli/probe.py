@@ -48,9 +48,7 @@ def command(
 
     Other measures that the file holds of the same host, data, samples and seed stay in it.
     """
-    from rich.progress import Progress
-
-    from archspec.cli.terminal import quiet_libraries
+    from archspec.cli.terminal import progress_bar, quiet_libraries
     from archspec.runtime.data import open_data
     from archspec.runtime.data.needs import needs_of
     from archspec.runtime.learn.feed import Feed
@@ -69,7 +67,7 @@ def command(
     asked = asked or usual(feed.objective)
     path = out or Path(f"{(host.stem if host.is_file() else host.name)}.probe.json")
     kept = earlier(path, structure, settings, asked)
-    with Progress(transient=True, disable=as_json) as progress:
+    with progress_bar(as_json) as progress:
         bar = progress.add_task("probing", total=passes(asked) * sizes["samples"])
         model = open_model(place, device)
         found = measure(model, structure, feed, asked, sizes["samples"], lambda n: progress.advance(bar, n))

@@ -26,14 +26,11 @@ def command(spec: Path, out: Path | None, device: str | None, as_json: bool) -> 
     The base embeds the examples of each task; prototypes or a classifier are made of them, and a threshold below which
     the base answers. `archspec packs route` says what a router chooses.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from archspec.cli.terminal import quiet_libraries
+    from archspec.cli.terminal import progress_bar, quiet_libraries
     from archspec.compiler.routing.make import route_spec
 
     quiet_libraries()
-    with Progress(transient=True, disable=as_json, console=Console(stderr=True)) as progress:
+    with progress_bar(as_json) as progress:
         bar = progress.add_task("reading the spec", total=None)
         routing, path = route_spec(spec, out, device or "cpu", lambda stage: progress.update(bar, description=stage))
     if as_json:

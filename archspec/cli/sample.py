@@ -61,9 +61,7 @@ def command(path: Path, prompts: tuple[str, ...], device: str | None, **options:
 
 
 def _images(place: Home, device: str, options: dict[str, Any]) -> None:
-    from rich.progress import Progress
-
-    from archspec.cli.terminal import quiet_libraries
+    from archspec.cli.terminal import progress_bar, quiet_libraries
     from archspec.runtime.measure.captions import read_captions
     from archspec.runtime.measure.grid import grid, save_png
     from archspec.runtime.measure.sample import Request, decode, parse_labels, sample
@@ -82,7 +80,7 @@ def _images(place: Home, device: str, options: dict[str, Any]) -> None:
         options["size"],
     )
     model = open_model(place, device)
-    with Progress(transient=True) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("sampling", total=request.samples)
         drawn = sample(model, place, request, lambda done: progress.update(bar, completed=done))
     output: Path = options["output"]

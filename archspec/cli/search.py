@@ -27,13 +27,11 @@ def command(spec: Path, out: Path, device: str | None, as_json: bool) -> None:
     Each candidate is proved and priced, fitted in closed form at each site, and judged by how far the host's answer
     moves when that site alone changes. Scores are kept beside OUT: a stopped search goes on, another budget is quick.
     """
-    from rich.progress import Progress
-
-    from archspec.cli.terminal import quiet_libraries
+    from archspec.cli.terminal import progress_bar, quiet_libraries
     from archspec.compiler.search.search import Watch, search
 
     quiet_libraries()
-    with Progress(transient=True, disable=as_json) as progress:
+    with progress_bar(as_json) as progress:
         bar = progress.add_task("reading the spec", total=None)
         watch = Watch(
             lambda text: progress.update(bar, description=text),

@@ -23,8 +23,6 @@ from archspec.language.matrix import Member
 from archspec.language.parse import load_members
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from archspec.compiler.leaderboard import Result
     from archspec.compiler.sweep import Tally, Watch
     from archspec.render.board import Board
@@ -109,25 +107,20 @@ def _chosen(members: Sequence[Member], wanted: Sequence[str]) -> list[Member]:
 @contextmanager
 def _watched(count: int) -> Iterator[Watch]:
     """Tell on stderr what is under way, how much of the work is done, and the time left; failures at once."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from archspec.cli.terminal import progress_bar
     from archspec.compiler.sweep import Watch
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with progress_bar(False, *columns) as bars:
         bar = bars.add_task(counted(count), total=None)
         yield Watch(
             doing=lambda text: bars.update(bar, description=text),
             ahead=lambda flops: bars.update(bar, total=max(flops, 1)),
             done=lambda flops: bars.advance(bar, flops),
-            failed=lambda member, error: _tell(console, f"failed: {member.id or 'the spec'}: {error}"),
+            failed=lambda member, error: click.echo(f"failed: {member.id or 'the spec'}: {error}", err=True),
         )
-
-
-def _tell(console: Console, text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
 
 
 def _report(spec: Path, found: Sequence[Result], table: Board, tally: Tally) -> dict[str, Any]:

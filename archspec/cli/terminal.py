@@ -11,10 +11,12 @@ from archspec.render.board import Board
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+    from rich.table import Table
 
     from archspec.language.spec import Spec
 
-WIDEST = 400
+WIDEST = 4000
 """Of a table, in characters."""
 
 
@@ -29,9 +31,43 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def print_board(board: Board, console: Console) -> None:
-    """Print a leaderboard; on what is no terminal it is as wide as it needs to be."""
+def progress_console(silent: bool = False) -> Console:
+    """Return the console on stderr for bars and states: silent where that is no terminal (rich would end an empty
+    line there)."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    console.quiet = silent or not console.is_terminal
+    return console
+
+
+def progress_bar(silent: bool = False, *columns: ProgressColumn) -> Progress:
+    """Return bars on that console, gone when they end."""
+    from rich.progress import Progress
+
+    console = progress_console(silent)
+    return Progress(*columns, transient=True, disable=console.quiet, console=console)
+
+
+def print_table(table: Table) -> None:
+    """Print a table; on what is no terminal it is as wide as it needs to be, so that no cell is cut into lines."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        _widen(console, table)
+    console.print(table)
+
+
+def _widen(console: Console, table: Table) -> None:
     from rich.measure import Measurement
+
+    wanted = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    console.width = max(console.width, wanted)
+
+
+def print_board(board: Board, console: Console) -> None:
+    """Print a leaderboard, as wide as it needs to be."""
     from rich.table import Table
     from rich.text import Text
 
@@ -41,8 +77,7 @@ def print_board(board: Board, console: Console) -> None:
     for row in board.rows:
         style = {"host": "bold", "control": "dim"}.get(row.role, "")
         table.add_row(*map(Text, row.cells), style=style)
-    wanted = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
-    console.width = max(console.width, wanted)
+    _widen(console, table)
     console.print()
     console.print(table)
 

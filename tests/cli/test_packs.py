@@ -39,6 +39,17 @@ def test_pack_tells_what_it_wrote(shop: Path, tmp_path: Path) -> None:
     assert out.read_bytes() == (shop / "sql.skillpack.safetensors").read_bytes()
 
 
+def test_where_no_terminal_is_nothing_is_drawn_and_no_name_is_cut(
+    shop: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    name, pack = "encoder.layer.0.attention.output.LayerNorm.weight", shop / "sql.skillpack.safetensors"
+    for words in (("pack", shop / "sql.yaml", "--plan"), ("packs", "show", pack)):
+        assert any(line.startswith(f"{name} ") for line in run(*words).splitlines())
+    found = CliRunner().invoke(main, ["attach", str(tiny_encoder), str(pack), "-o", str(tmp_path / "out"), "--plan"])
+    assert (found.exit_code, found.stderr) == (0, "")
+
+
 def test_a_plan_needs_no_tuned_model(tiny_encoder: Path, tmp_path: Path) -> None:
     rules = "[{of: mlp, store: [sign, {op: svd, rank: 4, bits: 8}]}]"
     (tmp_path / "s.yaml").write_text(f"name: s\nbase: {tiny_encoder}\npack: {{tuned: x, budget: 6%, rules: {rules}}}\n")
