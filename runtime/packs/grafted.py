@@ -64,7 +64,7 @@ def targets(
             _report(pack, missing, len(names), problems)
         placed = {own: name for name in names for own in known.get(name, ())}
         wrong = (
-            f"'{pack.path.name}' is of another base: '{own}', a copy of its '{name}', has other values"
+            f"'{pack.path.name}' is of another base: {_told(own, name)} has other values"
             for own, name in placed.items()
             if not _is_base(pack.header, name, headers[own])
         )
@@ -81,6 +81,10 @@ def _report(pack: Pack, missing: Sequence[str], total: int, problems: Collector)
     left = "leave them out by `--partial`, or " if len(missing) < total else ""
     hint = f"{left}write `attach: {{packs: [...]}}` in the spec, and compile again"
     problems.report("AS669", message + more, None, hint)
+
+
+def _told(own: str, name: str) -> str:
+    return f"'{own}'" if own == name else f"'{own}', a copy of its '{name}',"
 
 
 def _is_base(header: Header, name: str, found: TensorHeader) -> bool:
