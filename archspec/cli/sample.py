@@ -128,5 +128,5 @@ def _routed_texts(
 
     model = open_model(place, device, stored(read_folder(place.model)))
     with routed(model, options["router"], tokenizer) as skills:
-        generate = partial(skills.generate, tasks=[options["task"]]) if options["task"] else skills.generate
+        generate = partial(skills.generate, tasks=options["task"]) if options["task"] else skills.generate
         return continue_texts(model, tokenizer, prompts, *settings, generate=generate)

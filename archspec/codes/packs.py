@@ -182,7 +182,7 @@ CODES = (
         "AS687",
         "a task that the router does not know",
         "Tasks are called by the names that the `route` stanza gives them. A map is told the task of every request: "
-        "it cannot be asked which task a prompt is of.",
+        "it cannot be asked which task a prompt is of. Requests have one task each, or one name for all of them.",
         bad="archspec packs route skills.router.safetensors --task sqll",
         good="archspec packs route skills.router.safetensors --task sql",
     ),

@@ -24,12 +24,14 @@ class BaseEmbedding:
         self.model, self.embedding, self.tokenizer = model, embedding, tokenizer
 
     @torch.no_grad()
-    def __call__(self, requests: Sequence[str] | Mapping[str, Tensor] | Tensor) -> Tensor:
-        """Return (requests, width), float32. AS708 for texts without a tokenizer, AS713 for a model without hidden
-        states."""
+    def __call__(self, requests: Sequence[str] | str | Mapping[str, Tensor] | Tensor) -> Tensor:
+        """Return (requests, width), float32; a text alone is one request. AS708 for texts without a tokenizer, AS713
+        for a model without hidden states."""
         if not isinstance(requests, Tensor | Mapping):
-            parts = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
-            return torch.cat([self._embedded(self._tokens(part)) for part in parts])
+            texts = [requests] if isinstance(requests, str) else requests
+            parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+            found = [self._embedded(self._tokens(part)) for part in parts]
+            return torch.cat(found) if found else torch.zeros(0, self.embedding.width)
         return self._embedded(requests if isinstance(requests, Mapping) else {self._main: requests})
 
     @property

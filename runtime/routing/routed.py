@@ -34,6 +34,8 @@ from archspec.runtime.routing.router import Choice, Embed, Router, Set, open_rou
 
 Inputs = Mapping[str, Tensor] | Tensor
 Run = Callable[[nn.Module, Any], Any]
+Tasks = Sequence[str | None] | str
+"""Of each request its task (None: the base), or one task for all."""
 Share = Mapping[Set, float]
 """Active set -> weight, of one request."""
 
@@ -82,12 +84,12 @@ class Routed(AbstractContextManager["Routed"]):
             raise RuntimeError("packs are on the model, and prompts are embedded by the base: route before `task`")
         return self.router.route(requests, self._embed)
 
-    def __call__(self, inputs: Inputs, tasks: Sequence[str | None] | None = None, run: Run | None = None) -> Tensor:
+    def __call__(self, inputs: Inputs, tasks: Tasks | None = None, run: Run | None = None) -> Tensor:
         """Return the model's output, its rows in the order of the requests.
 
-        `inputs`: named tensors, or one, batch first. `tasks`: of each request, where they are known. `run(model,
-        inputs)`: by default the model's own call; of an output with `logits` these are returned (of several sets the
-        logarithm of their mean probabilities), of others the first tensor. AS687."""
+        `inputs`: named tensors, or one, batch first. `tasks`: of each request, or one name for all, where they are
+        known. `run(model, inputs)`: by default the model's own call; of an output with `logits` these are returned (of
+        several sets the logarithm of their mean probabilities), of others the first tensor. AS687."""
         shares = self._shares(inputs, tasks)
         found = [
             (active, rows, *_read((run or _run)(self.model, taken(inputs, rows))))
@@ -95,7 +97,7 @@ class Routed(AbstractContextManager["Routed"]):
         ]
         return _combined(found, shares)
 
-    def generate(self, inputs: Inputs, tasks: Sequence[str | None] | None = None, **options: Any) -> Tensor:
+    def generate(self, inputs: Inputs, tasks: Tasks | None = None, **options: Any) -> Tensor:
         """Return tokens as `model.generate` does, each request by its own packs; rows that end early are padded.
 
         Of several sets, the next token's probabilities are averaged at every step."""
@@ -110,9 +112,17 @@ class Routed(AbstractContextManager["Routed"]):
             found |= zip(rows, out, strict=True)
         return _joined([found[row] for row in range(len(shares))], self.model)
 
-    def _shares(self, inputs: Inputs, tasks: Sequence[str | None] | None) -> list[Share]:
-        choices = self.route(inputs) if tasks is None else self.router.given(tasks)
+    def _shares(self, inputs: Inputs, tasks: Tasks | None) -> list[Share]:
+        choices = self.route(inputs) if tasks is None else self._given(tasks, _count(inputs))
         return [self._share(choice) for choice in choices]
+
+    def _given(self, tasks: Tasks, count: int) -> list[Choice]:
+        """Return the choice of `count` requests whose tasks are known. AS687 where there are more or fewer of them."""
+        each = [tasks] * count if isinstance(tasks, str) else tasks
+        if len(each) != count:
+            message = f"{len(each)} task{'' if len(each) == 1 else 's'} for {count} request{'' if count == 1 else 's'}"
+            raise fail("AS687", message, None, "give one of each request, None for the base, or one name for all")
+        return self.router.given(each)
 
     def _share(self, choice: Choice) -> Share:
         """Return the sets of a choice; tasks of one set share their weights."""
@@ -153,6 +163,12 @@ def taken(inputs: Inputs, rows: list[int]) -> Any:
     if isinstance(inputs, Tensor):
         return inputs[rows]
     return {name: value[rows] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+def _count(inputs: Inputs) -> int:
+    """Return how many requests there are: rows of the first tensor."""
+    tensors = [inputs] if isinstance(inputs, Tensor) else [v for v in inputs.values() if isinstance(v, Tensor)]
+    return len(tensors[0]) if tensors else 0
 
 
 def _run(model: nn.Module, inputs: Any) -> Any:

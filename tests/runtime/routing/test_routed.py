@@ -91,6 +91,25 @@ def test_the_base_stays_the_base(model: Any, router: Router, mode: Any) -> None:
     assert all(torch.equal(value, bits[name]) for name, value in model.state_dict().items())
 
 
+def test_one_name_is_the_task_of_every_request(model: Any, router: Router) -> None:
+    options = {"max_new_tokens": 3, "do_sample": False}
+    with archspec.routed(model, router) as skills, torch.no_grad():
+        assert torch.equal(skills(INPUTS, "sql"), skills(INPUTS, ["sql"] * 4))
+        assert torch.equal(skills.generate(INPUTS, "sql", **options), skills.generate(INPUTS, ["sql"] * 4, **options))
+        with pytest.raises(ArchspecError, match=r"AS687.*'sqll'") as caught:
+            skills(INPUTS, "sqll")
+    assert len(caught.value.diagnostics) == 1
+
+
+@pytest.mark.parametrize("tasks", [[], ["sql"], ["sql"] * 5])
+def test_more_or_fewer_tasks_than_requests_are_refused(model: Any, router: Router, tasks: list[str]) -> None:
+    told = f"AS687.*{len(tasks)} tasks? for 4 requests"
+    with archspec.routed(model, router) as skills, torch.no_grad():
+        for ask in (skills, skills.generate):
+            with pytest.raises(ArchspecError, match=told):
+                ask({"input_ids": INPUTS}, tasks)
+
+
 def chosen(router: Router, monkeypatch: pytest.MonkeyPatch, *weights: dict[str, float]) -> None:
     """Have a map choose these for every batch."""
     monkeypatch.setattr(Router, "route", lambda *_: [Choice(w) for w in weights])
@@ -176,6 +195,8 @@ def test_prompts_are_routed_by_the_base(shop: Path, model: Any, by: str) -> None
     with archspec.routed(model, path, tokenizer) as skills, torch.no_grad():
         choices = skills.route(prompts)
         assert [choice.task for choice in choices] == ["sql", "code", "chat", "sql"]
+        assert skills.route([]) == []
+        assert skills.route("print sort") == skills.route(["print sort"])
         assert all(len(c.weights) == 2 and abs(sum(c.weights.values()) - 1) < 1e-6 for c in choices)
         tokens = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
         again = skills.route(tokens)
