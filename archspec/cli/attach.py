@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from archspec.cli.numbers import Finite
+from archspec.packs.terms import LARGEST_SCALE
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("packs", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
-@click.option("-s", "--scale", "scales", multiple=True, type=Finite(),
+@click.option("-s", "--scale", "scales", multiple=True, type=Finite(-LARGEST_SCALE, LARGEST_SCALE),
               help="Factor of the differences: one for all packs, or one per pack.  [default: 1]")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Copy the base's weights for `detach` where they cannot be linked.")
 @click.option("--partial", is_flag=True, help="Leave out what a compiled checkpoint has no place for.")

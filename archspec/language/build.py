@@ -8,8 +8,8 @@ as its origin.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import partial
@@ -319,7 +319,8 @@ def _is_none(tree: Scalar, options: tuple[Any, ...]) -> bool:
 
 
 def _finite(value: float) -> bool:
-    return isinstance(value, int) or math.isfinite(value)
+    """Whether a float can hold a number: 400 digits are none."""
+    return abs(value) <= sys.float_info.max
 
 
 def _kind(tree: Tree) -> str:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from archspec.language.fields import Node, arg, node
 from archspec.language.selectors import Selector
 from archspec.language.stages import Data
+from archspec.packs.terms import LARGEST_SCALE
 
 
 @node
@@ -112,7 +113,7 @@ class PackUse(Node):
     called: ClassVar[str | None] = "an entry of `packs`"
     shorthand: ClassVar[str | None] = "from_"
     from_: str = arg("file of the pack, path relative to the spec", path=True, example="sql.skillpack.safetensors")
-    scale: float = arg("factor of its differences", default=1.0)
+    scale: float = arg("factor of its differences", default=1.0, least=-LARGEST_SCALE, most=LARGEST_SCALE)
 
 
 @node

@@ -22,6 +22,7 @@ from archspec.diagnostics import fail
 from archspec.host.headers import read_header
 from archspec.host.strict_json import Malformed, is_real, parse_json
 from archspec.packs.header import metadata_of
+from archspec.packs.terms import LARGEST_SCALE
 
 KEY, VERSION = "router", 1
 AGAIN = "make it again: `archspec route SPEC -o ROUTER`"
@@ -138,7 +139,10 @@ def _task(value: Any) -> Task:
 def _active(value: Any) -> Active:
     if not isinstance(value, dict) or not isinstance(value.get("file"), str):
         raise Malformed("has a pack without a file")
-    return Active(value["file"], _real(value.get("scale")))
+    scale = _real(value.get("scale"))
+    if abs(scale) > LARGEST_SCALE:
+        raise Malformed("has a pack with an impossible scale")
+    return Active(value["file"], scale)
 
 
 def _embedding(value: Any) -> Embedding:

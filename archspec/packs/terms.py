@@ -31,6 +31,8 @@ RAW = 16
 AXES = ("row", "column", "tensor")
 MOST = 2**40
 """Largest count in a header."""
+LARGEST_SCALE = 1e38
+"""Most that differences can be multiplied by, which float32 is to hold; least, with a minus."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ on may run; training it is not foreseen.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -27,8 +27,8 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from archspec.diagnostics import Collector
-from archspec.packs.terms import matrix_shape
+from archspec.diagnostics import Collector, fail
+from archspec.packs.terms import LARGEST_SCALE, matrix_shape
 from archspec.runtime.model.linear import is_turned
 from archspec.runtime.packs.attach import Use, added
 from archspec.runtime.packs.branch import Branch, Used, branch, can_branch
@@ -123,12 +123,21 @@ def skills(model: nn.Module, *packs: str | Path | Pack, scale: float = 1.0, mode
     """Return a context in which packs are on a model; of several the differences add up.
 
     AS680 for a file that is no sound pack, AS681 (when it is entered first) for a model that is not the packs' base.
-    Digests can be compared in the data type that the base is stored in: load the model in that. ValueError for a scale
-    that is no finite number, or another mode."""
-    if mode not in get_args(Mode) or not math.isfinite(scale):
-        raise ValueError(f"mode {mode!r} and scale {scale!r}: write one of {get_args(Mode)}, and a finite number")
+    Digests can be compared in the data type that the base is stored in: load the model in that. AS143 for a scale that
+    float32 cannot hold or that is no number, ValueError for another mode."""
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode {mode!r}: write one of {get_args(Mode)}")
+    factor = _factor(scale)
     opened = tuple(pack if isinstance(pack, Pack) else open_pack(pack) for pack in packs)
-    return Skills(model, tuple(Use(pack, scale) for pack in opened), mode)
+    return Skills(model, tuple(Use(pack, factor) for pack in opened), mode)
+
+
+def _factor(scale: Any) -> float:
+    is_number = isinstance(scale, Real) and not isinstance(scale, bool)
+    if not is_number or not abs(scale) <= LARGEST_SCALE:
+        bounds = f"a number from {-LARGEST_SCALE:g} to {LARGEST_SCALE:g}"
+        raise fail("AS143", f"'scale' is {scale!r}, but must be {bounds}", None, "write `scale=1.0` for the whole pack")
+    return float(scale)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

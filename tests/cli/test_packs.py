@@ -94,6 +94,8 @@ def test_attach_to_another_base(shop: Path, tmp_path: Path) -> None:
 def test_scales_are_one_or_one_per_pack(shop: Path, tiny_encoder: Path, tmp_path: Path) -> None:
     pack = shop / "sql.skillpack.safetensors"
     run("attach", tiny_encoder, pack, pack, "-o", tmp_path / "a", "-s", "0.5", "-s", "1", "-s", "2", code=2)
+    for scale in ("1e40", "-1e40", "nan", "inf"):
+        run("attach", tiny_encoder, pack, "-o", tmp_path / "a", "-s", scale, code=2)
     run("attach", tiny_encoder, pack, pack, "-o", tmp_path / "b", "-s", "0.5")
     run("attach", tiny_encoder, pack, "-o", tmp_path / "c")
     both, once = weights(tmp_path / "b"), weights(tmp_path / "c")

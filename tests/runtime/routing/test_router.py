@@ -237,6 +237,7 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "wider": header_changed(lambda h: h["embedding"].update(width=2**19)),
     "of a width beyond counting": header_changed(lambda h: h["embedding"].update(width=10**30)),
     "without an embedding": header_changed(lambda h: h.update(embedding=None)),
+    "with a scale beyond float32": header_changed(lambda h: h["tasks"][0].update(packs=[{"file": "p", "scale": 1e40}])),
     "with a pack of no file": header_changed(lambda h: h["tasks"][0].update(packs=[{"scale": 1}])),
 }
 
