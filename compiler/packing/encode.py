@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from archspec.compiler.packing.gptq import NEAREST, Rounding
+from archspec.diagnostics import fail
 from archspec.host.excerpt import Excerpt
 from archspec.packs.terms import Dense, Quantized, Sparse, Term, Within, along, packed_size
 from archspec.runtime.packs import bits as stream
@@ -44,6 +45,9 @@ def within(of: Excerpt, encoded: Sequence[Encoded], shape: tuple[int, int]) -> E
 
 
 def encode_dense(delta: Tensor, dtype: str = "F32") -> Encoded:
+    """AS683 for values that the data type cannot hold."""
+    if delta.numel() and not (largest := float(delta.abs().amax())) <= torch.finfo(DTYPES[dtype]).max:
+        raise fail("AS683", f"a difference of {largest:g} is more than {dtype} holds", None, "keep it as `dtype: F32`")
     return Encoded(Dense(dtype), {"values": delta.to(DTYPES[dtype])}, _shape(delta))
 
 

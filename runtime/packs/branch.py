@@ -39,6 +39,10 @@ class Factors:
     def add(self, x: Tensor, y: Tensor) -> None:
         y += linear(linear(x, self.down), self.up)
 
+    @property
+    def is_finite(self) -> bool:
+        return bool(torch.isfinite(self.down).all() and torch.isfinite(self.up).all())
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -73,6 +77,11 @@ class Codes:
             scales = self.scales[first:last].repeat_interleave(min(self.term.group, length), 1)[:, :length]
         return values.mul_(scales.float().mul_(self.term.unit * self.scale))
 
+    @property
+    def is_finite(self) -> bool:
+        steps = self.scales.float() * (self.term.unit * self.scale)
+        return bool(torch.isfinite(steps * (2**self.term.bits - 1)).all())
+
 
 @dataclass(frozen=True)
 class Part:
@@ -93,6 +102,10 @@ class Part:
         if found is not y:
             add_to(replace(self.of, axis=1), y, found)
 
+    @property
+    def is_finite(self) -> bool:
+        return all(part.is_finite for part in self.parts)
+
 
 Added = Factors | Codes | Part
 
@@ -109,6 +122,11 @@ class Branch:
         for part in self.parts:
             part.add(x, y)
         return found
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all that it adds by is numbers."""
+        return all(part.is_finite for part in self.parts)
 
     @property
     def size(self) -> int:

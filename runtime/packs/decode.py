@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from archspec.diagnostics import fail
-from archspec.packs.header import AGAIN
+from archspec.host.strict_json import Malformed
 from archspec.packs.terms import RAW, Dense, LowRank, Quantized, Sparse, Term, Within, along, matrix_shape
 from archspec.runtime.model.excerpts import add_to
 from archspec.runtime.packs import bits as stream
@@ -25,10 +24,10 @@ FAR = 255
 def decode(term: Term, parts: Parts, shape: Shape) -> Tensor:
     """Return the difference that a term stands for, (rows, columns) as a tensor of `shape` is taken, float32.
 
-    AS680 where the parts contradict the term or hold values that are no numbers."""
+    Raises Malformed where the parts contradict the term or hold values that are no numbers."""
     found = DECODERS[term.op](term, parts, matrix_shape(shape))
     if not torch.isfinite(found).all():
-        raise fail("AS680", f"a term '{term.op}' of the pack decodes to values that are not finite", None, AGAIN)
+        raise Malformed("decodes to values that are not finite")
     return found
 
 
@@ -40,8 +39,7 @@ def _sparse(term: Sparse, parts: Parts, shape: Shape) -> Tensor:
     found = torch.zeros(shape).flatten()
     places = positions(parts["gaps"]) if term.code == "gaps" else _unmasked(parts["mask"], len(found))
     if len(places) != term.count or (term.count and int(places[-1]) >= len(found)):
-        message = f"a sparse term has places for {len(places)} values of {term.count}, or places past the end"
-        raise fail("AS680", message, None, AGAIN)
+        raise Malformed(f"has places for {len(places)} values of {term.count}, or places past the end")
     found[places] = parts["values"].float() * term.unit
     return found.reshape(shape)
 

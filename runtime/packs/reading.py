@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from archspec.diagnostics import fail
+from archspec.host.strict_json import Malformed
 from archspec.packs.header import AGAIN, Change, Header, part_name, read_pack
 from archspec.packs.terms import Term, matrix_shape
 from archspec.runtime.packs.decode import Parts, decode
@@ -55,7 +56,11 @@ class Pack:
         shape = self.change(name).shape
         found = torch.zeros(matrix_shape(shape))
         for term, parts in self.terms(name):
-            found += decode(term, parts, shape)
+            try:
+                found += decode(term, parts, shape)
+            except Malformed as error:
+                message = f"the term '{term.op}' of '{name}' in '{self.path.name}' {error}"
+                raise fail("AS680", message, None, AGAIN) from error
         return found.reshape(shape)
 
 

@@ -96,10 +96,12 @@ class Skills(AbstractContextManager["Skills"]):
             path = name.removesuffix(".weight")
             if self.mode == "branch" and self._can_branch(name, uses):
                 shape = matrix_shape(tuple(tensor.shape))
-                self._branches[path] = branch(_used(uses), shape, tensor, is_turned(self.model.get_submodule(path)))
-            else:
-                deltas = ((use.scale, use.pack.delta(own)) for use, own in uses)
-                self._exchanged[name] = added(tensor.detach(), deltas, name)
+                beside = branch(_used(uses), shape, tensor, is_turned(self.model.get_submodule(path)))
+                if beside.is_finite:
+                    self._branches[path] = beside
+                    continue  # else it is told by name below, as of what is exchanged
+            deltas = ((use.scale, use.pack.delta(own)) for use, own in uses)
+            self._exchanged[name] = added(tensor.detach(), deltas, name)
         self._places = {name: _place(tensors[name]) for name in self._touched()}
 
     def _touched(self) -> dict[str, list[tuple[Use, str]]]:

@@ -16,6 +16,7 @@ from archspec.compiler.packing.choices import Choice, choices
 from archspec.compiler.packing.encode import Encoded, encode_quantized, encode_sparse
 from archspec.compiler.packing.low_rank import Triplets
 from archspec.compiler.packing.recipe import Step, build, build_step, rank_of, squared, total
+from archspec.diagnostics import ArchspecError
 from archspec.packs.terms import LowRank, Sparse, from_json, size_of, to_json
 from archspec.runtime.packs import bits as stream
 from archspec.runtime.packs.decode import gaps_of, positions
@@ -305,3 +306,9 @@ def test_the_allocator_is_near_the_best_of_all() -> None:
 def test_a_budget_below_the_least_is_none() -> None:
     assert allocate({"a": [Choice(10, 1.0), Choice(20, 0.5)]}, 9) is None
     assert allocate({"a": [Choice(10, 1.0), Choice(20, 0.5)]}, 10) == {"a": Choice(10, 1.0)}
+
+
+def test_what_a_data_type_cannot_hold_is_refused() -> None:
+    with pytest.raises(ArchspecError, match=r"AS683.*100000 is more than F16 holds"):
+        build_step(Step("dense"), torch.full((1, 3), 1e5))
+    assert build_step(Step("dense", dtype="BF16"), torch.full((1, 3), 1e5)).value().isfinite().all()

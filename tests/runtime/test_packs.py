@@ -489,9 +489,24 @@ def test_parts_that_lie_are_refused_when_they_are_decoded(base: Path, tuned: Pat
     tensors[part] = torch.full_like(tensors[part], torch.nan if how == "values" else 254)
     head = read_pack(path)[0].to_text()
     save_file(tensors, path, {"skillpack": head})
-    with pytest.raises(ArchspecError, match="AS680"):
+    with pytest.raises(ArchspecError, match="AS680") as caught:
         attach(base, [Use(open_pack(path))], tmp_path / "out")
+    told = f"the term 'sparse' of 'encoder.layer.0.output.dense.weight' in '{path.name}' "
+    assert caught.value.diagnostics[0].message.startswith(told)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["weights", "branch"])
+def test_values_that_are_no_numbers_are_refused_in_both_modes(
+    base: Path, tuned: Path, tmp_path: Path, mode: Any
+) -> None:
+    _, path = packed(tmp_path, base, f"{{tuned: {tuned}, {rules(base, '[none]', mlp='[sign]')}}}")
+    tensors, name = load_file(path), "encoder.layer.0.output.dense.weight"
+    tensors[f"{name}/0/scales"][0] = torch.inf
+    save_file(tensors, path, {"skillpack": read_pack(path)[0].to_text()})
+    told = rf"AS680.*'quantized' of '{name}' in '{path.name}' decodes to values that are not finite"
+    with pytest.raises(ArchspecError, match=told), archspec.skills(model_of(base), path, mode=mode):
+        pass
 
 
 def test_a_plain_model_is_no_pack(base: Path) -> None:
