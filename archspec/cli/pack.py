@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,10 +82,13 @@ def _plan(spec: Path, as_json: bool) -> None:
 def _print(made: Made, path: Path) -> None:
     from archspec.packs.terms import forms
     from archspec.quantity import quantity
+    from archspec.render import colored, render
 
     kept = Counter(forms(change.terms) or "none" for change in made.header.tensors.values())
     for form, count in kept.most_common():
         click.echo(f"{count:5}  {form}")
+    if made.warnings:
+        click.echo(render(made.warnings, "text", color=colored(sys.stderr)), err=True)
     other = made.header.made["source"].get("settings")
     if other:
         click.echo(f"note: a pack holds weights alone, and the tuned model has another {', '.join(other)}", err=True)

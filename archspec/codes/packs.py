@@ -57,7 +57,8 @@ CODES = (
         "AS671",
         "a pack that does not say what it is made of",
         "A pack is made from one of tuned, lora, delta and bitdelta. Each form of a term has its own settings: prune "
-        "keeps a part, quantize has bits, svd keeps triplets by one of rank, energy, bytes or bands.",
+        "keeps a part, quantize has bits, svd keeps triplets by one of rank, energy, bytes or bands. `none` stands "
+        "alone.",
         bad="pack: {tuned: tuned, rules: [{of: mlp, store: [{op: prune, rank: 4}]}]}",
         good="pack: {tuned: tuned, rules: [{of: mlp, store: [{op: prune, keep: 2%}]}]}",
     ),
@@ -159,7 +160,7 @@ CODES = (
         "AS684",
         "a budget of a pack that cannot be met",
         "What rules fix, and the header, take their bytes whatever the budget is. Tensors that no rule names need a "
-        "budget to share.",
+        "budget to share, and one that some of them fit into.",
         bad="pack: {tuned: tuned, budget: 1%, rules: [{of: mlp, store: [dense]}]}",
         good="pack: {tuned: tuned, budget: 6%}",
     ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from archspec.diagnostics import ArchspecError, Collector, fail
+from archspec.diagnostics import ArchspecError, Collector, Severity, fail
 from archspec.families import expected_tensors
 from archspec.host.excerpt import Excerpt
 from archspec.host.locate import find_base, structure_of
@@ -19,7 +19,8 @@ from archspec.language.spec import Spec
 from archspec.language.stages import Data
 from archspec.packs.header import read_pack
 from archspec.packs.roles import roles
-from archspec.semantics.rules import assigned
+from archspec.packs.terms import matrix_shape
+from archspec.semantics.rules import assigned, shapes_of
 
 SOURCES = ("tuned", "lora", "delta", "bitdelta")
 TAKES: Mapping[str, tuple[str, ...]] = {
@@ -32,7 +33,7 @@ TAKES: Mapping[str, tuple[str, ...]] = {
 }
 """Form -> its settings."""
 SIZES = ("rank", "energy", "bytes", "bands")
-"""What says how many triplets svd keeps: one of them, or all triplets."""
+"""What says how many triplets svd keeps: one of them."""
 FEWEST = 256
 """Bytes; a budget of fewer was meant as a part."""
 
@@ -68,6 +69,7 @@ def resolve_pack(spec: Spec, structure: Structure, problems: Collector) -> Packi
         hint = "write a part of what differs, up to `100%`, or bytes: `12MB`"
         problems.report("AS671", "the budget is more than all that differs", pack.span("budget"), hint)
     for rule in pack.rules:
+        _check_chain(rule, problems)
         for step in rule.store:
             _check_step(step, problems)
             _check_method(step, pack, problems)
@@ -76,6 +78,7 @@ def resolve_pack(spec: Spec, structure: Structure, problems: Collector) -> Packi
         message = "calibration runs the tuned model on data, and none is named"
         problems.report("AS665", message, pack.calibrate.span(), hint)
     rules, divided = assigned(pack.rules, spec, structure, problems)
+    _check_ranks(rules, structure, problems)
     return Packing(pack, written[0], rules, divided) if len(written) == 1 and not problems.has_errors else None
 
 
@@ -115,6 +118,28 @@ def _settings(step: Step) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value not in (None, ())}
 
 
+def _check_chain(rule: Rule, problems: Collector) -> None:
+    """Report a chain of no terms, and `none` beside terms: AS671."""
+    if not rule.store:
+        hint = "write `[none]` to leave the tensors out, or the terms that are kept: `[dense]`"
+        problems.report("AS671", f"'store' of the rule of '{rule.of.text}' is empty", rule.span("store"), hint)
+    for step in rule.store if len(rule.store) > 1 else ():
+        if step.op == "none":
+            problems.report("AS671", "'none' keeps nothing, beside terms that keep something", step.span(), ALONE)
+
+
+def _check_ranks(rules: Mapping[Excerpt, Rule], structure: Structure, problems: Collector) -> None:
+    """Warn of a rank that none of a rule's tensors has: AS323."""
+    shapes = shapes_of(structure)
+    for rule in dict.fromkeys(rules.values()):
+        own = (excerpt for excerpt, other in rules.items() if other is rule)
+        full = max(min(excerpt.shape(matrix_shape(shapes[excerpt.tensor]))) for excerpt in own)
+        for step in (step for step in rule.store if step.op == "svd" and (step.rank or 0) > full):
+            message = f"rank {step.rank} is more than any tensor of '{rule.of.text}' has"
+            hint = f"write at most {full}, which is all of them"
+            problems.report("AS323", message, step.span("rank"), hint, severity=Severity.WARNING)
+
+
 def _check_step(step: Step, problems: Collector) -> None:
     """Report settings that a form needs, or has not: AS671."""
     settings = _settings(step)
@@ -140,6 +165,7 @@ def data_of(calibrate: Calibrate, default: Data | None) -> Data | None:
     return calibrate.data or default
 
 
+ALONE = "leave it out, or write `[none]` to leave the tensors out"
 FORMS: Mapping[str, str] = {
     "prune": "for example `{op: prune, keep: 2%}`",
     "quantize": "for example `{op: quantize, bits: 4, group: 64}`",
@@ -155,6 +181,9 @@ def _unfit(step: Step, sizes: list[str]) -> Iterator[tuple[str, str]]:
         case "quantize" if step.bits is None or step.bits > 8:
             yield "'quantize' needs 'bits', 1 to 8", "bits"
         case "svd":
+            if not sizes:
+                key = "bands" if step.origin and step.origin.entry("bands") else "op"
+                yield f"'svd' keeps triplets by one of {', '.join(SIZES)}, and none is written", key
             if len(sizes) > 1:
                 yield f"'svd' keeps triplets by one of {', '.join(SIZES)}, not by {' and '.join(sizes)}", sizes[1]
             if step.bits is not None and (step.bands or not _is_width(step.bits)):

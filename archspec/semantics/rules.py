@@ -25,8 +25,7 @@ def assigned(
 ) -> tuple[dict[Excerpt, Rule], Divided]:
     """Return tensor, or excerpt of one, -> the first rule that names it, and of tensors that rules divide the excerpts.
     AS670 for rules that are left with none."""
-    tensors = structure.tensors or expected_tensors(structure)
-    shapes = {name: t.shape if isinstance(t, TensorHeader) else t for name, t in (tensors or {}).items()}
+    shapes = shapes_of(structure)
     role = roles(shapes, structure)
     named: list[tuple[Rule, list[Excerpt]]] = []
     for rule in rules:
@@ -39,12 +38,18 @@ def assigned(
     for rule, found in named:
         parts = [part for e in found for part in ((e,) if e.cuts else divided.get(e.tensor, (e,)))]
         fresh = [part for part in parts if part not in counts]
-        if not fresh and tensors is not None and not (rule.weights and not found):  # told already
+        if not fresh and shapes and not (rule.weights and not found):  # told already
             what = "rules before it name all of its tensors" if found else "no tensor of the base is of it"
             message = f"the rule of '{rule.of.text}' has no effect: {what}"
             problems.report("AS670", message, rule.of.span, "leave it out, or put it before the others")
         counts |= dict.fromkeys(fresh, rule)
     return counts, divided
+
+
+def shapes_of(structure: Structure) -> Shapes:
+    """Return tensor of the base -> its shape: of its files, or where none are at hand what its config promises."""
+    tensors = structure.tensors or expected_tensors(structure) or {}
+    return {name: t.shape if isinstance(t, TensorHeader) else t for name, t in tensors.items()}
 
 
 def _named(

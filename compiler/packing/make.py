@@ -19,7 +19,7 @@ from archspec.compiler.packing.recipe import Step, build, squared, total
 from archspec.compiler.packing.request import Request, Subject
 from archspec.compiler.packing.sources import Headers, Source, finite
 from archspec.compiler.packing.write import PackWriter
-from archspec.diagnostics import ArchspecError, Collector, fail
+from archspec.diagnostics import ArchspecError, Collector, Diagnostic, Label, Severity, fail
 from archspec.host.excerpt import Excerpt
 from archspec.host.headers import BITS
 from archspec.packs.header import Change, Header, part_name
@@ -37,11 +37,13 @@ MORE = 16
 
 @dataclass(frozen=True)
 class Made:
-    """`size` of the file and `whole` of what differs, in bytes; `header` has every tensor's error."""
+    """`size` of the file and `whole` of what differs, in bytes; `header` has every tensor's error. `warnings`: of what
+    it does not keep."""
 
     header: Header
     size: int
     whole: int
+    warnings: tuple[Diagnostic, ...] = ()
 
     @property
     def error(self) -> float:
@@ -54,7 +56,8 @@ class Made:
             tensors[name] |= {"outputs": change.outputs} if change.outputs else {}
         told = {"pack": str(path), "name": self.header.name, "base": dict(self.header.base)}
         errors = {"error": self.error, "output_error": self.header.output_error}
-        return told | {"bytes": self.size, "of": self.whole, **errors, "tensors": tensors}
+        warnings = [str(warning) for warning in self.warnings]
+        return told | {"bytes": self.size, "of": self.whole, **errors, "tensors": tensors, "warnings": warnings}
 
 
 @dataclass(frozen=True)
@@ -86,16 +89,42 @@ def make_pack(
         chosen = allocate(curves, room) or {name: curve[0] for name, curve in curves.items()}
         made = _written(request, base, source, chosen, out, budget, watch, whole)
         best_made = made if made.size <= budget else best_made
-        room += budget - made.size
-        if 0 <= budget - made.size <= SLACK * budget or _is_least(chosen, curves):
+        spare = budget - made.size
+        if 0 <= spare <= SLACK * budget or (_is_least(chosen, curves) and (spare < 0 or not _has_more(curves))):
             break
+        room = max(room, sum(choice.size for choice in chosen.values())) + spare
     if best_made is None:
         raise _too_small(request, made.size + MORE, budget)
+    if _has_more(curves) and not any(change.terms for change in best_made.header.tensors.values()):
+        first = _written(request, base, source, _first(curves), out, 0, watch, whole)  # to see how large it would be
+        return replace(best_made, warnings=(_nothing_kept(request, int((1 + SLACK) * first.size)),))
     return best_made
+
+
+def _first(curves: Curves[Excerpt]) -> dict[Excerpt, Choice]:
+    """Return the smallest choices, but for the one that the fewest bytes make better."""
+    name = min((name for name, curve in curves.items() if len(curve) > 1), key=lambda n: _step(curves[n]))
+    return {other: curve[other == name] for other, curve in curves.items()}
+
+
+def _step(curve: Sequence[Choice]) -> int:
+    return curve[1].size - curve[0].size
+
+
+def _nothing_kept(request: Request, enough: int) -> Diagnostic:
+    message = "the budget is so small that nothing of the difference is kept"
+    hint = f"write {enough} bytes or more, which a first tensor fits into"
+    label = Label(request.span) if request.span else None
+    return Diagnostic("AS684", message, label, hints=(hint,), severity=Severity.WARNING)
 
 
 def _is_least(chosen: Mapping[Excerpt, Choice], curves: Curves[Excerpt]) -> bool:
     return all(chosen[name] is curve[0] for name, curve in curves.items())
+
+
+def _has_more(curves: Curves[Excerpt]) -> bool:
+    """Whether more than the smallest choices can be bought."""
+    return any(len(curve) > 1 for curve in curves.values())
 
 
 def _written(

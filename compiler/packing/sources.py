@@ -244,6 +244,9 @@ class BitDelta:
 
 def check_bitdelta(base: Headers, state: Mapping[str, Tensor], problems: Collector, span: Span | None) -> None:
     """Report what is no part of a file of BitDelta for this base: AS682."""
+    if not any(name.endswith(".mask") for name in state):
+        problems.report("AS682", "the file has no mask of BitDelta", span, "of a tuned checkpoint write `tuned`")
+        return
     refused = []
     for name, value in state.items():
         module, _, part = name.rpartition(".")

@@ -193,7 +193,7 @@ def test_a_file_of_bitdelta_is_sign_times_coefficient(tiny_encoder: Path, tmp_pa
     assert pack.change(QUERY).size == 32 * 32 // 8 + 2
 
 
-@pytest.mark.parametrize("broken", ["a mask of another shape", "no coefficient", "a pickle that runs code"])
+@pytest.mark.parametrize("broken", ["a mask of another shape", "no coefficient", "no mask", "a pickle that runs code"])
 def test_broken_files_of_bitdelta_are_refused(tiny_encoder: Path, tmp_path: Path, broken: str) -> None:
     base = weights(tiny_encoder)
     state: dict[str, Any] = dict(bitdelta(base, {QUERY: base[QUERY] + 1}, [QUERY]))
@@ -201,6 +201,8 @@ def test_broken_files_of_bitdelta_are_refused(tiny_encoder: Path, tmp_path: Path
         state[QUERY.replace("weight", "mask")] = torch.zeros(2, 32, dtype=torch.int32)
     elif broken == "no coefficient":
         del state[QUERY.replace("weight", "coeff")]
+    elif broken == "no mask":
+        state = dict(base)
     else:
         state["x"] = Path
     torch.save(state, tmp_path / "diff.pt")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from archspec.compiler.packing.make import Made
 from archspec.compiler.packing.pack import pack_budgets
-from archspec.diagnostics import ArchspecError
+from archspec.diagnostics import ArchspecError, Diagnostic, Severity
 from archspec.host.locate import fingerprint
 from archspec.packs.header import read_pack
 from archspec.packs.terms import size_of
@@ -246,6 +246,24 @@ def test_a_budget_that_cannot_be_met_names_the_least_that_can(tiny_encoder: Path
     assert least - 32 < made.size <= least
     less = f"{{tuned: {tuned}, budget: {least - 32}, {fixed}}}"
     assert code(less, tiny_encoder, tmp_path / "less").startswith("AS684")
+
+
+def test_a_budget_that_keeps_nothing_names_one_that_keeps_something(
+    tiny_encoder: Path, tuned: Path, tmp_path: Path
+) -> None:
+    def said(hint: str) -> int:
+        return int(next(word for word in hint.split() if word.isdigit()))
+
+    def made(stanza: str) -> tuple[bool, tuple[Diagnostic, ...]]:
+        found, _ = packed(tmp_path, tiny_encoder, f"{{tuned: {tuned}, {stanza}}}")
+        return any(change.terms for change in found.header.tensors.values()), found.warnings
+
+    assert made(rules(tiny_encoder, "[none]")) == (False, ())  # as it was asked for
+    with pytest.raises(ArchspecError) as caught:
+        made("budget: 1kB")
+    keeps, warnings = made(f"budget: {said(caught.value.diagnostics[0].hints[0])}")
+    assert (keeps, warnings[0].code, warnings[0].severity) == (False, "AS684", Severity.WARNING)
+    assert made(f"budget: {said(warnings[0].hints[0])}") == (True, ())
 
 
 def test_without_a_budget_every_tensor_needs_a_rule(tiny_encoder: Path, tuned: Path, tmp_path: Path) -> None:
