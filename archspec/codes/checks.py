@@ -85,7 +85,7 @@ CODES: tuple[Code, ...] = (
         "AS325",
         "a path of a stage does not exist",
         "A text that begins with `.`, `/` or `~` is a path, relative to the spec that names it. Pictures, masks, "
-        "prompts and artifacts are files, however they begin.",
+        "prompts, artifacts and files of differences are files, however they begin, and a LoRA is a folder.",
         bad="eval: {classifier: ./hosts/clasifier}",
         good="eval: {classifier: ./hosts/classifier}",
     ),

@@ -24,6 +24,7 @@ from archspec.host.fingerprint import FULL, SAMPLED, identity_of
 from archspec.host.headers import PICKLES, read_folder
 from archspec.host.strict_json import read_json
 from archspec.host.structure import SiteShape, Structure
+from archspec.language.fields import Node
 from archspec.language.parse import DSL, YAML
 from archspec.language.spec import Base, Spec
 from archspec.source import Span
@@ -102,9 +103,18 @@ def find_teacher(base: Base | None, near: Path) -> Located | None:
     """Find the trained model that a base of random weights names; None where it names none."""
     if base is None or base.teacher is None or base.weights != "random":
         return None
-    entry = base.origin.entry("teacher") if base.origin else None
-    written = Map((Entry(Scalar("from", "from", entry.key.span), entry.value),), entry.value.span) if entry else None
-    return locate(Base(origin=written, from_=base.teacher, subfolder=base.subfolder), near)
+    return locate(Base(origin=_as_from(base, "teacher"), from_=base.teacher, subfolder=base.subfolder), near)
+
+
+def locate_named(node: Node, key: str, near: Path) -> Located:
+    """Find the checkpoint that a field of a node names."""
+    return locate(Base(origin=_as_from(node, key), from_=getattr(node, key)), near)
+
+
+def _as_from(node: Node, key: str) -> Map | None:
+    """Return what is written under a key as the `from` of a base, with its place."""
+    entry = node.origin.entry(key) if node.origin else None
+    return Map((Entry(Scalar("from", "from", entry.key.span), entry.value),), entry.value.span) if entry else None
 
 
 def locate(base: Base, near: Path) -> Located:

@@ -77,4 +77,5 @@ def open_regular(path: Path, span: Span | None) -> BufferedReader:
     except FileNotFoundError:
         raise fail("AS610", f"there is no file '{path}'", span) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise fail("AS610", f"cannot read '{path}': {error}", span) from error
+        reason = getattr(error, "strerror", None) or error
+        raise fail("AS610", f"cannot read '{path}': {reason}", span) from error

@@ -26,13 +26,13 @@ def arg(
     unit: str | None = None,
     pattern: str | None = None,
     keys: tuple[str, ...] | None = None,
-    path: Literal["file"] | bool = False,
+    path: Literal["file", "folder"] | bool = False,
 ) -> Any:
     """Declare a field: `least`/`most` are inclusive bounds, `above` an exclusive lower one.
 
     `unit="bytes"` lets `2GiB` stand for an integer; `pattern` must match the whole text (of a mapping: every key);
     `keys` are the only keys of a mapping; `path` marks a text that may be a path relative to the spec,
-    `path="file"` one that can be nothing else.
+    `path="file"` and `path="folder"` one that can be nothing else.
     """
     metadata = {"doc": doc, "least": least, "most": most, "above": above, "example": example}
     metadata |= {"default": default, "unit": unit, "pattern": pattern, "keys": keys, "path": path}

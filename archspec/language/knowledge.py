@@ -90,9 +90,9 @@ class Pack(Node):
     """What `archspec pack` makes: a SkillPack of what tuning changed. Exactly one of tuned, lora, delta, bitdelta."""
 
     tuned: str | None = arg("tuned checkpoint", default=None, path=True)
-    lora: str | None = arg("folder of a LoRA of peft", default=None, path=True)
-    delta: str | None = arg("safetensors file of differences, named as the base's tensors", default=None, path=True)
-    bitdelta: str | None = arg("file of BitDelta (https://arxiv.org/abs/2402.10193)", default=None, path=True)
+    lora: str | None = arg("folder of a LoRA of peft", default=None, path="folder")
+    delta: str | None = arg("safetensors file of differences, named as the base's tensors", default=None, path="file")
+    bitdelta: str | None = arg("file of BitDelta (https://arxiv.org/abs/2402.10193)", default=None, path="file")
     budget: float | None = arg(
         "at most this part of the bytes of what differs (`6%`), or bytes (`12MB`); shared out by error among tensors "
         "that no rule names",

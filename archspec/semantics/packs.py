@@ -82,6 +82,21 @@ def resolve_pack(spec: Spec, structure: Structure, problems: Collector) -> Packi
     return Packing(pack, written[0], rules, divided) if len(written) == 1 and not problems.has_errors else None
 
 
+def budget_is_there(packing: Packing, structure: Structure, problems: Collector) -> None:
+    """Report a pack of neither budget nor rules, and warn of tensors of a tuned model without both: AS684."""
+    pack, hint = packing.pack, "write `budget: 6%`, or a rule for every role"
+    if pack.budget is not None:
+        return
+    if not pack.rules:
+        problems.report("AS684", "there is neither a budget nor a rule", pack.span(), hint)
+        return
+    named = {excerpt.tensor for excerpt in packing.rules}
+    left = [role for name, role in roles(shapes_of(structure), structure).items() if name not in named]
+    if left and packing.source == "tuned":
+        message = f"there is no budget, and no rule for {', '.join(sorted(set(left)))}: what differs there has no place"
+        problems.report("AS684", message, pack.span("rules"), hint, severity=Severity.WARNING)
+
+
 def planned(path: Path) -> list[tuple[str, str, str]]:
     """Return (tensor, role, how it is kept) for every tensor of the base of a spec that packs. Reads no weights."""
     spec = load(path)

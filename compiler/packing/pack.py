@@ -20,13 +20,13 @@ from archspec.diagnostics import Collector, fail
 from archspec.families import keeps_turned, tied_tensors
 from archspec.host.fingerprint import FULL, Identity, digest_of
 from archspec.host.headers import read_folder, read_header
-from archspec.host.locate import CONFIG, Located, check_fingerprint, find_base, locate, structure_of
+from archspec.host.locate import CONFIG, Located, check_fingerprint, find_base, locate_named, structure_of
 from archspec.host.strict_json import read_json
 from archspec.host.structure import Structure
 from archspec.language import knowledge as language
 from archspec.language.knowledge import Pack, Rule
 from archspec.language.parse import load
-from archspec.language.spec import Base, Spec
+from archspec.language.spec import Spec
 from archspec.packs.header import KEY, is_marked
 from archspec.packs.terms import RAW
 from archspec.runtime.store.checkpoint import live
@@ -214,7 +214,7 @@ def _checkpoint(wanted: Wanted) -> tuple[Path, Span | None]:
     path = wanted.near / Path(wanted.pack.tuned).expanduser()
     if path.exists():
         return path, span
-    found = locate(Base(from_=wanted.pack.tuned), wanted.near).weights
+    found = locate_named(wanted.pack, "tuned", wanted.near).weights
     if found is None:
         raise fail("AS600", f"the tuned model '{wanted.pack.tuned}' is not at hand", span, "name a local folder")
     return found, span
@@ -222,6 +222,9 @@ def _checkpoint(wanted: Wanted) -> tuple[Path, Span | None]:
 
 def _lora(wanted: Wanted) -> tuple[Source, dict[str, Any]]:
     folder, span = wanted.path("lora")
+    if not folder.is_dir():
+        hint = "name the folder that holds its adapter_config.json"
+        raise fail("AS610", f"'{wanted.pack.lora}' is a file, and a LoRA of peft is a folder", span, hint)
     is_turned = partial(keeps_turned, wanted.structure.architecture)
     return sources.read_lora(folder, wanted.base, is_turned, wanted.problems, span), {}
 

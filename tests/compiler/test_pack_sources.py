@@ -63,6 +63,17 @@ def test_a_lora_is_packed_as_its_product(tiny_encoder: Path, lora: Path, tmp_pat
         assert (pack.delta(name) - delta).norm() < 1e-3 * delta.norm()
 
 
+def test_a_lora_that_is_a_file_is_told(tiny_encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "lora").write_text("not a folder")
+    with pytest.raises(ArchspecError, match=r"AS610.*'lora' is a file, and a LoRA of peft is a folder"):
+        packed(tmp_path, tiny_encoder, "{lora: lora, budget: 50%}")
+
+
+def test_a_tuned_model_that_is_not_there_is_told_at_its_name(tiny_encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArchspecError, match=r"skill\.yaml:3:15.*AS600.*'\./nothere'"):
+        packed(tmp_path, tiny_encoder, "{tuned: ./nothere, budget: 50%}")
+
+
 def test_a_pack_exported_for_peft_is_the_pack(tiny_encoder: Path, lora: Path, tmp_path: Path) -> None:
     attn, mlp = "[{op: svd, bands: [[1, 8], [3, 4]]}]", "[{op: svd, rank: 2, bits: 3}]"
     rules = f"rules: [{{of: attn, store: {attn}}}, {{of: mlp, store: {mlp}}}]"

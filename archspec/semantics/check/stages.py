@@ -23,7 +23,7 @@ from archspec.semantics.check.families import has_null_label, is_headless, metri
 from archspec.semantics.check.places import written_keys
 from archspec.semantics.check.routing import check_route
 from archspec.semantics.choices import resolve_search
-from archspec.semantics.packs import attach_fits, resolve_pack
+from archspec.semantics.packs import attach_fits, budget_is_there, resolve_pack
 from archspec.semantics.resolve import ResolvedEdit, ResolvedSpec
 from archspec.source import Span
 from archspec.syntax.tree import Map
@@ -210,7 +210,9 @@ def search_has_choices(resolved: ResolvedSpec, collector: Collector) -> None:
 def packs_are_whole(resolved: ResolvedSpec, collector: Collector) -> None:
     """What `pack` says must name a source, tensors, and forms with their settings; `attach` and `route` packs of the
     base."""
-    resolve_pack(resolved.spec, resolved.structure, collector)
+    packing = resolve_pack(resolved.spec, resolved.structure, collector)
+    if packing is not None:
+        budget_is_there(packing, resolved.structure, collector)
     attach_fits(resolved.spec, resolved.structure, collector)
     check_route(resolved.spec, resolved.structure, collector)
 
@@ -240,23 +242,27 @@ def evaluation_fits_the_host(resolved: ResolvedSpec, collector: Collector) -> No
 
 
 def paths_exist(resolved: ResolvedSpec, collector: Collector) -> None:
-    """A text that can only be a path must name something that exists."""
+    """A text that can only be a path must name something that exists, a file or a folder where only that will do."""
     near = Path(resolved.spec.origin.span.source.name).parent if resolved.spec.origin else Path()
-    for node, key, value in _paths(resolved.spec):
-        if not (near / Path(value).expanduser()).exists():
+    for node, key, value, kind in _paths(resolved.spec):
+        path = near / Path(value).expanduser()
+        if not path.exists():
             collector.report("AS325", f"there is no '{value}'", node.span(key), "paths are relative to the spec")
+        elif (kind == "file" and path.is_dir()) or (kind == "folder" and not path.is_dir()):
+            other = "folder" if kind == "file" else "file"
+            collector.report("AS325", f"'{value}' is a {other}", node.span(key), f"'{key}' takes a {kind}: name that")
 
 
-def _paths(spec: Spec) -> Iterator[tuple[Node, str, str]]:
-    """Yield (node, key, text) of all that can only be a path, but for those that are read before."""
+def _paths(spec: Spec) -> Iterator[tuple[Node, str, str, str | bool]]:
+    """Yield (node, key, text, what it can be) of all that can only be a path, but for those that are read before."""
     stages = (spec.data, spec.finetune and spec.finetune.data, spec.eval, spec.eval and spec.eval.data)
     inits = (e.init for e in spec.edits if _has_init(e))
     donors = (spec.inject.collage, *spec.inject.donors.values()) if spec.inject else ()
-    for node in (n for n in (*stages, *inits, *donors) if n is not None):
+    for node in (n for n in (*stages, *inits, *donors, spec.pack) if n is not None):
         for field in declared(type(node)):
             value, path = getattr(node, field.name), field.metadata.get("path")
-            if isinstance(value, str) and (path == "file" or (path and value.startswith(LIKE_PATHS))):
-                yield node, written(field.name), value
+            if isinstance(value, str) and (path in ("file", "folder") or (path and value.startswith(LIKE_PATHS))):
+                yield node, written(field.name), value, path
 
 
 def _has_init(edit: Edit) -> TypeGuard[Replace | Parallelize | Insert | Skip]:
