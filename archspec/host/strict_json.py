@@ -44,7 +44,7 @@ def parse_json(text: bytes) -> Any:
     try:
         return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
-        raise Malformed("nested too deeply") from None
+        raise Malformed("it is nested too deeply") from None
 
 
 def is_real(value: Any) -> TypeGuard[int | float]:

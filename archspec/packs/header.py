@@ -22,6 +22,9 @@ from archspec.source import Span
 
 KEY, VERSION, PLAIN_VERSION = "skillpack", 2, 1
 """Packs without excerpts are written, and so read by every archspec, as format 1."""
+ROUTER = "router"
+"""Key of the metadata of a router."""
+WRITTEN = "name a file that `archspec pack` wrote"
 AGAIN = "get the pack again, or make it again: `archspec pack SPEC -o PACK`"
 
 
@@ -111,15 +114,24 @@ def part_name(tensor: str, term: int, part: str) -> str:
 def read_pack(path: Path, span: Span | None = None) -> tuple[Header, dict[str, TensorHeader]]:
     """Return the header of a pack and the places of its parts; AS680 where it is no pack or contradicts itself."""
     parts = read_header(path, span)
-    text = metadata_of(path).get(KEY)
-    if text is None:
-        raise fail("AS680", f"'{path}' is no SkillPack: its metadata has no '{KEY}'", span)
+    metadata = metadata_of(path)
+    if KEY not in metadata:
+        hint = "it is a router: `archspec packs route ROUTER`" if ROUTER in metadata else WRITTEN
+        raise fail("AS680", f"'{path}' is no SkillPack: its metadata has no '{KEY}'", span, hint)
     try:
-        header = _header(parse_json(text.encode()))
+        header = _header(parsed(metadata[KEY]))
     except ValueError as error:
         raise fail("AS680", f"the header of '{path.name}' {error}", span, AGAIN) from error
     _compare(header, parts, path, span)
     return header, parts
+
+
+def parsed(text: str) -> Any:
+    """Return what a header's text says. Raises Malformed."""
+    try:
+        return parse_json(text.encode())
+    except ValueError as error:
+        raise Malformed(f"is not readable JSON: {error}") from error
 
 
 def is_pack(path: Path) -> bool:
@@ -146,9 +158,10 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def _header(value: Any) -> Header:
-    if not isinstance(value, dict) or value.get("format") not in (PLAIN_VERSION, VERSION):
-        found = value.get("format") if isinstance(value, dict) else None
-        raise Malformed(f"has format {found!r}; this archspec reads {PLAIN_VERSION} and {VERSION}")
+    if not isinstance(value, dict):
+        raise Malformed("is no map of keys")
+    if value.get("format") not in (PLAIN_VERSION, VERSION):
+        raise Malformed(f"has format {value.get('format')!r}; this archspec reads {PLAIN_VERSION} and {VERSION}")
     base, tensors, made = value.get("base"), value.get("tensors"), value.get("made", {})
     if not isinstance(value.get("name"), str) or not _texts(base) or not isinstance(tensors, dict):
         raise Malformed("lacks name, base or tensors")
@@ -156,8 +169,10 @@ def _header(value: Any) -> Header:
     known = isinstance(made, dict) and isinstance(made.get("source", {}), dict)
     if not known or not (licence is None or isinstance(licence, str)):
         raise Malformed("has a malformed 'made' or 'licence'")
-    if not all(text.isprintable() for text in (value["name"], *tensors, *base.values(), licence or "")):
+    if not all(text.isprintable() for text in (value["name"], *tensors, *base.values())):
         raise Malformed("has a name that cannot be printed")
+    if not (licence or "").isprintable():
+        raise Malformed("has a licence that cannot be printed")
     return Header(value["name"], base, {n: _change(n, c) for n, c in tensors.items()}, made, licence)
 
 
@@ -183,7 +198,7 @@ def _change(name: str, value: Any) -> Change:
     try:
         terms = tuple(from_json(term, shape) for term in value["terms"])
     except Malformed as error:
-        raise Malformed(f"describes tensor {name!r}, which {error}") from None
+        raise Malformed(f"describes tensor {name!r} wrongly: {error}") from None
     sizes = float(value["norm"]), float(value["error"])
     return Change(shape, value["dtype"], value["digest"], terms, *sizes, _outputs(name, value.get("outputs")))
 

@@ -20,11 +20,11 @@ from typing import Any, Literal, cast
 
 from archspec.diagnostics import fail
 from archspec.host.headers import read_header
-from archspec.host.strict_json import Malformed, is_real, parse_json
-from archspec.packs.header import metadata_of
+from archspec.host.strict_json import Malformed, is_real
+from archspec.packs.header import ROUTER, metadata_of, parsed
 from archspec.packs.terms import LARGEST_SCALE
 
-KEY, VERSION = "router", 1
+KEY, VERSION = ROUTER, 1
 AGAIN = "make it again: `archspec route SPEC -o ROUTER`"
 Kind = Literal["map", "prototypes", "classifier"]
 LEAST: Mapping[str, float] = {"prototypes": -1.0, "classifier": 0.0}
@@ -102,7 +102,7 @@ def read_routing(path: Path) -> Routing:
     if text is None:
         raise fail("AS688", f"'{path}' is no router: its metadata has no '{KEY}'", None, AGAIN)
     try:
-        router = _routing(parse_json(text.encode()))
+        router = _routing(parsed(text))
     except ValueError as error:
         raise fail("AS688", f"the header of '{path.name}' {error}", None, AGAIN) from error
     if found != {name: ("F32", shape) for name, shape in router.parts()}:
@@ -111,9 +111,10 @@ def read_routing(path: Path) -> Routing:
 
 
 def _routing(value: Any) -> Routing:
-    if not isinstance(value, dict) or value.get("format") != VERSION:
-        found = value.get("format") if isinstance(value, dict) else None
-        raise Malformed(f"has format {found!r}; this archspec reads {VERSION}")
+    if not isinstance(value, dict):
+        raise Malformed("is no map of keys")
+    if value.get("format") != VERSION:
+        raise Malformed(f"has format {value.get('format')!r}; this archspec reads {VERSION}")
     by, base, made = value.get("by"), _texts(value.get("base")), value.get("made", {})
     if by not in ("map", *LEAST) or not isinstance(value.get("name"), str) or not isinstance(made, dict):
         raise Malformed("lacks name or kind")

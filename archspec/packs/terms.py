@@ -245,13 +245,13 @@ def from_json(value: Any, shape: Shape) -> Term:
 
 def _plain(value: Any, shape: Shape) -> Plain:
     if not isinstance(value, dict) or str(value.get("op")) not in PLAIN:
-        raise Malformed("has a term of no known form")
+        raise Malformed("a term is of no known form")
     kind = PLAIN[str(value["op"])]
     wanted = {f.name: READERS[str(f.type)] for f in fields(kind)}
     _only(value, kind.op, wanted)
     term = kind(**{name: read(value[name]) for name, read in wanted.items()})
     if fault := term.faults(shape):
-        raise Malformed(f"has a term '{kind.op}' that {fault}")
+        raise Malformed(f"its term '{kind.op}' {fault}")
     return term
 
 
@@ -260,44 +260,44 @@ def _within(value: Mapping[str, Any], shape: Shape) -> Within:
     try:
         of = Excerpt.from_json({**value["of"], "tensor": ""})
     except (TypeError, ValueError):
-        raise Malformed(f"has a term '{Within.op}' of no excerpt") from None
+        raise Malformed(f"its term '{Within.op}' is of no excerpt") from None
     if not of.fits(shape) or of.scale != 1 or not _list(value["terms"]):
-        raise Malformed(f"has a term '{Within.op}' that does not fit its matrix")
+        raise Malformed(f"its term '{Within.op}' does not fit its matrix")
     return Within(of, tuple(_plain(term, of.shape(shape)) for term in value["terms"]))
 
 
 def _only(value: Mapping[str, Any], op: str, wanted: Iterable[str]) -> None:
     if set(value) != {"op", *wanted}:
-        raise Malformed(f"has a term '{op}' without its parameters ({', '.join(wanted)})")
+        raise Malformed(f"its term '{op}' has other parameters than {', '.join(wanted)}")
 
 
 def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= MOST:
-        raise Malformed("has a parameter that is no count")
+        raise Malformed("a parameter of a term is no count")
     return value
 
 
 def _real(value: Any) -> float:
     if not is_real(value):
-        raise Malformed("has a parameter that is no number")
+        raise Malformed("a parameter of a term is no number")
     return float(value)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise Malformed("has a parameter that is no text")
+        raise Malformed("a parameter of a term is no text")
     return value
 
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise Malformed("has a parameter that is no list")
+        raise Malformed("a parameter of a term is no list")
     return value
 
 
 def _band(value: Any) -> tuple[int, int]:
     if len(_list(value)) != 2:
-        raise Malformed("has a band that is not (triplets, bits)")
+        raise Malformed("a band is not (triplets, bits)")
     return _count(value[0]), _count(value[1])
 
 

@@ -152,12 +152,15 @@ def read_lora(
     a tensor of the base is kept as (inputs, outputs); peft goes by that as well, whatever its `fan_in_fan_out` says."""
     config = read_json(folder / CONFIG, "AS682", span)
     if kind := _other_kind(config):
-        raise fail("AS682", f"'{folder}' is {kind}, not a plain LoRA", span, "merge it, and pack the tuned model")
+        raise fail("AS682", f"'{folder}' is {kind}, not a plain LoRA", span, MERGED)
     alphas = _alphas(config, span)
     weights = read_header(folder / "adapter_model.safetensors", span)
     pairs: dict[str, tuple[str, str, float]] = {}
+    more = sorted({_module(name) for name in weights if not PAIRED.search(name)})
+    told = (f"the LoRA holds more of '{path}' than a low-rank pair of its weight" for path in more)
+    problems.report_few("AS682", told, "modules of the LoRA", span, MERGED)
     refused = []
-    for name in weights:
+    for name in filter(PAIRED.search, weights):
         if name.endswith(".lora_B.weight") and name.replace(".lora_B.", ".lora_A.") in weights:
             continue
         module = name.removesuffix(".lora_A.weight")
@@ -170,6 +173,13 @@ def read_lora(
     return Lora(base, weights, pairs, frozenset(filter(is_turned, pairs)))
 
 
+def _module(name: str) -> str:
+    """Return the module of the base that a tensor of peft belongs to."""
+    return name.removeprefix(PREFIX).rpartition(".")[0].removesuffix(".base_layer")
+
+
+PAIRED = re.compile(r"\.lora_[AB]\.weight$")
+MERGED = "merge it, and pack the tuned model"
 PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 """Ways to begin a LoRA that leave the base as it is. PiSSA, OLoRA, CorDA, LoftQ and others take a part out of it."""
 MORE_THAN_LORA = ("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "layer_replication")
@@ -188,7 +198,7 @@ def _other_kind(config: Mapping[str, Any]) -> str | None:
 def _no_pair(name: str, partner: str, target: TensorHeader | None, weights: Headers, turned: bool) -> str | None:
     """Say what keeps a tensor and its partner from being A and B of an addition to `target`."""
     if not name.endswith(".lora_A.weight"):
-        return "is no low-rank pair"
+        return "has no lora_A"
     if partner not in weights:
         return "has no lora_B"
     if target is None:

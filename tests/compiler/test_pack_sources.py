@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,22 @@ def test_what_no_lora_holds_is_refused_unless_told(mixed: Pack, tmp_path: Path) 
     errors = [export_lora(mixed, tmp_path / str(rank), rank, partial=True).error for rank in (2, 8, 32)]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-5
+
+
+def test_modules_that_a_lora_holds_whole_are_told_once_each(tiny_encoder: Path, lora: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(lora, other)
+    tensors = load_file(lora / "adapter_model.safetensors")
+    start = "base_model.model."
+    whole = (f"{start}pooler.dense.weight", f"{start}pooler.dense.bias")
+    embedding = (f"{start}embeddings.word_embeddings.lora_embedding_{side}" for side in "AB")
+    tensors |= {name: torch.zeros(2, 2) for name in (*whole, *embedding)}
+    save_file(tensors, other / "adapter_model.safetensors")
+    with pytest.raises(ArchspecError) as caught:
+        packed(tmp_path, tiny_encoder, f"{{lora: {other}, budget: 50%}}")
+    told = [(found.message.split("'")[1], found.hints[0]) for found in caught.value.diagnostics]
+    hint = "merge it, and pack the tuned model"
+    assert told == [("embeddings.word_embeddings", hint), ("pooler.dense", hint)]
 
 
 @pytest.mark.parametrize(

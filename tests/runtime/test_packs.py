@@ -464,6 +464,39 @@ def test_hostile_files_are_refused(base: Path, pack: Pack, tmp_path: Path, how: 
     assert not (tmp_path / "out").exists()
 
 
+def text_of(text: str) -> Callable[[bytes], bytes]:
+    """Return what puts another text in place of the header."""
+
+    def rewrite(data: bytes) -> bytes:
+        (length,) = struct.unpack("<Q", data[:8])
+        outer = json.loads(data[8 : 8 + length])
+        outer["__metadata__"]["skillpack"] = text
+        head = json.dumps(outer).encode()
+        return struct.pack("<Q", len(head)) + head + data[8 + length :]
+
+    return rewrite
+
+
+TOLD = {
+    "is not readable JSON: it is nested too deeply": text_of("[" * 100_000),
+    "is not readable JSON: NaN is not a number": text_of('{"format": NaN}'),
+    "is no map of keys": text_of("[]"),
+    "has a licence that cannot be printed": header_changed(lambda h: h.update(licence="a\x07")),
+    "describes tensor 'pooler.dense.weight' wrongly: its term 'dense' has an unknown dtype": header_changed(
+        lambda h: tensor(h, terms=[{"op": "dense", "dtype": "F8"}])
+    ),
+}
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_what_is_wrong_with_a_header_is_a_sentence(pack: Pack, tmp_path: Path, told: str) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(TOLD[told](pack.path.read_bytes()))
+    with pytest.raises(ArchspecError) as caught:
+        open_pack(bad)
+    assert caught.value.diagnostics[0].message == f"the header of 'bad.safetensors' {told}"
+
+
 def test_a_shape_that_only_the_header_claims_is_never_decoded(base: Path, pack: Pack, tmp_path: Path) -> None:
     """A tensor without terms can claim any size at no cost: the base's shape decides before anything is made."""
     bad = tmp_path / "bomb.safetensors"
@@ -512,6 +545,13 @@ def test_values_that_are_no_numbers_are_refused_in_both_modes(
 def test_a_plain_model_is_no_pack(base: Path) -> None:
     with pytest.raises(ArchspecError, match=r"AS680.*is no SkillPack"):
         open_pack(base / WEIGHTS)
+
+
+def test_a_router_in_place_of_a_pack_is_told(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "r.safetensors", {"router": "{}"})
+    with pytest.raises(ArchspecError) as caught:
+        open_pack(tmp_path / "r.safetensors")
+    assert caught.value.diagnostics[0].hints == ("it is a router: `archspec packs route ROUTER`",)
 
 
 def test_a_pipeline_keeps_its_other_parts(tiny_dit: Path, tmp_path: Path) -> None:
