@@ -4,7 +4,7 @@
 a click command named `command`, and is imported only when that verb runs, so that `validate`, `fmt`, `explain` and
 `diff` never pay for torch. A verb returns nothing, or its exit code. Library functions raise; only this folder prints.
 
-Exit codes: 0 fine, 1 the spec or a check failed, 2 usage, 3 a bug of archspec, 130 stopped by Ctrl-C.
+Exit codes: 0 fine, 1 the spec or a check failed, 2 usage, 3 a bug of archspec, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Verbs(click.Group):
         gc.set_threshold(20_000)  # imports make no garbage; looking for it every 700 objects costs 20 ms
         try:
             conflict.refuse()
-            code = super().main(args, prog_name, **extra)
+            with failures.terminable():
+                code = super().main(args, prog_name, **extra)
         except (
             Exception,
             KeyboardInterrupt,

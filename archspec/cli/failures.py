@@ -2,14 +2,16 @@
 
 What the user can cause is a diagnostic (1); a wrong command line is click's own usage error (2); everything else is a
 bug of archspec (3), told in one line unless a traceback was asked for. Files are only ever published whole, by
-renaming, so Ctrl-C may say that nothing is half-written.
+renaming, so Ctrl-C may say that nothing is half-written. SIGTERM is taken as Ctrl-C is, with an exit code of its own.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,30 @@ import click
 from archspec.diagnostics import ArchspecError, Diagnostic, InternalError
 from archspec.render import colored, render
 
-FAILED, USAGE, INTERNAL, STOPPED = 1, 2, 3, 130
+FAILED, USAGE, INTERNAL, STOPPED, TERMINATED = 1, 2, 3, 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whatever cleans up after Ctrl-C does so after this."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM; a second one ends the process at once. Where something else is done about the
+    signal, or in another thread than the main one, nothing changes."""
+    free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if free:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        if free:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated
 
 
 def show_tracebacks() -> None:
@@ -40,7 +65,7 @@ def report(error: BaseException) -> int:
     """Print what went wrong to stderr and return the exit code."""
     if isinstance(error, (click.exceptions.Abort, KeyboardInterrupt)):
         click.echo("stopped; nothing half-written", err=True)
-        return STOPPED
+        return TERMINATED if isinstance(error.__cause__ or error, Terminated) else STOPPED
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code

@@ -146,7 +146,8 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert done.stderr == ""
 
 
-def test_a_real_interrupt_while_reading_exits_130() -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_real_signal_while_reading_stops(number: int, code: int) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "archspec", "validate", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -154,11 +155,32 @@ def test_a_real_interrupt_while_reading_exits_130() -> None:
     assert child.stderr is not None
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(2)
-    child.send_signal(signal.SIGINT)
-    assert child.wait(10) == 130
+    child.send_signal(number)
+    assert child.wait(10) == code
     assert "stopped; nothing half-written" in child.stderr.read()
     child.stdin.close()
     child.stderr.close()
+
+
+def test_a_folder_that_is_being_written_goes_when_the_process_is_ended(tmp_path: Path) -> None:
+    code = (
+        "import click, os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from archspec import cli\n"
+        "from archspec.runtime.store.files import publish\n"
+        "@click.command()\n"
+        "def command():\n"
+        "    with publish(Path(sys.argv[1])) as folder:\n"
+        "        (folder / 'half').write_text('')\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(60)\n"
+        "cli.Verbs.get_command = lambda *_: command\n"
+        "cli.main(['merge'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert "stopped; nothing half-written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_unrelated_distribution_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
