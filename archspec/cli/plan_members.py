@@ -54,12 +54,11 @@ def show_members(spec: str, members: Sequence[Member], as_json: bool) -> int:
 
 
 def _prepared(spec: str, members: Sequence[Member]) -> list[Line]:
-    from rich.console import Console
-
+    from archspec.cli.terminal import progress_console
     from archspec.compiler.derive import Derivations
 
     found, known = [], Derivations()
-    with Console(stderr=True).status("preparing") as status:
+    with progress_console().status("preparing") as status:
         for number, member in enumerate(members, 1):
             status.update(f"preparing {number} of {len(members)}: {member.id}")
             found.append(_line(spec, member, known))
