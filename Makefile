@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 setup: $(STAMP)  ## create .venv and install
 
 demo: $(STAMP)  ## compile, run and compare three grafts of the embedded host; writes out/demo
-	@echo "== compiling and running three grafts of the embedded digits host (about 4 minutes)"
+	@echo "== compiling and running three grafts of the embedded digits host (about 3 minutes)"
 	$(BIN)/python specs/demo/demo.py --out $(OUT)/demo
 
 test: demo  ## the demo, then the whole test suite

@@ -26,8 +26,8 @@ from archspec.cli.terminal import print_board
 ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "specs" / "hosts" / "digits"
 SPECS = ROOT / "specs" / "digits"
-GRAFTS = ("hyena_x", "mlp_r3", "parallel_pairs")
-CONTROLS = ("mlp_r3_random", "parallel_pairs_random")
+MODELS = ("hyena_x", "parallel_pairs", "parallel_pairs_random", "mlp_r3", "mlp_r3_random")
+"""Those that take longest first, so that all cores are busy to the end."""
 SAMPLES, STEPS, SHOWN, COLUMNS = 1000, 12, 40, 10
 MEASURING = ["-n", str(SAMPLES), "--steps", str(STEPS), "--metrics", "fd,agreement,paired,latency", "--data", "digits"]
 
@@ -64,7 +64,7 @@ def measured(archspec: Commands, entry: Entry, folder: Path, out: Path, say: Cal
 
 def run_demo(specs: Path, out: Path, jobs: int, say: Callable[[str], None]) -> list[Entry]:
     """Return the host's entry, then those of the grafts and of the controls."""
-    work = {name: specs / f"{name}.yaml" for name in (*GRAFTS, *CONTROLS)}
+    work = {name: specs / f"{name}.yaml" for name in MODELS}
     archspec = commands()
     with ThreadPoolExecutor(jobs) as pool:
         grafts = [pool.submit(graft, archspec, Entry(name), spec, out, say) for name, spec in work.items()]
@@ -89,9 +89,7 @@ def fresh(out: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo")
-    parser.add_argument(
-        "--specs", type=Path, default=SPECS, help=f"folder of {', '.join((*GRAFTS, *CONTROLS))} (.yaml)"
-    )
+    parser.add_argument("--specs", type=Path, default=SPECS, help=f"folder of {', '.join(MODELS)} (.yaml)")
     parser.add_argument("--jobs", type=int, default=2, help="commands at a time; each uses one thread")
     arguments = parser.parse_args()
     from page import write_page
