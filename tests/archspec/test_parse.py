@@ -15,7 +15,8 @@ from archspec.syntax.fmt import format_dsl, format_yaml
 from archspec.syntax.tree import plain
 from archspec.syntax.yaml_syntax import MAX_SIZE
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "specs" / "examples").iterdir())
+FOLDER = Path(__file__).parents[2] / "specs" / "examples"
+EXAMPLES = sorted(path for path in FOLDER.iterdir() if path.suffix in (".yaml", ".arch"))
 
 
 def write(folder: Path, **files: str) -> Path:

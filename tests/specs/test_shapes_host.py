@@ -153,7 +153,8 @@ def test_a_training_that_was_killed_goes_on(recipe: Any, tmp_path: Path, monkeyp
     """The same weights as without a kill, in either part; nothing but the pipeline is left."""
     codec = import_module("shapes_vae")
     monkeypatch.setattr(recipe, "BATCH", 2)
-    monkeypatch.setattr(recipe, "STEPS", 3)
+    monkeypatch.setattr(recipe, "STEPS", 2)
+    monkeypatch.setattr(recipe, "AGAIN", 2)
     monkeypatch.setattr(codec, "BATCH", 2)
     monkeypatch.setattr(codec, "STEPS", 3)
     monkeypatch.setattr(codec, "MEASURED", 8)
@@ -187,5 +188,5 @@ def test_it_draws_what_it_is_told(pipeline: Any) -> None:
     right = np.mean([read_one(image, scene) for image, scene in zip(drawn, told, strict=True)], axis=0)
     colour, shape, texture, place, background, _ = right.tolist()
     assert min(colour, background, place) >= 0.9
-    assert texture >= 0.6  # by chance a quarter
-    assert shape >= 0.6  # by chance a sixth
+    assert texture >= 0.8  # by chance a quarter
+    assert shape >= 0.75  # by chance a sixth
