@@ -113,22 +113,25 @@ class Workspace:
 
     def origin(self) -> dict[str, Path]:
         """Return `base`, and `near`, the folder of the spec, as far as they are known and still there."""
-        path = self.root / "origin.json"
-        noted = read_json(path, "AS721") if path.is_file() else {}
-        seen = noted["seen"] if isinstance(noted.get("seen"), dict) else {}
-        places = {name: self._there(seen.get(name), noted.get(name)) for name in ("base", "spec")}
-        near = places["spec"] or Path(str(noted.get("spec")))  # the folder is of use when the file is gone
-        found = {"base": places["base"], "near": near.parent if near.is_absolute() and near.parent.is_dir() else None}
-        return {name: place for name, place in found.items() if place}
+        places = self._places()
+        near = places["spec"].parent if "spec" in places else Path()  # of use when the file is gone
+        found = {"base": places.get("base"), "near": near if near.is_absolute() and near.is_dir() else None}
+        return {name: place for name, place in found.items() if place and place.exists()}
 
     def take_origin(self, other: Workspace) -> None:
         """Note where base and spec of another folder, of which this one is a copy, are, if it says so."""
-        path = other.root / "origin.json"
+        places = other._places()
+        if len(places) == 2:
+            self.remember_origin(**places)
+
+    def _places(self) -> dict[str, Path]:
+        """Return `base` and `spec` as far as they are noted: as seen from this folder, where something is there, else
+        where they were."""
+        path = self.root / "origin.json"
         noted = read_json(path, "AS721") if path.is_file() else {}
         seen = noted["seen"] if isinstance(noted.get("seen"), dict) else {}
-        base, spec = (other._there(seen.get(name)) or noted.get(name) for name in ("base", "spec"))
-        if base and spec:
-            self.remember_origin(Path(base), Path(spec))
+        were = {name: noted[name] for name in ("base", "spec") if isinstance(noted.get(name), str)}
+        return {name: self._there(seen.get(name), place) or Path(place) for name, place in were.items()}
 
     def _there(self, *places: object) -> Path | None:
         """Return the first of these places, as seen from this folder, where something is."""

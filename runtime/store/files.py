@@ -196,10 +196,19 @@ def check_replaceable(
 ) -> None:
     """Refuse a folder that is there, unless it is empty or `mark`, a file in it, shows that it is `what` is expected.
     A mark that another run is about to put there, or was killed at, is nothing. AS630, or `code`."""
-    entries = [entry.name for entry in out.iterdir()] if out.is_dir() else [""] if out.exists() else []
-    others = [name for name in entries if mark is None or not name.startswith(_unfinished(mark))]
+    others = [name for name in _entries(out) if mark is None or not name.startswith(_unfinished(mark))]
     if others and not (mark is not None and (out / mark).is_file()):
         raise fail(code, f"'{out}' exists and is no {what}", None, hint)
+
+
+def _entries(path: Path) -> list[str]:
+    """Return the names in a folder, in one look, as another run may be making it; of a file one that nothing has."""
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        return [""]
 
 
 def check_file(out: Path, is_ours: Callable[[Path], bool], what: str) -> None:

@@ -273,7 +273,7 @@ def test_a_site_leaves_a_cache_and_enters_another(tmp_path: Path) -> None:
 
 
 def test_a_store_that_two_open_at_once_is_a_store_to_both(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, context) as pool:
         opened = [pool.submit(open_store, tmp_path / str(i // 2)) for i in range(600)]
     assert [future.result() for future in opened] == [tmp_path / str(i // 2) for i in range(600)]
