@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from importlib import import_module
 from io import StringIO
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -47,9 +49,10 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Commands:
-    """Runs commands. `stopped`: no other begins."""
+    """Runs commands. `libraries` are loaded before their time counts; `stopped`: no other begins."""
 
     context: BaseContext
+    libraries: Sequence[str] = ()
     stopped: Event = field(default_factory=Event)
 
     def __call__(self, *words: str | Path, fine: tuple[int, ...] = (0,)) -> Done:
@@ -58,7 +61,7 @@ class Commands:
         if self.stopped.is_set():
             raise Failed("stopped")
         found, told = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=_tell, args=(line, told))  # type: ignore[attr-defined]
+        process = self.context.Process(target=_tell, args=(line, self.libraries, told))  # type: ignore[attr-defined]
         process.start()
         told.close()
         try:
@@ -75,13 +78,15 @@ def commands() -> Commands:
     """Return what runs commands. Importing libraries takes longer than most of them."""
     os.environ.update(ENVIRONMENT)
     if sys.platform != "linux":
-        return Commands(multiprocessing.get_context("spawn"))
+        return Commands(multiprocessing.get_context("spawn"), LIBRARIES)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)
-    return Commands(context)
+    return Commands(context, LIBRARIES)
 
 
-def _tell(words: list[str], told: Connection) -> None:
+def _tell(words: list[str], libraries: Sequence[str], told: Connection) -> None:
+    for name in libraries:  # where this process was forked they are there
+        import_module(name)
     told.send(_run(words))
 
 
